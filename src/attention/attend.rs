@@ -1,0 +1,254 @@
+use std::ops::Range;
+
+use burn::tensor::{Bool, Tensor, backend::Backend};
+
+use super::{
+    AttentionError, AttentionInputs,
+    scores::{accumulation_dtype, cast, grouped_matmul, logits},
+    visibility::{take, take_columns},
+};
+use crate::mask::{Mask, MaskError, MaskForm, MaskShape, pattern_kept};
+
+/// Query-key pairs of which the scores are in memory at a time (64 MiB in f32), unless the weights are asked for.
+const PAIRS_AT_A_TIME: usize = 1 << 24;
+
+/// What attention gives back besides the output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requested {
+    /// The attention weights, which take `[batch, heads, queries, keys]` of memory.
+    pub weights: bool,
+    /// The [statistics](SoftmaxStatistics) of the softmax.
+    pub statistics: bool,
+}
+
+/// The output of attention.
+///
+/// # Shapes
+/// - output: `[batch, heads, queries, value_dim]`, in the type of the queries.
+/// - weights: `[batch, heads, queries, keys]`, on request; a row that keeps something sums to 1.
+#[derive(Debug, Clone)]
+pub struct AttentionOutput<B: Backend> {
+    /// The values, averaged with the weights; 0 in a row that keeps or sees nothing.
+    pub output: Tensor<B, 4>,
+    /// The weights, if requested.
+    pub weights: Option<Tensor<B, 4>>,
+    /// The statistics of the softmax, if requested.
+    pub statistics: Option<SoftmaxStatistics<B>>,
+}
+
+/// What the softmax is made of, row by row: `output = numerator / denominator`.
+///
+/// Numerator and denominator are relative to `exp(maximum)`, the largest exponential of a key that is kept and visible,
+/// so that they neither overflow nor vanish. A key kept with probability `p` counts `1 / p` times in both.
+///
+/// # Shapes
+/// - maximum, denominator, log_sum_exp: `[batch, heads, queries, 1]`
+/// - numerator: `[batch, heads, queries, value_dim]`
+///
+/// A row that keeps or sees nothing has denominator 0 and log-sum-exp minus infinity.
+#[derive(Debug, Clone)]
+pub struct SoftmaxStatistics<B: Backend> {
+    /// The largest logit, after the division by the probabilities.
+    pub maximum: Tensor<B, 4>,
+    /// Sum of exponentials times values.
+    pub numerator: Tensor<B, 4>,
+    /// Sum of exponentials.
+    pub denominator: Tensor<B, 4>,
+    /// Logarithm of the sum of exponentials, free of the maximum.
+    pub log_sum_exp: Tensor<B, 4>,
+}
+
+/// Dense attention: every query over every key that it sees. The reference for everything else.
+///
+/// At no time are more than 64 MiB of scores in memory, unless the weights are requested.
+pub fn dense_attention<B: Backend>(inputs: &AttentionInputs<B>, requested: Requested) -> AttentionOutput<B> {
+    attend(inputs, &Mask::full(inputs.mask_shape(), &inputs.device()), requested)
+}
+
+/// Attention of every query over the keys that it keeps and sees, each counted `1 / p` times for the probability `p`
+/// with which it was kept.
+///
+/// This is the reference in plain tensor operations. Masks of a [pattern](MaskForm::Pattern) are computed block by
+/// block over the columns that the block keeps; other masks over all visible keys.
+///
+/// # Errors
+/// If the mask does not have the shape of the inputs.
+pub fn masked_attention<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    requested: Requested,
+) -> Result<AttentionOutput<B>, AttentionError> {
+    if mask.shape() != inputs.mask_shape() {
+        return Err(AttentionError::Mask(MaskError::Shape {
+            what: "the attention's queries over its keys",
+            found: inputs.mask_shape().dims().to_vec(),
+            expected: mask.shape(),
+        }));
+    }
+    Ok(attend(inputs, mask, requested))
+}
+
+fn attend<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> AttentionOutput<B> {
+    let MaskShape { batch, heads, queries, keys } = inputs.mask_shape();
+    let rows_at_a_time = match requested.weights {
+        true => queries,
+        false => (PAIRS_AT_A_TIME / (batch * heads * keys)).clamp(1, queries),
+    };
+    // A window's block reads `rows + window` keys for `rows` queries: as many rows as the window is long waste least.
+    let rows_at_a_time = match mask.form() {
+        MaskForm::Pattern(pattern) if !requested.weights && pattern.window < keys => {
+            rows_at_a_time.min(pattern.window.clamp(64, 1024))
+        }
+        _ => rows_at_a_time,
+    };
+    let blocks = (0..queries)
+        .step_by(rows_at_a_time)
+        .map(|start| {
+            let rows = start..(start + rows_at_a_time).min(queries);
+            attend_block(inputs, mask, rows, requested)
+        })
+        .collect::<Vec<_>>();
+    concatenate(blocks)
+}
+
+fn concatenate<B: Backend>(mut blocks: Vec<AttentionOutput<B>>) -> AttentionOutput<B> {
+    if blocks.len() == 1 {
+        return blocks.remove(0);
+    }
+    let join = |part: fn(&AttentionOutput<B>) -> Option<&Tensor<B, 4>>| {
+        let parts = blocks.iter().map(|block| part(block).cloned()).collect::<Option<Vec<_>>>();
+        parts.map(|parts| Tensor::cat(parts, 2))
+    };
+    let output = Tensor::cat(blocks.iter().map(|block| block.output.clone()).collect(), 2);
+    let statistics = |part: fn(&SoftmaxStatistics<B>) -> &Tensor<B, 4>| {
+        let parts = blocks.iter().map(|block| block.statistics.as_ref().map(|all| part(all).clone()));
+        parts.collect::<Option<Vec<_>>>().map(|parts| Tensor::cat(parts, 2))
+    };
+    AttentionOutput {
+        output,
+        weights: join(|block| block.weights.as_ref()),
+        statistics: (|| {
+            Some(SoftmaxStatistics {
+                maximum: statistics(|all| &all.maximum)?,
+                numerator: statistics(|all| &all.numerator)?,
+                denominator: statistics(|all| &all.denominator)?,
+                log_sum_exp: statistics(|all| &all.log_sum_exp)?,
+            })
+        })(),
+    }
+}
+
+fn attend_block<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    rows: Range<usize>,
+    requested: Requested,
+) -> AttentionOutput<B> {
+    let shape = inputs.mask_shape();
+    let columns = match requested.weights {
+        true => vec![0..shape.keys],
+        false => columns(inputs, mask, &rows),
+    };
+    if columns.is_empty() || mask.is_empty() {
+        return nothing_kept(inputs, rows.len(), requested);
+    }
+    let dims = [shape.batch, shape.heads, rows.len(), columns.iter().map(Range::len).sum()];
+    let scores = logits(inputs, rows.clone(), &columns);
+    let floor = scores.dtype().finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
+    let kept = Keys::of(mask, &rows, &columns);
+    let hidden = inputs.visibility().hidden(shape, rows.clone(), &columns, &inputs.device());
+    let dropped = match (kept.dropped, hidden) {
+        (Some(dropped), Some(hidden)) => Some(dropped.expand(dims).bool_or(hidden.expand(dims))),
+        (Some(one), None) | (None, Some(one)) => Some(one.expand(dims)),
+        (None, None) => None,
+    };
+    let scores = match kept.log_probability {
+        Some(log_probability) => scores.clone() - cast(log_probability, scores.dtype()),
+        None => scores,
+    };
+    let scores = match &dropped {
+        Some(dropped) => scores.mask_fill(dropped.clone(), floor),
+        None => scores,
+    };
+    // The floor is finite, so that a row with nothing kept has exp(floor - floor) = 1, not NaN; it is filled with 0.
+    let maximum = scores.clone().max_dim(3).detach();
+    let exponentials = (scores - maximum.clone()).exp();
+    let exponentials = match dropped {
+        Some(dropped) => exponentials.mask_fill(dropped, 0.0),
+        None => exponentials,
+    };
+    let denominator = exponentials.clone().sum_dim(3);
+    let values = cast(take(inputs.values().clone(), 2, &columns), exponentials.dtype());
+    let numerator = grouped_matmul(exponentials.clone(), values);
+    let nothing = denominator.clone().equal_elem(0.0);
+    let divisor = denominator.clone().mask_fill(nothing, 1.0);
+    AttentionOutput {
+        output: cast(numerator.clone() / divisor.clone(), inputs.queries().dtype()),
+        weights: requested.weights.then(|| exponentials / divisor),
+        statistics: requested.statistics.then(|| SoftmaxStatistics {
+            log_sum_exp: denominator.clone().log() + maximum.clone(),
+            maximum,
+            numerator,
+            denominator,
+        }),
+    }
+}
+
+/// The columns that some rows can need: at most two ranges, none of them empty.
+fn columns<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, rows: &Range<usize>) -> Vec<Range<usize>> {
+    let keys = inputs.mask_shape().keys;
+    let end = inputs.visibility().end(rows, keys);
+    let ranges = match mask.form() {
+        MaskForm::Pattern(pattern) => pattern.columns(rows.clone(), keys),
+        _ => [0..keys, 0..0],
+    };
+    let seen = ranges.into_iter().map(|range| range.start..range.end.min(end));
+    seen.filter(|range| !range.is_empty()).collect()
+}
+
+/// What a mask says of some rows and columns.
+struct Keys<B: Backend> {
+    /// Which are not kept; `None` if all are.
+    dropped: Option<Tensor<B, 4, Bool>>,
+    /// The logarithm of the probabilities, 0 where dropped; `None` if nothing is sampled.
+    log_probability: Option<Tensor<B, 4>>,
+}
+
+impl<B: Backend> Keys<B> {
+    fn of(mask: &Mask<B>, rows: &Range<usize>, columns: &[Range<usize>]) -> Self {
+        match mask.form() {
+            MaskForm::Full | MaskForm::Empty => Self { dropped: None, log_probability: None },
+            MaskForm::Pattern(pattern) => {
+                let keys = mask.shape().keys;
+                let kept = pattern_kept::<B>(*pattern, rows.clone(), columns, keys, &mask.device());
+                Self { dropped: Some(kept.bool_not()), log_probability: None }
+            }
+            MaskForm::Rows(_) | MaskForm::Dense(_) => {
+                let weights = mask.narrow_rows(rows.clone()).to_dense();
+                let weights = take_columns(weights, columns);
+                let dropped = weights.clone().equal_elem(0.0);
+                let log_probability = weights.mask_fill(dropped.clone(), 1.0).log();
+                Self { dropped: Some(dropped), log_probability: Some(log_probability) }
+            }
+        }
+    }
+}
+
+fn nothing_kept<B: Backend>(inputs: &AttentionInputs<B>, rows: usize, requested: Requested) -> AttentionOutput<B> {
+    let MaskShape { batch, heads, keys, .. } = inputs.mask_shape();
+    let [.., value_dim] = inputs.values().dims();
+    let device = inputs.device();
+    let dtype = inputs.queries().dtype();
+    let sums = accumulation_dtype(dtype);
+    let zeros = |last, dtype| Tensor::zeros([batch, heads, rows, last], (&device, dtype));
+    AttentionOutput {
+        output: zeros(value_dim, dtype),
+        weights: requested.weights.then(|| zeros(keys, sums)),
+        statistics: requested.statistics.then(|| SoftmaxStatistics {
+            maximum: zeros(1, sums),
+            numerator: zeros(value_dim, sums),
+            denominator: zeros(1, sums),
+            log_sum_exp: Tensor::full([batch, heads, rows, 1], f32::NEG_INFINITY, (&device, sums)),
+        }),
+    }
+}

@@ -1,0 +1,16 @@
+//! Attention: what it is given, dense and masked, and how far the one is from the other.
+
+mod attend;
+mod error;
+mod inputs;
+mod report;
+mod research;
+pub(crate) mod scores;
+mod visibility;
+
+pub use attend::{AttentionOutput, Requested, SoftmaxStatistics, dense_attention, masked_attention};
+pub use error::AttentionError;
+pub use inputs::AttentionInputs;
+pub use report::{AttentionReport, HeadReport};
+pub use research::{ResearchAttention, ResearchOutput};
+pub use visibility::Visibility;

@@ -1,0 +1,67 @@
+use std::ops::Range;
+
+use burn::tensor::{DType, Tensor, backend::Backend};
+
+use super::{AttentionInputs, visibility::take};
+
+/// The type in which scores, exponentials and sums are kept: half-precision inputs are summed in f32.
+pub(crate) fn accumulation_dtype(dtype: DType) -> DType {
+    match dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+pub(crate) fn cast<B: Backend>(tensor: Tensor<B, 4>, dtype: DType) -> Tensor<B, 4> {
+    match tensor.dtype() == dtype {
+        true => tensor,
+        false => tensor.cast(dtype),
+    }
+}
+
+/// Scaled products of some queries with some keys, plus the bias, without a word on what is hidden.
+///
+/// # Shapes
+/// - output: `[batch, heads, rows, columns]`, in the [accumulation type](accumulation_dtype).
+pub(crate) fn logits<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    rows: Range<usize>,
+    columns: &[Range<usize>],
+) -> Tensor<B, 4> {
+    let dtype = accumulation_dtype(inputs.queries().dtype());
+    let queries = cast(take(inputs.queries().clone(), 2, &[rows.clone()]), dtype);
+    let keys = cast(take(inputs.keys().clone(), 2, columns), dtype);
+    let products = grouped_matmul(queries.mul_scalar(inputs.scale()), keys.swap_dims(2, 3));
+    match inputs.visibility().bias(rows, columns, dtype) {
+        Some(bias) => products + bias,
+        None => products,
+    }
+}
+
+/// The logits of all pairs, with minus infinity where a key is hidden.
+pub(crate) fn visible_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Tensor<B, 4> {
+    let shape = inputs.mask_shape();
+    let all = 0..shape.keys;
+    let logits = logits(inputs, 0..shape.queries, std::slice::from_ref(&all));
+    let hidden = inputs.visibility().hidden(shape, 0..shape.queries, &[all], &inputs.device());
+    match hidden {
+        Some(hidden) => logits.mask_fill(hidden.expand(shape.dims()), f32::NEG_INFINITY),
+        None => logits,
+    }
+}
+
+/// The product of per-head rows with a matrix per key-value head: the heads of a group are stacked as rows, so that the
+/// matrix is read in place and never repeated.
+///
+/// # Shapes
+/// - rows: `[batch, heads, n, m]`
+/// - matrices: `[batch, kv_heads, m, p]`
+/// - output: `[batch, heads, n, p]`
+pub(crate) fn grouped_matmul<B: Backend>(rows: Tensor<B, 4>, matrices: Tensor<B, 4>) -> Tensor<B, 4> {
+    let [batch, heads, n, m] = rows.dims();
+    let [_, kv_heads, _, p] = matrices.dims();
+    if heads == kv_heads {
+        return rows.matmul(matrices);
+    }
+    rows.reshape([batch, kv_heads, heads / kv_heads * n, m]).matmul(matrices).reshape([batch, heads, n, p])
+}

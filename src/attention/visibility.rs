@@ -1,0 +1,146 @@
+use std::ops::Range;
+
+use burn::tensor::{Bool, DType, Int, Tensor, backend::Backend};
+
+use super::AttentionError;
+use crate::mask::MaskShape;
+
+/// Which keys a query may see at all, before any method chooses among them.
+#[derive(Debug, Clone)]
+pub enum Visibility<B: Backend> {
+    /// Every key.
+    Full,
+    /// Query `i` sees the keys `0..=offset + i`.
+    ///
+    /// The offset is the number of keys that stand before the first query: 0 in a prefill from nothing, the number of
+    /// cached keys in a chunked prefill, `keys - 1` in a decode step.
+    Causal {
+        /// The position of the first query.
+        offset: usize,
+    },
+    /// `true` = hidden, as in burn. `[batch or 1, heads or 1, queries, keys]`.
+    Masked(Tensor<B, 4, Bool>),
+    /// Added to the scaled scores. `[batch or 1, heads or 1, queries, keys]`.
+    ///
+    /// An entry at or below half of the least number of its type (which minus infinity and HuggingFace's
+    /// `finfo.min` are) hides the key.
+    Biased(Tensor<B, 4>),
+}
+
+impl<B: Backend> Visibility<B> {
+    /// Checks that a tensor in it fits a shape.
+    pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), AttentionError> {
+        let found = match self {
+            Self::Full | Self::Causal { .. } => return Ok(()),
+            Self::Masked(hidden) => hidden.dims(),
+            Self::Biased(bias) => bias.dims(),
+        };
+        let fits = (found[0] == shape.batch || found[0] == 1)
+            && (found[1] == shape.heads || found[1] == 1)
+            && found[2..] == [shape.queries, shape.keys];
+        match fits {
+            true => Ok(()),
+            false => Err(AttentionError::Shape {
+                tensor: "visibility",
+                found: found.to_vec(),
+                expected: format!(
+                    "[{} or 1, {} or 1, {}, {}] (batch, heads, queries, keys)",
+                    shape.batch, shape.heads, shape.queries, shape.keys
+                ),
+            }),
+        }
+    }
+
+    /// How many of the first keys each row sees, where that says it all.
+    pub(crate) fn closed_form(&self) -> Option<impl Fn(usize, usize) -> usize + use<B>> {
+        let offset = match self {
+            Self::Full => usize::MAX,
+            Self::Causal { offset } => *offset,
+            Self::Masked(_) | Self::Biased(_) => return None,
+        };
+        Some(move |row: usize, keys: usize| keys.min(offset.saturating_add(row).saturating_add(1)))
+    }
+
+    /// One past the last key that any of some rows sees.
+    pub(crate) fn end(&self, rows: &Range<usize>, keys: usize) -> usize {
+        match (self.closed_form(), rows.end.checked_sub(1)) {
+            (Some(seen), Some(last)) => seen(last, keys),
+            _ => keys,
+        }
+    }
+
+    /// Which of some columns are hidden from each of some rows, `[batch or 1, heads or 1, rows, columns]`; `None` if
+    /// none is.
+    pub(crate) fn hidden(
+        &self,
+        shape: MaskShape,
+        rows: Range<usize>,
+        columns: &[Range<usize>],
+        device: &B::Device,
+    ) -> Option<Tensor<B, 4, Bool>> {
+        match self {
+            Self::Full => None,
+            Self::Causal { offset } => {
+                let last = columns.iter().map(|range| range.end).max().unwrap_or(0);
+                if last.min(shape.keys) <= offset + rows.start + 1 {
+                    return None;
+                }
+                let column = crate::mask::columns_index::<B>(columns, device);
+                let length = rows.len();
+                let row = Tensor::<B, 1, Int>::arange(rows.start as i64..rows.end as i64, device)
+                    .reshape([1, 1, length, 1])
+                    .add_scalar(*offset as i64);
+                Some(column.greater(row))
+            }
+            Self::Masked(hidden) => Some(take_columns(hidden.clone().slice_dim(2, rows), columns)),
+            Self::Biased(bias) => {
+                let bias = take_columns(bias.clone().slice_dim(2, rows), columns);
+                let hides = hides_below(bias.dtype());
+                Some(bias.lower_equal_elem(hides))
+            }
+        }
+    }
+
+    /// What is added to the scores of some rows and columns, in a type; entries that hide are 0 (see [Self::hidden]).
+    pub(crate) fn bias(&self, rows: Range<usize>, columns: &[Range<usize>], dtype: DType) -> Option<Tensor<B, 4>> {
+        let Self::Biased(bias) = self else {
+            return None;
+        };
+        let bias = take_columns(bias.clone().slice_dim(2, rows), columns);
+        let hides = hides_below(bias.dtype());
+        let hidden = bias.clone().lower_equal_elem(hides);
+        Some(bias.mask_fill(hidden, 0.0).cast(dtype))
+    }
+}
+
+/// A bias at or below this hides the key.
+fn hides_below(dtype: DType) -> f64 {
+    dtype.finfo().map_or(f64::from(f32::MIN), |limits| limits.min) / 2.0
+}
+
+/// Some columns of the last dimension.
+pub(crate) fn take_columns<B: Backend, const D: usize, K>(
+    tensor: Tensor<B, D, K>,
+    columns: &[Range<usize>],
+) -> Tensor<B, D, K>
+where
+    K: burn::tensor::BasicOps<B>,
+{
+    take(tensor, D - 1, columns)
+}
+
+/// Some ranges of a dimension, without a copy where there is one range.
+pub(crate) fn take<B: Backend, const D: usize, K>(
+    tensor: Tensor<B, D, K>,
+    dim: usize,
+    ranges: &[Range<usize>],
+) -> Tensor<B, D, K>
+where
+    K: burn::tensor::BasicOps<B>,
+{
+    match ranges {
+        [range] if *range == (0..tensor.dims()[dim]) => tensor,
+        [range] => tensor.slice_dim(dim, range.clone()),
+        _ => Tensor::cat(ranges.iter().map(|range| tensor.clone().slice_dim(dim, range.clone())).collect(), dim),
+    }
+}

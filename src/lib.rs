@@ -1,0 +1,56 @@
+//! Sparse attention for [burn](https://burn.dev) models, written once over burn's
+//! [Backend](burn::tensor::backend::Backend) trait.
+//!
+//! [Maskers](masker) say which keys each query keeps and with what probability; a chain of them is a method. The
+//! [mask](mask) they make is held in the cheapest form that can say it, and [attention](attention) runs over what was
+//! kept and reports how far it is from dense attention.
+//!
+//! # Example
+//! ```
+//! # #[cfg(feature = "flex")] {
+//! use burn::tensor::{Distribution, Tensor};
+//! use burn_flex::Flex;
+//! use sparse_attention_hub::prelude::*;
+//!
+//! let device = Default::default();
+//! let random = |dims| Tensor::<Flex, 4>::random(dims, Distribution::Default, &device);
+//! let inputs = AttentionInputs::new(random([1, 6, 4, 64]), random([1, 2, 512, 64]), random([1, 2, 512, 64]))?.causal()?;
+//! let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "oracle_top_k", "heavy_size": 0.1}]"#;
+//! let attention = MaskerRegistry::new().research_attention(method, &device)?;
+//! let report = attention.report(&inputs, &mut LayerState::new(42))?;
+//! assert!(report.density() < 0.12);
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//! | feature | what it adds |
+//! |---|---|
+//! | `flex` (default) | burn's fast CPU backend |
+//! | `ndarray` | the portable CPU backend |
+//! | `wgpu` | GPUs through Vulkan, Metal, DirectX and WebGPU |
+//! | `cuda` | NVIDIA GPUs |
+//! | `tch` | libtorch |
+//!
+//! A program that picks its backend itself needs none of them.
+
+#![warn(missing_docs)]
+
+pub mod attention;
+#[cfg(any(feature = "cuda", feature = "tch", feature = "wgpu", feature = "flex", feature = "ndarray"))]
+pub mod backend;
+pub mod mask;
+pub mod masker;
+pub mod scorer;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::{
+        attention::{
+            AttentionInputs, AttentionOutput, AttentionReport, Requested, ResearchAttention, Visibility,
+            dense_attention, masked_attention,
+        },
+        mask::{Mask, MaskShape, Pattern},
+        masker::{LayerState, Masker, MaskerConfig, MaskerRegistry, Size},
+    };
+}

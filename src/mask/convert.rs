@@ -1,0 +1,115 @@
+use std::ops::Range;
+
+use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, backend::Backend};
+
+use super::{Mask, MaskForm, Pattern, Rows};
+
+/// Weights are f32 whatever the model computes in: a probability of 0.1 is 0.100098 in bf16, a bias and not a noise.
+pub(super) fn as_f32<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {
+    match tensor.dtype() {
+        DType::F32 => tensor,
+        _ => tensor.cast(DType::F32),
+    }
+}
+
+impl<B: Backend> Mask<B> {
+    /// The weight of every query-key pair.
+    ///
+    /// # Shapes
+    /// - output: `[batch, heads, queries, keys]`, f32, each weight in [0, 1].
+    pub fn to_dense(&self) -> Tensor<B, 4> {
+        let dims = self.shape().dims();
+        let options = (&self.device(), DType::F32);
+        match self.form() {
+            MaskForm::Empty => Tensor::zeros(dims, options),
+            MaskForm::Full => Tensor::ones(dims, options),
+            MaskForm::Pattern(pattern) => {
+                let keys = self.shape().keys;
+                let kept = pattern_kept::<B>(*pattern, 0..self.shape().queries, &[0..keys], keys, &self.device());
+                as_f32(kept.float()).expand(dims)
+            }
+            MaskForm::Rows(rows) => scatter_rows(rows, dims, &self.device()),
+            MaskForm::Dense(weights) => weights.clone(),
+        }
+    }
+
+    /// The same keys, each kept for certain.
+    pub fn support(&self) -> Self {
+        let ones = |weights: &Tensor<B, 4>| as_f32(weights.clone().greater_elem(0.0).float());
+        let form = match self.form() {
+            MaskForm::Rows(rows) => {
+                MaskForm::Rows(Rows { indices: rows.indices.clone(), probability: ones(&rows.probability) })
+            }
+            MaskForm::Dense(weights) => MaskForm::Dense(ones(weights)),
+            closed => closed.clone(),
+        };
+        Self::with_form(self.shape(), form, &self.device())
+    }
+
+    /// One head of a mask, held in the same form.
+    pub(crate) fn head(&self, batch: usize, head: usize) -> Self {
+        let mut shape = self.shape();
+        (shape.batch, shape.heads) = (1, 1);
+        let one = |tensor: &Tensor<B, 4>| tensor.clone().slice_dim(0, batch..batch + 1).slice_dim(1, head..head + 1);
+        let form = match self.form() {
+            MaskForm::Rows(rows) => MaskForm::Rows(Rows {
+                indices: rows.indices.clone().slice_dim(0, batch..batch + 1).slice_dim(1, head..head + 1),
+                probability: one(&rows.probability),
+            }),
+            MaskForm::Dense(weights) => MaskForm::Dense(one(weights)),
+            closed => closed.clone(),
+        };
+        Self::with_form(shape, form, &self.device())
+    }
+
+    /// Some rows of a mask, held in the same form.
+    pub(crate) fn narrow_rows(&self, rows: Range<usize>) -> Self {
+        let mut shape = self.shape();
+        shape.queries = rows.len();
+        let form = match self.form() {
+            MaskForm::Pattern(pattern) => {
+                MaskForm::Pattern(Pattern { offset: pattern.offset + rows.start as isize, ..*pattern })
+            }
+            MaskForm::Rows(lists) => MaskForm::Rows(Rows {
+                indices: lists.indices.clone().slice_dim(2, rows.clone()),
+                probability: lists.probability.clone().slice_dim(2, rows),
+            }),
+            MaskForm::Dense(weights) => MaskForm::Dense(weights.clone().slice_dim(2, rows)),
+            closed => closed.clone(),
+        };
+        Self::with_form(shape, form, &self.device())
+    }
+}
+
+fn scatter_rows<B: Backend>(rows: &Rows<B>, dims: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
+    // Unused slots add their probability of 0 to key 0; the keys of a row are distinct, so addition assigns.
+    let indices = rows.indices.clone().clamp_min(0);
+    Tensor::zeros(dims, (device, DType::F32)).scatter(3, indices, rows.probability.clone(), IndexingUpdateOp::Add)
+}
+
+/// Which of some columns each of some rows keeps, `[1, 1, rows, columns]`.
+pub(crate) fn pattern_kept<B: Backend>(
+    pattern: Pattern,
+    rows: Range<usize>,
+    columns: &[Range<usize>],
+    keys: usize,
+    device: &B::Device,
+) -> Tensor<B, 4, Bool> {
+    let column = columns_index::<B>(columns, device);
+    let row = Tensor::<B, 1, Int>::arange(rows.start as i64..rows.end as i64, device).reshape([1, 1, rows.len(), 1]);
+    let distance = row.add_scalar(pattern.offset as i64).sub(column.clone());
+    let window = pattern.window.min(keys + pattern.offset.unsigned_abs() + rows.end) as i64;
+    let in_window = distance.clone().greater_equal_elem(0).bool_and(distance.lower_elem(window));
+    in_window.bool_or(column.lower_elem(pattern.sink.min(keys) as i64))
+}
+
+/// The key of each column, `[1, 1, 1, columns]`.
+pub(crate) fn columns_index<B: Backend>(columns: &[Range<usize>], device: &B::Device) -> Tensor<B, 4, Int> {
+    let parts = columns
+        .iter()
+        .map(|range| Tensor::<B, 1, Int>::arange(range.start as i64..range.end as i64, device))
+        .collect::<Vec<_>>();
+    let all = Tensor::cat(parts, 0);
+    let length = all.dims()[0];
+    all.reshape([1, 1, 1, length])
+}

@@ -1,0 +1,97 @@
+use burn::tensor::backend::Backend;
+
+use super::rows::{Kept, validate_rows};
+use super::{Mask, MaskError, MaskForm, MaskShape, Rows};
+
+/// Compressed sparse rows on the host: the exchange form of a mask.
+///
+/// Row `r`, counted over batch, heads and queries, keeps the keys `indices[ptr[r]..ptr[r + 1]]` with the probabilities
+/// `data[ptr[r]..ptr[r + 1]]`. These are the three arrays of `scipy.sparse.csr_matrix`. (The Python project writes
+/// `row * keys + key` where this has `key`.)
+#[derive(Debug, Clone, PartialEq)]
+pub struct Csr {
+    /// The kept keys, row after row.
+    pub indices: Vec<usize>,
+    /// Where each row starts in `indices` and `data`; one entry more than rows.
+    pub ptr: Vec<usize>,
+    /// The probability with which each key was kept, in (0, 1].
+    pub data: Vec<f32>,
+}
+
+impl<B: Backend> Mask<B> {
+    /// A mask in the [form of rows](MaskForm::Rows) from compressed sparse rows.
+    ///
+    /// # Errors
+    /// If a list has the wrong length, the pointers fall, a key does not exist or stands twice in a row, or a weight is
+    /// not in (0, 1].
+    pub fn from_csr(shape: MaskShape, csr: &Csr, device: &B::Device) -> Result<Self, MaskError> {
+        let length = |field, found, expected| match found == expected {
+            true => Ok(()),
+            false => Err(MaskError::Length { field, found, expected }),
+        };
+        length("ptr", csr.ptr.len(), shape.rows() + 1)?;
+        length("data", csr.data.len(), csr.indices.len())?;
+        let mut rows = Vec::with_capacity(shape.rows());
+        for (row, bounds) in csr.ptr.windows(2).enumerate() {
+            let (start, end) = (bounds[0], bounds[1]);
+            if start > end || end > csr.indices.len() || (row == 0 && start != 0) {
+                return Err(MaskError::Pointer { row, start, end });
+            }
+            let kept = (start..end).map(|i| match csr.indices[i] < shape.keys {
+                true => Ok(Kept { key: csr.indices[i] as u32, probability: csr.data[i] }),
+                false => Err(MaskError::Index { row, index: csr.indices[i] as i64, keys: shape.keys }),
+            });
+            rows.push(kept.collect::<Result<Vec<_>, _>>()?);
+        }
+        length("indices", csr.indices.len(), csr.ptr[shape.rows()])?;
+        validate_rows(rows.iter().map(Vec::as_slice), shape.keys)?;
+        Ok(Self::from_host_rows(shape, &rows, device))
+    }
+
+    /// The mask as compressed sparse rows. A mask of rows keeps the order of its slots, every other form lists the keys
+    /// in ascending order.
+    pub fn to_csr(&self) -> Csr {
+        let rows = self.to_host_rows();
+        let mut csr = Csr { indices: Vec::new(), ptr: vec![0], data: Vec::new() };
+        for row in rows {
+            csr.indices.extend(row.iter().map(|kept| kept.key as usize));
+            csr.data.extend(row.iter().map(|kept| kept.probability));
+            csr.ptr.push(csr.indices.len());
+        }
+        csr
+    }
+
+    pub(crate) fn from_host_rows(shape: MaskShape, rows: &[Vec<Kept>], device: &B::Device) -> Self {
+        match Rows::from_host(shape, rows, device) {
+            Some(rows) => Self::with_form(shape, MaskForm::Rows(rows), device),
+            None => Self::empty(shape, device),
+        }
+    }
+
+    /// The kept keys of each row on the host.
+    pub(crate) fn to_host_rows(&self) -> Vec<Vec<Kept>> {
+        let MaskShape { queries, keys, .. } = self.shape();
+        let range = |range: std::ops::Range<usize>| range.map(|key| Kept::certainly(key as u32));
+        match self.form() {
+            MaskForm::Empty => vec![Vec::new(); self.shape().rows()],
+            MaskForm::Full => vec![range(0..keys).collect(); self.shape().rows()],
+            MaskForm::Pattern(pattern) => (0..self.shape().rows())
+                .map(|row| pattern.row(row % queries, keys).into_iter().flat_map(range).collect())
+                .collect(),
+            MaskForm::Rows(rows) => rows.to_host(),
+            MaskForm::Dense(weights) => {
+                let weights = weights.to_data().convert::<f32>().iter::<f32>().collect::<Vec<_>>();
+                weights
+                    .chunks(keys.max(1))
+                    .map(|row| {
+                        (0..)
+                            .zip(row)
+                            .filter(|(_, weight)| **weight > 0.0)
+                            .map(|(key, &probability)| Kept { key, probability })
+                            .collect()
+                    })
+                    .collect()
+            }
+        }
+    }
+}

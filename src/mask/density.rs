@@ -1,0 +1,116 @@
+use burn::tensor::{DType, Tensor, backend::Backend};
+
+use super::{Mask, MaskForm, MaskShape};
+use crate::attention::Visibility;
+
+/// Which share of the query-key pairs a mask keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Density {
+    /// Pairs kept and visible over pairs visible: what is left of the work of dense attention. 0 if nothing is visible.
+    pub visible: f64,
+    /// Pairs kept over all pairs, visible or not, as the Python project counts.
+    pub all: f64,
+}
+
+/// Pairs of one head.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pairs {
+    kept_and_visible: f64,
+    visible: f64,
+    kept: f64,
+    all: f64,
+}
+
+impl Pairs {
+    fn add(self, other: Self) -> Self {
+        Self {
+            kept_and_visible: self.kept_and_visible + other.kept_and_visible,
+            visible: self.visible + other.visible,
+            kept: self.kept + other.kept,
+            all: self.all + other.all,
+        }
+    }
+
+    fn density(self) -> Density {
+        let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+        Density { visible: share(self.kept_and_visible, self.visible), all: share(self.kept, self.all) }
+    }
+}
+
+impl<B: Backend> Mask<B> {
+    /// Which share of the pairs the mask keeps, over all heads.
+    ///
+    /// A visibility of another shape than the mask is a programming error and panics in the tensor operation;
+    /// [AttentionInputs](crate::attention::AttentionInputs) checks it beforehand.
+    pub fn density(&self, visibility: &Visibility<B>) -> Density {
+        self.pairs(visibility).into_iter().fold(Pairs::default(), Pairs::add).density()
+    }
+
+    /// Which share of the pairs each head keeps, `batch * heads` figures.
+    pub fn density_per_head(&self, visibility: &Visibility<B>) -> Vec<Density> {
+        self.pairs(visibility).into_iter().map(Pairs::density).collect()
+    }
+
+    fn pairs(&self, visibility: &Visibility<B>) -> Vec<Pairs> {
+        let MaskShape { batch, heads, queries, keys } = self.shape();
+        match (self.form(), visibility.closed_form()) {
+            (MaskForm::Empty | MaskForm::Full | MaskForm::Pattern(_), Some(seen)) => {
+                let mut pairs = Pairs { all: (queries * keys) as f64, ..Pairs::default() };
+                for row in 0..queries {
+                    let seen = seen(row, keys);
+                    let ranges = match self.form() {
+                        MaskForm::Empty => [0..0, 0..0],
+                        MaskForm::Pattern(pattern) => pattern.row(row, keys),
+                        _ => [0..keys, 0..0],
+                    };
+                    pairs.visible += seen as f64;
+                    for range in ranges {
+                        pairs.kept += range.len() as f64;
+                        pairs.kept_and_visible += range.end.min(seen).saturating_sub(range.start) as f64;
+                    }
+                }
+                vec![pairs; batch * heads]
+            }
+            (MaskForm::Rows(rows), Some(seen)) => {
+                let lists = rows.to_host();
+                let mut heads_pairs = vec![Pairs::default(); batch * heads];
+                for (row, list) in lists.iter().enumerate() {
+                    let pairs = &mut heads_pairs[row / queries];
+                    let seen = seen(row % queries, keys);
+                    pairs.all += keys as f64;
+                    pairs.visible += seen as f64;
+                    pairs.kept += list.len() as f64;
+                    pairs.kept_and_visible += list.iter().filter(|kept| (kept.key as usize) < seen).count() as f64;
+                }
+                heads_pairs
+            }
+            _ => self.pairs_dense(visibility),
+        }
+    }
+
+    fn pairs_dense(&self, visibility: &Visibility<B>) -> Vec<Pairs> {
+        let MaskShape { batch, heads, queries, keys } = self.shape();
+        let kept = self.support().to_dense();
+        let shape = self.shape();
+        let visible = match visibility.hidden(shape, 0..queries, &[0..keys], &self.device()) {
+            Some(hidden) => Tensor::<B, 4>::ones(shape.dims(), (&self.device(), DType::F32))
+                .mask_fill(hidden.expand(shape.dims()), 0.0),
+            None => Tensor::ones(shape.dims(), (&self.device(), DType::F32)),
+        };
+        // Counts of one row are exact in f32; counts of a head need not be.
+        let per_head = |counts: Tensor<B, 4>| {
+            let counts = counts.sum_dim(3).into_data().convert::<f32>();
+            let counts = counts.iter::<f32>().map(f64::from).collect::<Vec<_>>();
+            counts.chunks(queries).map(|rows| rows.iter().sum()).collect::<Vec<f64>>()
+        };
+        let (both, kept, visible) = (per_head(kept.clone() * visible.clone()), per_head(kept), per_head(visible));
+        (0..batch * heads)
+            .map(|head| Pairs {
+                kept_and_visible: both[head],
+                visible: visible[head],
+                kept: kept[head],
+                all: (queries * keys) as f64,
+            })
+            .collect()
+    }
+}

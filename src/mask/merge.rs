@@ -1,0 +1,111 @@
+use burn::tensor::{Int, Tensor, backend::Backend};
+
+use super::{Mask, MaskError, MaskForm, Pattern, Rows, rows::Kept};
+
+impl<B: Backend> Mask<B> {
+    /// The union of two masks.
+    ///
+    /// A key kept by both has the larger probability; where both *sampled* it, with probabilities `a` and `b` below 1,
+    /// the draws were independent and it has `a + b - ab`. Merging is commutative, associative and never lowers a
+    /// weight.
+    ///
+    /// Patterns merge to a pattern, a narrow pattern and rows to rows; other pairs are merged in dense form.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn merge(&self, other: &Self) -> Result<Self, MaskError> {
+        if self.shape() != other.shape() {
+            return Err(MaskError::Shape {
+                what: "the mask to merge",
+                found: other.shape().dims().to_vec(),
+                expected: self.shape(),
+            });
+        }
+        let form = match (self.form(), other.form()) {
+            (MaskForm::Full, _) | (_, MaskForm::Full) => MaskForm::Full,
+            (MaskForm::Empty, form) | (form, MaskForm::Empty) => form.clone(),
+            (MaskForm::Pattern(a), MaskForm::Pattern(b)) => match a.union(b) {
+                Some(union) => MaskForm::Pattern(union),
+                None => self.merge_dense(other),
+            },
+            (MaskForm::Pattern(pattern), MaskForm::Rows(rows)) | (MaskForm::Rows(rows), MaskForm::Pattern(pattern)) => {
+                match self.pattern_rows(*pattern) {
+                    Some(kept) => MaskForm::Rows(concatenate(kept, outside(rows, *pattern))),
+                    None => self.merge_dense(other),
+                }
+            }
+            _ => self.merge_dense(other),
+        };
+        Ok(Self::with_form(self.shape(), form, &self.device()))
+    }
+
+    /// The union with rows that share no key with this mask, which needs no look for duplicates.
+    pub(crate) fn merge_disjoint(&self, rows: &[Vec<Kept>]) -> Self {
+        let added = Self::from_host_rows(self.shape(), rows, &self.device());
+        let MaskForm::Rows(new) = added.form() else {
+            return self.clone();
+        };
+        let form = match self.form() {
+            MaskForm::Empty => MaskForm::Rows(new.clone()),
+            MaskForm::Full => MaskForm::Full,
+            MaskForm::Rows(old) => MaskForm::Rows(concatenate(old.clone(), new.clone())),
+            MaskForm::Pattern(pattern) => match self.pattern_rows(*pattern) {
+                Some(old) => MaskForm::Rows(concatenate(old, new.clone())),
+                None => self.merge_dense(&added),
+            },
+            MaskForm::Dense(_) => self.merge_dense(&added),
+        };
+        Self::with_form(self.shape(), form, &self.device())
+    }
+
+    fn merge_dense(&self, other: &Self) -> MaskForm<B> {
+        let (a, b) = (self.to_dense(), other.to_dense());
+        let sampled =
+            |weights: &Tensor<B, 4>| weights.clone().greater_elem(0.0).bool_and(weights.clone().lower_elem(1.0));
+        let both_sampled = sampled(&a).bool_and(sampled(&b));
+        let independent = a.clone() + b.clone() - a.clone() * b.clone();
+        let larger = a.max_pair(b);
+        MaskForm::Dense(larger.mask_where(both_sampled, independent))
+    }
+
+    /// A pattern as lists, or `None` where it keeps more than half of the keys and lists would be larger than weights.
+    fn pattern_rows(&self, pattern: Pattern) -> Option<Rows<B>> {
+        let shape = self.shape();
+        let width = pattern.sink.saturating_add(pattern.window);
+        if width > shape.keys / 2 {
+            return None;
+        }
+        let one_head = (0..shape.queries)
+            .map(|row| {
+                let keys = pattern.row(row, shape.keys).into_iter().flatten();
+                keys.map(|key| Kept::certainly(key as u32)).collect()
+            })
+            .collect::<Vec<_>>();
+        let head_shape = super::MaskShape { batch: 1, heads: 1, ..shape };
+        let rows = Rows::<B>::from_host(head_shape, &one_head, &self.device())?;
+        let dims = [shape.batch, shape.heads, shape.queries, rows.width()];
+        Some(Rows { indices: rows.indices.expand(dims), probability: rows.probability.expand(dims) })
+    }
+}
+
+fn concatenate<B: Backend>(a: Rows<B>, b: Rows<B>) -> Rows<B> {
+    Rows {
+        indices: Tensor::cat(vec![a.indices, b.indices], 3),
+        probability: Tensor::cat(vec![a.probability, b.probability], 3),
+    }
+}
+
+/// The rows without the keys that a pattern keeps anyway.
+fn outside<B: Backend>(rows: &Rows<B>, pattern: Pattern) -> Rows<B> {
+    let [_, _, queries, _] = rows.indices.dims();
+    let first = pattern.offset as i64;
+    let position =
+        Tensor::<B, 1, Int>::arange(first..first + queries as i64, &rows.indices.device()).reshape([1, 1, queries, 1]);
+    let distance = position.sub(rows.indices.clone());
+    let in_window = distance.clone().greater_equal_elem(0).bool_and(distance.lower_elem(pattern.window as i64));
+    let kept = in_window.bool_or(rows.indices.clone().lower_elem(pattern.sink as i64));
+    Rows {
+        indices: rows.indices.clone().mask_fill(kept.clone(), -1),
+        probability: rows.probability.clone().mask_fill(kept, 0.0),
+    }
+}

@@ -1,0 +1,146 @@
+//! Which keys each query keeps, and with what probability.
+
+mod apply;
+mod convert;
+mod csr;
+mod density;
+mod error;
+mod merge;
+mod pattern;
+mod picture;
+mod rows;
+mod shape;
+
+use burn::tensor::{Tensor, backend::Backend};
+
+pub(crate) use convert::{columns_index, pattern_kept};
+pub use csr::Csr;
+pub use density::Density;
+pub use error::MaskError;
+pub use pattern::Pattern;
+pub(crate) use rows::Kept;
+pub use rows::Rows;
+pub use shape::MaskShape;
+
+/// For each query, which keys it keeps and with what probability each was kept.
+///
+/// A weight of 0 means not kept, 1 kept for certain, and `p` in between *sampled* with probability `p`: attention
+/// divides such a key's share by `p`, which makes the sampled sums unbiased. A mask says nothing of what a query may
+/// *see*: that is [Visibility](crate::attention::Visibility), and attention applies both.
+///
+/// A mask is a value: no operation changes the mask it is called on. It is held in the cheapest [form](MaskForm) that
+/// can say it, and every operation works on every form.
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn_flex::Flex;
+/// use sparse_attention_hub::mask::{Mask, MaskShape, Pattern};
+///
+/// let shape = MaskShape::new([1, 2, 6, 6]);
+/// let sink = Mask::<Flex>::pattern(shape, Pattern::sink(1), &Default::default());
+/// let local = Mask::pattern(shape, Pattern::local(2, 0), &Default::default());
+/// let mask = sink.merge(&local)?;
+/// assert_eq!(mask.to_csr().indices[..6], [0, 0, 1, 0, 1, 2]);
+/// # }
+/// # Ok::<(), sparse_attention_hub::mask::MaskError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Mask<B: Backend> {
+    shape: MaskShape,
+    form: MaskForm<B>,
+    device: B::Device,
+}
+
+/// How a [Mask] is held.
+#[derive(Debug, Clone)]
+pub enum MaskForm<B: Backend> {
+    /// No key is kept in any row.
+    Empty,
+    /// Every key is kept for certain in every row.
+    Full,
+    /// Kept by position, the same in every head; never materialised.
+    Pattern(Pattern),
+    /// Lists of kept keys.
+    Rows(Rows<B>),
+    /// A weight for every query-key pair, `[batch, heads, queries, keys]`, f32.
+    Dense(Tensor<B, 4>),
+}
+
+impl<B: Backend> Mask<B> {
+    /// A mask that keeps nothing. Attention through it is 0: it is not the absence of a mask.
+    pub fn empty(shape: MaskShape, device: &B::Device) -> Self {
+        Self::with_form(shape, MaskForm::Empty, device)
+    }
+
+    /// A mask that keeps every key: dense attention.
+    pub fn full(shape: MaskShape, device: &B::Device) -> Self {
+        Self::with_form(shape, MaskForm::Full, device)
+    }
+
+    /// A mask of keys kept by position.
+    pub fn pattern(shape: MaskShape, pattern: Pattern, device: &B::Device) -> Self {
+        Self::with_form(shape, MaskForm::Pattern(pattern), device)
+    }
+
+    /// A mask from lists of kept keys.
+    ///
+    /// # Errors
+    /// If a shape does not fit, an index is neither a key nor -1, a row names a key twice, or a probability is not in
+    /// (0, 1]. Both tensors are read back to check this.
+    pub fn from_rows(shape: MaskShape, rows: Rows<B>) -> Result<Self, MaskError> {
+        rows.validate(shape)?;
+        let device = rows.indices.device();
+        Ok(Self::with_form(shape, MaskForm::Rows(rows), &device))
+    }
+
+    /// A mask from weights, `[batch, heads, queries, keys]`, each in [0, 1].
+    ///
+    /// # Errors
+    /// If a weight is outside [0, 1] or is not a number. The tensor is read back to check this.
+    pub fn from_dense(weights: Tensor<B, 4>) -> Result<Self, MaskError> {
+        let shape = MaskShape::new(weights.dims());
+        let host = weights.to_data().convert::<f32>();
+        if let Some((at, weight)) = host.iter::<f32>().enumerate().find(|(_, weight)| !(0.0..=1.0).contains(weight)) {
+            let (row, key) = (at / shape.keys, at % shape.keys);
+            return Err(MaskError::Weight { row, key, weight, allowed: "[0, 1]" });
+        }
+        Ok(Self::from_dense_unchecked(weights))
+    }
+
+    /// A mask from weights that are known to be probabilities.
+    pub(crate) fn from_dense_unchecked(weights: Tensor<B, 4>) -> Self {
+        let shape = MaskShape::new(weights.dims());
+        let device = weights.device();
+        Self::with_form(shape, MaskForm::Dense(convert::as_f32(weights)), &device)
+    }
+
+    pub(crate) fn with_form(shape: MaskShape, form: MaskForm<B>, device: &B::Device) -> Self {
+        Self { shape, form, device: device.clone() }
+    }
+
+    /// The shape `[batch, heads, queries, keys]`.
+    pub fn shape(&self) -> MaskShape {
+        self.shape
+    }
+
+    /// The form in which the mask is held.
+    pub fn form(&self) -> &MaskForm<B> {
+        &self.form
+    }
+
+    /// Where the mask's tensors live, or would live.
+    pub fn device(&self) -> B::Device {
+        self.device.clone()
+    }
+
+    /// Whether the mask is held as [full](MaskForm::Full).
+    pub fn is_full(&self) -> bool {
+        matches!(self.form, MaskForm::Full)
+    }
+
+    /// Whether the mask is held as [empty](MaskForm::Empty).
+    pub fn is_empty(&self) -> bool {
+        matches!(self.form, MaskForm::Empty)
+    }
+}

@@ -1,0 +1,127 @@
+use std::ops::Range;
+
+/// Keys kept by position alone, in closed form: the first `sink` keys of the sequence, and the `window` keys that end
+/// with the query's own position.
+///
+/// Row `i` stands at position `offset + i` and keeps key `j` if `j < sink`, or if
+/// `position - window < j <= position`. It is three integers whatever the number of queries and keys.
+///
+/// The sink is kept in every row, also where the row's position lies before it: what a query may not *see* is the
+/// concern of [Visibility](crate::attention::Visibility), not of the mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pattern {
+    /// How many keys are kept at the start of the sequence.
+    pub sink: usize,
+    /// How many keys are kept up to and including the query's own position. [`usize::MAX`]: all of them.
+    pub window: usize,
+    /// The position of the first query (negative when there are more queries than keys).
+    pub offset: isize,
+}
+
+impl Pattern {
+    /// The first `size` keys in every row.
+    pub fn sink(size: usize) -> Self {
+        Self { sink: size, window: 0, offset: 0 }
+    }
+
+    /// The last `size` keys up to each query's position.
+    pub fn local(size: usize, offset: isize) -> Self {
+        Self { sink: 0, window: size, offset }
+    }
+
+    /// All keys up to each query's position.
+    pub fn causal(offset: isize) -> Self {
+        Self::local(usize::MAX, offset)
+    }
+
+    /// The keys of one row: two ascending, disjoint ranges, either of which may be empty.
+    pub fn row(&self, row: usize, keys: usize) -> [Range<usize>; 2] {
+        let sink = self.sink.min(keys);
+        let end = clamp(self.offset + row as isize + 1, keys);
+        let start = end_minus(self.offset + row as isize + 1, self.window, keys);
+        if start >= end {
+            [0..sink, sink..sink]
+        } else if start <= sink {
+            [0..sink.max(end), keys..keys]
+        } else {
+            [0..sink, start..end]
+        }
+        .map(|range| if range.is_empty() { 0..0 } else { range })
+    }
+
+    /// The keys that any row of `rows` keeps: two ascending, disjoint ranges.
+    pub fn columns(&self, rows: Range<usize>, keys: usize) -> [Range<usize>; 2] {
+        if rows.is_empty() {
+            return [0..0, 0..0];
+        }
+        let sink = self.sink.min(keys);
+        let start = end_minus(self.offset + rows.start as isize + 1, self.window, keys);
+        let end = clamp(self.offset + rows.end as isize, keys);
+        if start >= end {
+            [0..sink, 0..0]
+        } else if start <= sink {
+            [0..sink.max(end), 0..0]
+        } else {
+            [0..sink, start..end]
+        }
+    }
+
+    /// Whether `row` keeps `key`.
+    pub fn keeps(&self, row: usize, key: usize) -> bool {
+        let distance = self.offset + row as isize - key as isize;
+        key < self.sink || (distance >= 0 && (distance as usize) < self.window)
+    }
+
+    /// The union with another pattern, if it is a pattern: it is unless both have a window and differ in the position
+    /// of the first query.
+    pub fn union(&self, other: &Self) -> Option<Self> {
+        let offset = match (self.window, other.window) {
+            (0, _) => other.offset,
+            (_, 0) => self.offset,
+            _ if self.offset == other.offset => self.offset,
+            _ => return None,
+        };
+        Some(Self { sink: self.sink.max(other.sink), window: self.window.max(other.window), offset })
+    }
+}
+
+fn clamp(position: isize, keys: usize) -> usize {
+    usize::try_from(position).unwrap_or(0).min(keys)
+}
+
+/// `end - window`, clamped to the keys.
+fn end_minus(end: isize, window: usize, keys: usize) -> usize {
+    isize::try_from(window).map_or(0, |window| clamp(end.saturating_sub(window), keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_membership_agree() {
+        for (sink, window, offset) in [(0, 0, 0), (3, 5, 2), (9, 1, -4), (2, usize::MAX, 0), (70, 3, 60)] {
+            let pattern = Pattern { sink, window, offset };
+            for keys in [1, 7, 63] {
+                for row in 0..9 {
+                    let by_ranges: Vec<usize> = pattern.row(row, keys).into_iter().flatten().collect();
+                    let by_membership: Vec<usize> = (0..keys).filter(|&key| pattern.keeps(row, key)).collect();
+                    assert_eq!(by_ranges, by_membership, "{pattern:?} row {row} keys {keys}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_cover_their_rows() {
+        let pattern = Pattern { sink: 2, window: 4, offset: 5 };
+        assert_eq!(pattern.columns(1..3, 20), [0..2, 3..8]);
+        assert_eq!(pattern.columns(0..1, 20), [0..6, 0..0]);
+    }
+
+    #[test]
+    fn union_of_windows_at_other_positions_is_no_pattern() {
+        assert_eq!(Pattern::local(3, 0).union(&Pattern::local(4, 1)), None);
+        assert_eq!(Pattern::sink(3).union(&Pattern::local(4, 1)), Some(Pattern { sink: 3, window: 4, offset: 1 }));
+    }
+}

@@ -1,0 +1,298 @@
+use std::ops::Range;
+
+use burn::tensor::backend::Backend;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, Normal};
+
+use super::{
+    ConfigError, LayerState, Masker, MaskerConfig, Size,
+    rows::{add_by_row, host},
+    sampling::{RandomOrder, draw_with_replacement, without_replacement},
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs, scores::visible_logits},
+    mask::{Kept, Mask},
+};
+
+/// Configuration of [AdaptiveSampling].
+///
+/// ```json
+/// {"type": "adaptive_sampling", "base_rate_sampling": 0.05, "epsilon": 0.1, "delta": 0.1, "init_offset": 128, "local_offset": 128}
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptiveSamplingConfig {
+    /// Size of the pilot sample: a count of at least 1, or a fraction in (0, 1) of the keys left over. At least two keys
+    /// are drawn. 0 switches sampling off.
+    pub base_rate_sampling: Size,
+    /// The relative error of the softmax denominator to keep to, in (0, 1).
+    pub epsilon: f64,
+    /// How often each tail of the error may exceed it, in (0, 1).
+    pub delta: f64,
+    /// How many keys at the start are never drawn, because a sink keeps them: a count, or a fraction in [0, 1].
+    pub init_offset: Size,
+    /// How many keys at the end are never drawn, because a window keeps them: a count, or a fraction in [0, 1].
+    pub local_offset: Size,
+    /// Draw with replacement and count how often a key was drawn. Default: false.
+    #[serde(default)]
+    pub replacement: bool,
+}
+
+impl AdaptiveSamplingConfig {
+    /// The keys that may be drawn: all but those at the start and at the end. Empty if the offsets meet.
+    pub fn range(&self, keys: usize) -> Range<usize> {
+        let end = keys.saturating_sub(self.local_offset.floor_of(keys));
+        self.init_offset.floor_of(keys).min(end)..end
+    }
+
+    /// The size of the pilot sample from a number of keys: at least two, at most all.
+    pub fn base_count(&self, keys: usize) -> usize {
+        self.base_rate_sampling.floor_of(keys).max(2).min(keys)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let share = |field, value: f64| match value > 0.0 && value < 1.0 {
+            true => Ok(()),
+            false => Err(ConfigError::value(field, value, "in (0, 1)")),
+        };
+        match self.base_rate_sampling {
+            Size::Fraction(fraction) if !(0.0..1.0).contains(&fraction) => {
+                return Err(ConfigError::value(
+                    "base_rate_sampling",
+                    self.base_rate_sampling,
+                    "a count of keys (a whole number) or a fraction of them (a number with a point, below 1); 0 switches sampling off",
+                ));
+            }
+            _ => {}
+        }
+        share("epsilon", self.epsilon)?;
+        share("delta", self.delta)?;
+        for (field, offset) in [("init_offset", self.init_offset), ("local_offset", self.local_offset)] {
+            match offset {
+                Size::Fraction(fraction) if !(0.0..=1.0).contains(&fraction) => {
+                    let allowed =
+                        "a count of keys (a whole number) or a fraction of them (a number with a point, in [0, 1])";
+                    return Err(ConfigError::value(field, offset, allowed));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Draws as many keys as each query needs for an (epsilon, delta) bound on its softmax denominator
+/// ([vAttention](https://arxiv.org/abs/2510.05688)).
+///
+/// In each row, the population is the visible keys between the two offsets that no earlier masker kept. A pilot sample
+/// of it gives the standard deviation of the exponentials, and with the exponentials of the kept keys an estimate of the
+/// denominator; from these follows the [budget](AdaptiveBudget). The pilot is extended to the budget without
+/// replacement, so that a budget of the whole population is exact.
+///
+/// What the bound promises: the quantile is one-sided, as published. Each tail of the error exceeds `epsilon` with
+/// probability `delta` at most, both together with `2 delta`, as far as the sample mean is normal and the pilot has seen
+/// the spread. It has not where few unkept keys hold most of the mass: put a top-k before it. Keys between the offsets
+/// and what sink and window keep are reached by nothing: let the offsets be the sizes of those.
+///
+/// A range of fewer than two keys gives the full mask.
+///
+/// Should be created with [AdaptiveSamplingConfig].
+#[derive(Debug, Clone, Copy)]
+pub struct AdaptiveSampling {
+    config: AdaptiveSamplingConfig,
+    budget: AdaptiveBudget,
+}
+
+/// How many keys to draw so that an estimated sum keeps to a relative error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdaptiveBudget {
+    quantile: f64,
+    epsilon: f64,
+}
+
+impl AdaptiveBudget {
+    /// The rule for a relative error `epsilon` that each tail exceeds with probability `delta`. Both are in (0, 1).
+    pub fn new(epsilon: f64, delta: f64) -> Self {
+        // A delta above one half asks for nothing; its negative quantile must not be squared into a demand.
+        let quantile = Normal::standard().inverse_cdf(1.0 - delta).max(0.0);
+        Self { quantile, epsilon }
+    }
+
+    /// The standard normal quantile `ppf(1 - delta)`, not below 0.
+    pub fn quantile(&self) -> f64 {
+        self.quantile
+    }
+
+    /// `(quantile * deviation * population / (epsilon * denominator))^2` keys, rounded up, at least `base` and at most
+    /// `population`.
+    ///
+    /// `deviation` is the standard deviation of the exponentials over the population, `denominator` the estimate of
+    /// their sum with that of the kept keys.
+    pub fn keys(&self, deviation: f64, denominator: f64, population: usize, base: usize) -> usize {
+        let error = self.epsilon * denominator;
+        let root = self.quantile * deviation * population as f64 / error;
+        // `as` saturates: an infinite demand, from a denominator of 0, is the whole population.
+        let demand = if root.is_nan() { 0 } else { (root * root).ceil() as usize };
+        demand.max(base).min(population)
+    }
+}
+
+impl<B: Backend> MaskerConfig<B> for AdaptiveSamplingConfig {
+    type Masker = AdaptiveSampling;
+
+    fn init(&self, _device: &B::Device) -> Result<AdaptiveSampling, ConfigError> {
+        self.validate()?;
+        let budget = AdaptiveBudget::new(self.epsilon, self.delta);
+        Ok(AdaptiveSampling { config: *self, budget })
+    }
+}
+
+impl<B: Backend> Masker<B> for AdaptiveSampling {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        if self.config.base_rate_sampling.is_zero() {
+            return Ok(mask);
+        }
+        let (shape, device) = (inputs.mask_shape(), inputs.device());
+        let range = self.config.range(shape.keys);
+        if range.len() < 2 {
+            return Ok(Mask::full(shape, &device));
+        }
+        let randomness = state.randomness(inputs.layer());
+        let logits = host(visible_logits(inputs));
+        let weights = match mask.is_empty() {
+            true => Vec::new(),
+            false => host(mask.to_dense()),
+        };
+        Ok(add_by_row(&mask, &logits, |row, logits| {
+            let weights = weights.get(row * shape.keys..(row + 1) * shape.keys);
+            let residual = Residual::of(logits, weights, range.clone());
+            self.draw(&residual, &mut randomness.row(row))
+        }))
+    }
+
+    fn samples(&self) -> bool {
+        true
+    }
+}
+
+impl AdaptiveSampling {
+    /// The pilot, extended to the budget that it asks for.
+    fn draw(&self, residual: &Residual, rng: &mut impl rand::Rng) -> Vec<Kept> {
+        let population = residual.population.len();
+        if population < 2 {
+            return residual.population.iter().copied().map(Kept::certainly).collect();
+        }
+        let base = self.config.base_count(population);
+        if self.config.replacement {
+            let pilot = (0..base).map(|_| residual.population[rng.random_range(0..population)]).collect::<Vec<_>>();
+            let budget = self.budget_of(residual, &pilot);
+            draw_with_replacement(&residual.population, &pilot, budget, rng)
+        } else {
+            let mut order = RandomOrder::of(residual.population.clone());
+            let budget = self.budget_of(residual, order.first(base, rng));
+            without_replacement(order.first(budget, rng), population)
+        }
+    }
+
+    fn budget_of(&self, residual: &Residual, pilot: &[u32]) -> usize {
+        let (mean, deviation) = residual.mean_and_deviation(pilot);
+        let population = residual.population.len();
+        let denominator = residual.kept_sum + population as f64 * mean;
+        self.budget.keys(deviation, denominator, population, pilot.len())
+    }
+}
+
+/// What earlier maskers left of a row.
+struct Residual<'a> {
+    logits: &'a [f32],
+    /// The largest visible logit; exponentials are relative to it.
+    maximum: f32,
+    /// The keys that may be drawn.
+    population: Vec<u32>,
+    /// Sum of the exponentials of the kept keys, each divided by its probability.
+    kept_sum: f64,
+}
+
+impl<'a> Residual<'a> {
+    fn of(logits: &'a [f32], weights: Option<&[f32]>, range: Range<usize>) -> Self {
+        let mut residual = Self {
+            logits,
+            maximum: logits.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            population: Vec::with_capacity(range.len()),
+            kept_sum: 0.0,
+        };
+        for key in (0..logits.len()).filter(|&key| logits[key] > f32::NEG_INFINITY) {
+            let weight = weights.map_or(0.0, |weights| weights[key]);
+            if weight > 0.0 {
+                residual.kept_sum += residual.exponential(key as u32) / f64::from(weight);
+            } else if range.contains(&key) {
+                residual.population.push(key as u32);
+            }
+        }
+        residual
+    }
+
+    fn exponential(&self, key: u32) -> f64 {
+        f64::from(self.logits[key as usize] - self.maximum).exp()
+    }
+
+    /// Mean and sample standard deviation of the exponentials of some keys, of which there are at least two.
+    fn mean_and_deviation(&self, keys: &[u32]) -> (f64, f64) {
+        let count = keys.len() as f64;
+        let mean = keys.iter().map(|&key| self.exponential(key)).sum::<f64>() / count;
+        let squares = keys.iter().map(|&key| (self.exponential(key) - mean).powi(2)).sum::<f64>();
+        (mean, (squares / (count - 1.0)).sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_the_published_formula() {
+        let rule = AdaptiveBudget::new(0.1, 0.05);
+        assert!((rule.quantile() - 1.6448536269514722).abs() < 1e-9);
+        // (1.6448536 * 0.5 * 1000 / (0.1 * 800))^2 = 105.7
+        assert_eq!(rule.keys(0.5, 800.0, 1000, 2), 106);
+        assert_eq!(rule.keys(0.5, 800.0, 1000, 200), 200);
+        assert_eq!(rule.keys(5.0, 800.0, 1000, 2), 1000);
+        assert_eq!(rule.keys(0.5, 0.0, 1000, 2), 1000);
+        assert_eq!(rule.keys(0.0, 0.0, 1000, 7), 7);
+    }
+
+    #[test]
+    fn a_delta_above_one_half_asks_for_the_pilot_only() {
+        assert_eq!(AdaptiveBudget::new(0.1, 0.9).keys(0.5, 800.0, 1000, 20), 20);
+    }
+
+    #[test]
+    fn the_residual_leaves_out_hidden_and_kept_keys() {
+        let logits = [0.0, 1.0, f32::NEG_INFINITY, 1.0, 0.0];
+        let residual = Residual::of(&logits, Some(&[0.5, 0.0, 1.0, 0.0, 0.0]), 1..4);
+        assert_eq!(residual.population, [1, 3]);
+        assert!((residual.kept_sum - 2.0 * (-1.0f64).exp()).abs() < 1e-12);
+        assert_eq!(residual.mean_and_deviation(&[1, 3]), (1.0, 0.0));
+    }
+
+    #[test]
+    fn offsets_that_meet_leave_nothing() {
+        let config = AdaptiveSamplingConfig {
+            base_rate_sampling: Size::Fraction(0.1),
+            epsilon: 0.1,
+            delta: 0.1,
+            init_offset: Size::Count(182),
+            local_offset: Size::Fraction(0.1),
+            replacement: false,
+        };
+        assert!(config.range(2).is_empty());
+        assert_eq!(config.range(1000), 182..900);
+        assert_eq!(config.base_count(7), 2);
+    }
+}

@@ -1,0 +1,43 @@
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, LayerState, Masker, MaskerConfig};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    mask::{Mask, Pattern},
+};
+
+/// Configuration of [Causal], `{"type": "causal"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CausalConfig {}
+
+/// Keeps every key up to and including the query's own position.
+///
+/// Under causal [visibility](crate::attention::Visibility) it is dense attention; under full visibility it is what makes
+/// attention causal.
+///
+/// Should be created with [CausalConfig].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Causal;
+
+impl<B: Backend> MaskerConfig<B> for CausalConfig {
+    type Masker = Causal;
+
+    fn init(&self, _device: &B::Device) -> Result<Causal, ConfigError> {
+        Ok(Causal)
+    }
+}
+
+impl<B: Backend> Masker<B> for Causal {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        _state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        let (shape, device) = (inputs.mask_shape(), inputs.device());
+        let causal = Pattern::causal(inputs.offset());
+        Ok(mask.merge(&Mask::pattern(shape, causal, &device))?)
+    }
+}

@@ -1,0 +1,81 @@
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a method could not be built from its configuration.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the method file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is not JSON, or not a list of objects.
+    #[error("{origin} is not a list of masker configurations, `[{{\"type\": ...}}, ...]`: {reason}")]
+    NotAChain {
+        /// The file, or "the text".
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A configuration does not say which masker it is for.
+    #[error("masker {place} of the chain has no \"type\"; known types: {known}")]
+    NoType {
+        /// Where in the chain, from 0.
+        place: usize,
+        /// The registered names.
+        known: String,
+    },
+    /// No masker, scorer or other part is registered under this name.
+    #[error("there is no {part} of type \"{found}\"; known types: {known}")]
+    UnknownType {
+        /// What kind of part was asked for.
+        part: &'static str,
+        /// The name.
+        found: String,
+        /// The registered names.
+        known: String,
+    },
+    /// A field is missing, unknown, or of the wrong type.
+    #[error("\"{masker}\", field `{field}`: {reason}")]
+    Field {
+        /// The type of the masker.
+        masker: String,
+        /// The field, `.` for the configuration as a whole.
+        field: String,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// A field has a value that makes no sense.
+    #[error("`{field}` is {value}, but must be {allowed}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Two maskers of a chain sample.
+    #[error(
+        "maskers {first} and {second} of the chain both sample; one sampler is allowed, since each estimates all that \
+         the others left out"
+    )]
+    TwoSamplers {
+        /// Where the first stands, from 0.
+        first: usize,
+        /// Where the second stands.
+        second: usize,
+    },
+}
+
+impl ConfigError {
+    /// The error for a field whose value makes no sense.
+    pub fn value(field: &'static str, value: impl ToString, allowed: &'static str) -> Self {
+        Self::Value { field, value: value.to_string(), allowed }
+    }
+}

@@ -1,0 +1,86 @@
+//! Maskers: each adds keys to a mask, and a chain of them is a method.
+
+mod adaptive_sampling;
+mod causal;
+mod error;
+mod local;
+mod random_sampling;
+mod registry;
+mod rows;
+pub mod sampling;
+mod sink;
+mod size;
+mod state;
+mod top_k;
+mod top_p;
+
+use std::fmt::Debug;
+
+use burn::tensor::backend::Backend;
+
+pub use adaptive_sampling::{AdaptiveBudget, AdaptiveSampling, AdaptiveSamplingConfig};
+pub use causal::{Causal, CausalConfig};
+pub use error::ConfigError;
+pub use local::{Local, LocalConfig};
+pub use random_sampling::{RandomSampling, RandomSamplingConfig};
+pub use registry::{MaskerConfig, MaskerRegistry};
+pub use sink::{Sink, SinkConfig};
+pub use size::Size;
+pub use state::{LayerState, Randomness};
+pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
+pub use top_p::{OracleTopPConfig, TopP, TopPConfig};
+
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    mask::Mask,
+};
+
+/// A rule that adds keys to a mask.
+///
+/// Given what the maskers before it kept, a masker returns that mask with more keys. It never takes a key away, and it
+/// changes neither the mask it was given nor the tensors. A masker which keeps keys that a query may not see does no
+/// harm: attention hides them, and [density](Mask::density) counts them only in its second figure.
+///
+/// # Example
+/// A masker of one's own:
+/// ```
+/// use burn::tensor::backend::Backend;
+/// use sparse_attention_hub::{
+///     attention::{AttentionError, AttentionInputs},
+///     mask::{Mask, Pattern},
+///     masker::{LayerState, Masker},
+/// };
+///
+/// /// Keeps the first key and each query's own.
+/// #[derive(Debug)]
+/// struct Ends;
+///
+/// impl<B: Backend> Masker<B> for Ends {
+///     fn add(
+///         &self,
+///         inputs: &AttentionInputs<B>,
+///         _state: &mut LayerState,
+///         mask: Mask<B>,
+///     ) -> Result<Mask<B>, AttentionError> {
+///         let ends = Pattern { sink: 1, window: 1, offset: inputs.offset() };
+///         Ok(mask.merge(&Mask::pattern(mask.shape(), ends, &mask.device()))?)
+///     }
+/// }
+/// ```
+pub trait Masker<B: Backend>: Debug + Send + Sync {
+    /// The mask with more keys.
+    ///
+    /// # Errors
+    /// If the masker cannot work with the inputs.
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError>;
+
+    /// Whether the masker samples keys to stand for others. A chain holds at most one that does.
+    fn samples(&self) -> bool {
+        false
+    }
+}

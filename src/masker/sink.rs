@@ -1,0 +1,50 @@
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, LayerState, Masker, MaskerConfig, Size};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    mask::{Mask, Pattern},
+};
+
+/// Configuration of [Sink], `{"type": "sink", "sink_size": 128}`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkConfig {
+    /// How many keys to keep at the start.
+    pub sink_size: Size,
+}
+
+/// Keeps the first keys of the sequence, on which attention rests when it has nothing else to look at: the *attention
+/// sinks* of [StreamingLLM](https://arxiv.org/abs/2309.17453).
+///
+/// Should be created with [SinkConfig].
+#[derive(Debug, Clone, Copy)]
+pub struct Sink {
+    size: Size,
+}
+
+impl<B: Backend> MaskerConfig<B> for SinkConfig {
+    type Masker = Sink;
+
+    fn init(&self, _device: &B::Device) -> Result<Sink, ConfigError> {
+        self.sink_size.validate_positive("sink_size")?;
+        Ok(Sink { size: self.sink_size })
+    }
+}
+
+impl<B: Backend> Masker<B> for Sink {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        _state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        let (shape, device) = (inputs.mask_shape(), inputs.device());
+        let size = self.size.of(shape.keys);
+        if size >= shape.keys {
+            return Ok(Mask::full(shape, &device));
+        }
+        Ok(mask.merge(&Mask::pattern(shape, Pattern::sink(size), &device))?)
+    }
+}

@@ -1,0 +1,63 @@
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+/// What a method keeps between the calls of one layer: where its random numbers stand.
+///
+/// One state belongs to one layer of one sequence, and is made anew with the KV cache. The same seed, layer and sequence
+/// of calls give the same draws on every backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerState {
+    seed: u64,
+    draws: u64,
+}
+
+impl LayerState {
+    /// The state before the first call.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, draws: 0 }
+    }
+
+    /// Randomness for one draw of a layer, different from that of all other draws and layers.
+    pub fn randomness(&mut self, layer: usize) -> Randomness {
+        self.draws += 1;
+        Randomness { key: mix(mix(self.seed, layer as u64), self.draws) }
+    }
+}
+
+/// Random numbers for one draw, with an independent stream for every row.
+#[derive(Debug, Clone, Copy)]
+pub struct Randomness {
+    key: u64,
+}
+
+impl Randomness {
+    /// The stream of a row, counted over batch, heads and queries: rows can be worked in any order.
+    pub fn row(&self, row: usize) -> impl Rng + use<> {
+        Xoshiro256PlusPlus::seed_from_u64(mix(self.key, row as u64))
+    }
+}
+
+/// A number that depends on both in every bit.
+fn mix(key: u64, value: u64) -> u64 {
+    Xoshiro256PlusPlus::seed_from_u64(key).next_u64() ^ Xoshiro256PlusPlus::seed_from_u64(!value).next_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_layers_draws_and_rows_do_not_repeat_each_other() {
+        let mut seen = std::collections::HashSet::new();
+        for seed in 0..6 {
+            for layer in 0..6 {
+                let mut state = LayerState::new(seed);
+                for _ in 0..6 {
+                    let randomness = state.randomness(layer);
+                    seen.extend((0..6).map(|row| randomness.row(row).next_u64()));
+                }
+            }
+        }
+        assert_eq!(seen.len(), 6usize.pow(4));
+    }
+}

@@ -1,0 +1,148 @@
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ConfigError, LayerState, Masker, MaskerConfig,
+    rows::{add_by_row, by_falling_score, candidate_scores, candidates, host},
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    mask::{Kept, Mask},
+    scorer::{Scorer, ScorerConfig},
+};
+
+/// Configuration of [TopP], `{"type": "top_p", "top_p": 0.9, "scorer": {"type": "oracle"}}`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopPConfig {
+    /// Which share of the attention mass to keep, in [0, 1].
+    pub top_p: f64,
+    /// What tells the mass of each key.
+    pub scorer: ScorerConfig,
+}
+
+/// Configuration of [TopP] over exact scores, `{"type": "oracle_top_p", "top_p": 0.9}`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OracleTopPConfig {
+    /// Which share of the attention mass to keep, in [0, 1].
+    pub top_p: f64,
+}
+
+/// Adds the fewest keys with which the kept share of the attention mass reaches `p`: as many as the query needs, few
+/// where attention is peaked and many where it is flat ([Twilight](https://arxiv.org/abs/2502.02770)).
+///
+/// The share is of the mass of *all* visible keys, and what earlier maskers kept counts towards it (a sampled key as
+/// `1 / probability` keys): a sink and a window before it lower the number of keys it adds, not the quality. A row that
+/// keeps nothing gets at least its heaviest key, and `p = 1` keeps every visible key. Among equal scores the lower key
+/// wins.
+///
+/// Should be created with [TopPConfig] or [OracleTopPConfig].
+#[derive(Debug)]
+pub struct TopP<B: Backend> {
+    share: f64,
+    scorer: Box<dyn Scorer<B>>,
+}
+
+impl<B: Backend> MaskerConfig<B> for TopPConfig {
+    type Masker = TopP<B>;
+
+    fn init(&self, _device: &B::Device) -> Result<TopP<B>, ConfigError> {
+        if !(0.0..=1.0).contains(&self.top_p) {
+            return Err(ConfigError::value("top_p", self.top_p, "a share of the mass, in [0, 1]"));
+        }
+        Ok(TopP { share: self.top_p, scorer: self.scorer.init() })
+    }
+}
+
+impl<B: Backend> MaskerConfig<B> for OracleTopPConfig {
+    type Masker = TopP<B>;
+
+    fn init(&self, device: &B::Device) -> Result<TopP<B>, ConfigError> {
+        TopPConfig { top_p: self.top_p, scorer: ScorerConfig::Oracle }.init(device)
+    }
+}
+
+impl<B: Backend> Masker<B> for TopP<B> {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        let (shape, device) = (inputs.mask_shape(), inputs.device());
+        if self.share >= 1.0 {
+            return Ok(Mask::full(shape, &device));
+        }
+        let scores = self.scorer.score(inputs, state)?;
+        let visible = candidate_scores(inputs, &Mask::empty(shape, &device), scores);
+        let kept = match mask.is_empty() {
+            true => Vec::new(),
+            false => host(mask.to_dense()),
+        };
+        Ok(add_by_row(&mask, &visible, |row, visible| {
+            let kept = kept.get(row * shape.keys..(row + 1) * shape.keys);
+            nucleus(visible, kept, self.share).into_iter().map(Kept::certainly).collect()
+        }))
+    }
+}
+
+/// The fewest keys, in ascending order, that bring the kept mass to a share of the whole.
+fn nucleus(scores: &[f32], kept: Option<&[f32]>, share: f64) -> Vec<u32> {
+    let mut keys = candidates(scores);
+    let maximum = keys.iter().map(|&key| scores[key as usize]).fold(f32::NEG_INFINITY, f32::max);
+    let mass = |key: u32| f64::from(scores[key as usize] - maximum).exp();
+    let probability = |key: u32| kept.map_or(0.0, |kept| f64::from(kept[key as usize]));
+    let (mut total, mut reached, mut keeps_something) = (0.0, 0.0, false);
+    for &key in &keys {
+        total += mass(key);
+        if probability(key) > 0.0 {
+            reached += mass(key) / probability(key);
+            keeps_something = true;
+        }
+    }
+    keys.retain(|&key| probability(key) == 0.0);
+    keys.sort_unstable_by(by_falling_score(scores));
+    let wanted = share * total;
+    let mut chosen = 0;
+    while chosen < keys.len() && (reached < wanted || (chosen == 0 && !keeps_something)) {
+        reached += mass(keys[chosen]);
+        chosen += 1;
+    }
+    keys.truncate(chosen);
+    keys.sort_unstable();
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nucleus;
+
+    /// Masses 0.4, 0.1, 0.3, 0.2.
+    fn scores() -> [f32; 4] {
+        [0.4f32, 0.1, 0.3, 0.2].map(f32::ln)
+    }
+
+    #[test]
+    fn the_fewest_keys_reach_the_share() {
+        assert_eq!(nucleus(&scores(), None, 0.0), [0]);
+        assert_eq!(nucleus(&scores(), None, 0.39), [0]);
+        assert_eq!(nucleus(&scores(), None, 0.65), [0, 2]);
+        assert_eq!(nucleus(&scores(), None, 0.75), [0, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_kept_counts_towards_the_share() {
+        assert!(nucleus(&scores(), Some(&[0.0, 0.0, 1.0, 1.0]), 0.45).is_empty());
+        assert_eq!(nucleus(&scores(), Some(&[0.0, 1.0, 0.0, 0.0]), 0.45), [0]);
+        // The last key stands for two: 0.4 of the mass.
+        assert!(nucleus(&scores(), Some(&[0.0, 0.0, 0.0, 0.5]), 0.39).is_empty());
+    }
+
+    #[test]
+    fn hidden_keys_have_no_mass() {
+        let scores = [f32::NEG_INFINITY, 0.0, 0.0, f32::NEG_INFINITY];
+        assert_eq!(nucleus(&scores, None, 0.4), [1]);
+        assert!(nucleus(&[f32::NEG_INFINITY; 3], None, 0.5).is_empty());
+    }
+}
