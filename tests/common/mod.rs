@@ -1,0 +1,197 @@
+//! What the test files share: backends, random tensors, and a naive attention to compare with.
+#![allow(dead_code)] // Each test file uses its part.
+
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use sparse_attention_hub::prelude::*;
+
+/// Runs tests that are generic over the backend on every CPU backend enabled.
+macro_rules! on_each_backend {
+    ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "flex")]
+        mod flex {
+            $(#[test] fn $test() { super::$test::<burn_flex::Flex>() })*
+        }
+        #[cfg(feature = "ndarray")]
+        mod ndarray {
+            $(#[test] fn $test() { super::$test::<burn_ndarray::NdArray>() })*
+        }
+    };
+}
+pub(crate) use on_each_backend;
+
+pub fn generator(seed: u64) -> Xoshiro256PlusPlus {
+    Xoshiro256PlusPlus::seed_from_u64(seed)
+}
+
+/// Numbers of mean 0 and standard deviation 1, nearly normal.
+pub fn normal(rng: &mut Xoshiro256PlusPlus, count: usize) -> Vec<f32> {
+    (0..count).map(|_| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0).collect()
+}
+
+pub fn tensor<B: Backend>(values: &[f32], dims: [usize; 4]) -> Tensor<B, 4> {
+    Tensor::from_data(TensorData::new(values.to_vec(), dims), &B::Device::default())
+}
+
+pub fn host<B: Backend>(tensor: &Tensor<B, 4>) -> Vec<f32> {
+    tensor.to_data().convert::<f32>().iter::<f32>().collect()
+}
+
+/// The lengths of one attention problem.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sizes {
+    pub batch: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub head_dim: usize,
+}
+
+impl Sizes {
+    pub const fn new(
+        batch: usize,
+        heads: usize,
+        kv_heads: usize,
+        queries: usize,
+        keys: usize,
+        head_dim: usize,
+    ) -> Self {
+        Self { batch, heads, kv_heads, queries, keys, head_dim }
+    }
+
+    pub fn mask_shape(&self) -> MaskShape {
+        MaskShape::new([self.batch, self.heads, self.queries, self.keys])
+    }
+}
+
+/// Odd on purpose: lengths that no block divides, every kind of head grouping, one query, one key, as many queries as
+/// keys.
+pub const SIZES: [Sizes; 7] = [
+    Sizes::new(1, 1, 1, 1, 1, 1),
+    Sizes::new(2, 2, 2, 1, 63, 60),
+    Sizes::new(1, 8, 1, 5, 111, 12),
+    Sizes::new(2, 6, 3, 63, 63, 8),
+    Sizes::new(1, 4, 1, 7, 40, 60),
+    Sizes::new(1, 3, 3, 31, 33, 5),
+    Sizes::new(3, 4, 2, 1, 17, 16),
+];
+
+pub fn inputs<B: Backend>(sizes: Sizes, seed: u64) -> AttentionInputs<B> {
+    let Sizes { batch, heads, kv_heads, queries, keys, head_dim } = sizes;
+    let mut rng = generator(seed);
+    let mut random = |dims: [usize; 4]| tensor::<B>(&normal(&mut rng, dims.iter().product()), dims);
+    let query = random([batch, heads, queries, head_dim]);
+    let key = random([batch, kv_heads, keys, head_dim]);
+    let value = random([batch, kv_heads, keys, head_dim + 1]);
+    AttentionInputs::new(query, key, value).unwrap()
+}
+
+/// Some of the ways to see keys: all; causal; hidden by a tensor, which hides everything from the first query; biased,
+/// with hidden keys among them.
+pub fn visibilities<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(&'static str, Visibility<B>)> {
+    let Sizes { batch, queries, keys, .. } = sizes;
+    let mut rng = generator(seed);
+    let dims = [batch, 1, queries, keys];
+    let hidden = (0..batch * queries * keys)
+        .map(|at| at / keys % queries == 0 || rng.random::<f32>() < 0.4)
+        .collect::<Vec<bool>>();
+    let bias = hidden
+        .iter()
+        .zip(normal(&mut rng, hidden.len()))
+        .enumerate()
+        .map(|(at, (&hidden, bias))| match (hidden, at % 2) {
+            (false, _) => bias,
+            (true, 0) => f32::MIN,
+            (true, _) => f32::NEG_INFINITY,
+        })
+        .collect::<Vec<_>>();
+    let device = B::Device::default();
+    vec![
+        ("full", Visibility::Full),
+        ("causal", Visibility::Causal { offset: keys - queries }),
+        ("causal from 2", Visibility::Causal { offset: 2 }),
+        ("masked", Visibility::Masked(Tensor::from_data(TensorData::new(hidden, dims), &device))),
+        ("biased", Visibility::Biased(Tensor::from_data(TensorData::new(bias, dims), &device))),
+    ]
+}
+
+/// The scores of every pair in f64, minus infinity where hidden.
+pub fn naive_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Vec<f64> {
+    let [batch, heads, queries, keys] = inputs.mask_shape().dims();
+    let head_dim = inputs.queries().dims()[3];
+    let kv_heads = inputs.kv_heads();
+    let (query, key) = (host(inputs.queries()), host(inputs.keys()));
+    let extra = match inputs.visibility() {
+        Visibility::Masked(hidden) => Some((
+            hidden.dims(),
+            hidden.to_data().iter::<bool>().map(|h| if h { f32::MIN } else { 0.0 }).collect::<Vec<f32>>(),
+        )),
+        Visibility::Biased(bias) => Some((bias.dims(), host(bias))),
+        _ => None,
+    };
+    let mut logits = Vec::with_capacity(batch * heads * queries * keys);
+    for b in 0..batch {
+        for h in 0..heads {
+            let kv = h / (heads / kv_heads);
+            for i in 0..queries {
+                for j in 0..keys {
+                    let q = &query[((b * heads + h) * queries + i) * head_dim..][..head_dim];
+                    let k = &key[((b * kv_heads + kv) * keys + j) * head_dim..][..head_dim];
+                    let dot = q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+                    let bias = match inputs.visibility() {
+                        Visibility::Causal { offset } if j > i + offset => f64::NEG_INFINITY,
+                        _ => extra.as_ref().map_or(0.0, |(dims, values)| {
+                            let at = (((b % dims[0]) * dims[1] + h % dims[1]) * queries + i) * keys + j;
+                            match values[at] {
+                                hidden if hidden < -1e30 => f64::NEG_INFINITY,
+                                bias => f64::from(bias),
+                            }
+                        }),
+                    };
+                    logits.push(dot * inputs.scale() + bias);
+                }
+            }
+        }
+    }
+    logits
+}
+
+/// What attention over a mask gives, in f64 and in the plainest way: output, weights and log-sum-exp.
+pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let [_, heads, queries, keys] = inputs.mask_shape().dims();
+    let (kv_heads, value_dim) = (inputs.kv_heads(), inputs.values().dims()[3]);
+    let value = host(inputs.values());
+    let logits = naive_logits(inputs);
+    let (mut output, mut shares, mut log_sum_exp) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, logits) in logits.chunks(keys).enumerate() {
+        let (b, h) = (row / queries / heads, row / queries % heads);
+        let kv = b * kv_heads + h / (heads / kv_heads);
+        let kept = &weights[row * keys..][..keys];
+        let exponentials = logits
+            .iter()
+            .zip(kept)
+            .map(|(logit, &weight)| if weight > 0.0 { logit.exp() / f64::from(weight) } else { 0.0 })
+            .collect::<Vec<_>>();
+        let sum = exponentials.iter().sum::<f64>();
+        let share = |key: usize| if sum > 0.0 { exponentials[key] / sum } else { 0.0 };
+        shares.extend((0..keys).map(share));
+        log_sum_exp.push(sum.ln());
+        for d in 0..value_dim {
+            let value_of = |key: usize| f64::from(value[(kv * keys + key) * value_dim + d]);
+            output.push((0..keys).map(|key| share(key) * value_of(key)).sum());
+        }
+    }
+    (output, shares, log_sum_exp)
+}
+
+/// Fails where a figure is further from the wanted one than `tolerance`, absolutely and relatively.
+#[track_caller]
+pub fn assert_close(found: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), wanted.len(), "{what}: number of entries");
+    for (at, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
+        let close = f64::from(found) == wanted || (f64::from(found) - wanted).abs() <= tolerance * (1.0 + wanted.abs());
+        assert!(close, "{what}: entry {at} is {found}, not {wanted}");
+    }
+}

@@ -1,0 +1,348 @@
+//! One matrix: every masker through the same checks, over odd shapes, head groupings and visibilities.
+//!
+//! A new method adds a row to [METHODS].
+
+mod common;
+
+use burn::tensor::backend::Backend;
+use common::*;
+use serde_json::{Value, json};
+use sparse_attention_hub::masker::ConfigError;
+use sparse_attention_hub::prelude::*;
+
+/// A row of the matrix.
+struct Method {
+    /// A configuration that keeps some keys of a dozen and not all.
+    config: fn() -> Value,
+    /// A configuration that keeps everything: attention must equal dense attention.
+    full: fn() -> Value,
+    /// Whether it picks by what the keys are, and so must leave hidden keys alone.
+    selects: bool,
+    /// Whether it draws.
+    samples: bool,
+}
+
+const METHODS: [Method; 9] = [
+    Method {
+        config: || json!({"type": "sink", "sink_size": 2}),
+        full: || json!({"type": "sink", "sink_size": 1.0}),
+        selects: false,
+        samples: false,
+    },
+    Method {
+        config: || json!({"type": "local", "window_size": 3}),
+        full: || json!({"type": "local", "window_size": 1000}),
+        selects: false,
+        samples: false,
+    },
+    Method { config: || json!({"type": "causal"}), full: || json!({"type": "causal"}), selects: false, samples: false },
+    Method {
+        config: || json!({"type": "oracle_top_k", "heavy_size": 4}),
+        full: || json!({"type": "oracle_top_k", "heavy_size": 1.0}),
+        selects: true,
+        samples: false,
+    },
+    Method {
+        config: || json!({"type": "top_k", "heavy_size": 0.2, "scorer": {"type": "oracle"}}),
+        full: || json!({"type": "top_k", "heavy_size": 112, "scorer": {"type": "oracle"}}),
+        selects: true,
+        samples: false,
+    },
+    Method {
+        config: || json!({"type": "oracle_top_p", "top_p": 0.6}),
+        full: || json!({"type": "oracle_top_p", "top_p": 1.0}),
+        selects: true,
+        samples: false,
+    },
+    Method {
+        config: || json!({"type": "top_p", "top_p": 0.3, "scorer": {"type": "oracle"}}),
+        full: || json!({"type": "top_p", "top_p": 1.0, "scorer": {"type": "oracle"}}),
+        selects: true,
+        samples: false,
+    },
+    Method {
+        config: || json!({"type": "random_sampling", "sampling_rate": 0.3}),
+        full: || json!({"type": "random_sampling", "sampling_rate": 1.0}),
+        selects: true,
+        samples: true,
+    },
+    Method { config: || adaptive(0.2, 0.5, 1), full: || adaptive(0.99, 0.000001, 0), selects: true, samples: true },
+];
+
+fn adaptive(base: f64, epsilon: f64, offset: usize) -> Value {
+    json!({"type": "adaptive_sampling", "base_rate_sampling": base, "epsilon": epsilon, "delta": 0.2,
+           "init_offset": offset, "local_offset": offset})
+}
+
+on_each_backend!(
+    masks_only_grow,
+    full_budget_equals_dense,
+    the_same_seed_draws_the_same,
+    selectors_leave_hidden_keys_alone,
+    nothing_visible_gives_zero,
+    a_decode_step_keeps_what_the_prefill_kept,
+    samplers_can_replace,
+    budgets_are_kept,
+    two_samplers_are_refused,
+    bad_configurations_are_named,
+    one_masker_of_ones_own,
+);
+
+fn masker<B: Backend>(config: Value) -> Box<dyn Masker<B>> {
+    MaskerRegistry::new().masker(&config, &B::Device::default()).unwrap()
+}
+
+/// Masks that may stand before a masker: nothing, a pattern, rows in which keys are sampled, weights.
+fn previous<B: Backend>(sizes: Sizes) -> Vec<Mask<B>> {
+    let (shape, device) = (sizes.mask_shape(), B::Device::default());
+    let weights = (0..shape.pairs()).map(|at| [0.0, 0.0, 1.0, 0.0, 0.25][at % 5]).collect::<Vec<f32>>();
+    let dense = Mask::from_dense(tensor(&weights, shape.dims())).unwrap();
+    let offset = sizes.keys as isize - sizes.queries as isize;
+    vec![
+        Mask::empty(shape, &device),
+        Mask::pattern(shape, Pattern { sink: 1, window: 1, offset }, &device),
+        Mask::from_csr(shape, &dense.to_csr(), &device).unwrap(),
+        dense,
+    ]
+}
+
+fn each_case<B: Backend>(check: impl Fn(&Method, AttentionInputs<B>, Sizes, &str)) {
+    for method in &METHODS {
+        for (case, sizes) in SIZES.into_iter().enumerate() {
+            for (name, visibility) in visibilities::<B>(sizes, case as u64) {
+                let inputs = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
+                check(method, inputs, sizes, &format!("{} on {sizes:?}, {name}", (method.config)()));
+            }
+        }
+    }
+}
+
+fn masks_only_grow<B: Backend>() {
+    each_case::<B>(|method, inputs, sizes, what| {
+        for mask in previous::<B>(sizes) {
+            let before = host(&mask.to_dense());
+            let grown = masker((method.config)()).add(&inputs, &mut LayerState::new(1), mask.clone()).unwrap();
+            assert_eq!(grown.shape(), sizes.mask_shape(), "{what}");
+            let after = host(&grown.to_dense());
+            assert!(before.iter().zip(&after).all(|(before, after)| after >= before), "{what}: lost a key");
+            assert!(after.iter().all(|weight| (0.0..=1.0).contains(weight)), "{what}: not a probability");
+            assert_eq!(host(&mask.to_dense()), before, "{what}: changed the mask it was given");
+            // Rows must hold each key once, which the exchange form checks.
+            Mask::<B>::from_csr(grown.shape(), &grown.to_csr(), &grown.device()).unwrap();
+            let full = Mask::full(grown.shape(), &grown.device());
+            let still_full = masker((method.config)()).add(&inputs, &mut LayerState::new(1), full).unwrap();
+            assert!(still_full.is_full(), "{what}: a full mask is not full any more");
+        }
+    });
+}
+
+fn full_budget_equals_dense<B: Backend>() {
+    each_case::<B>(|method, inputs, sizes, what| {
+        let causal = matches!((method.full)()["type"].as_str(), Some("causal"));
+        // Over keys that come after the query, a causal mask is not dense attention.
+        if causal && !matches!(inputs.visibility(), Visibility::Causal { .. }) {
+            return;
+        }
+        let wanted = host(&dense_attention(&inputs, Requested::default()).output);
+        let wanted = wanted.into_iter().map(f64::from).collect::<Vec<_>>();
+        for mask in previous::<B>(sizes).into_iter().take(2) {
+            let mask = masker((method.full)()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
+            let found = masked_attention(&inputs, &mask, Requested::default()).unwrap().output;
+            // Blocks of other widths sum in another order.
+            assert_close(&host(&found), &wanted, 1e-5, what);
+        }
+    });
+}
+
+fn the_same_seed_draws_the_same<B: Backend>() {
+    each_case::<B>(|method, inputs, sizes, what| {
+        let masker = masker::<B>((method.config)());
+        assert_eq!(masker.samples(), method.samples, "{what}");
+        let draw = |state: &mut LayerState| {
+            let empty = Mask::empty(sizes.mask_shape(), &inputs.device());
+            host(&masker.add(&inputs, state, empty).unwrap().to_dense())
+        };
+        let (mut first, mut second) = (LayerState::new(7), LayerState::new(7));
+        for _ in 0..2 {
+            assert_eq!(draw(&mut first), draw(&mut second), "{what}");
+        }
+        if method.samples && sizes.keys > 60 && matches!(inputs.visibility(), Visibility::Full) {
+            assert_ne!(draw(&mut first), draw(&mut first), "{what}: two steps draw alike");
+            assert_ne!(draw(&mut LayerState::new(7)), draw(&mut LayerState::new(8)), "{what}: two seeds draw alike");
+        }
+    });
+}
+
+fn selectors_leave_hidden_keys_alone<B: Backend>() {
+    each_case::<B>(|method, inputs, sizes, what| {
+        if !method.selects {
+            return;
+        }
+        let mask = Mask::empty(sizes.mask_shape(), &inputs.device());
+        let mask = masker((method.config)()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
+        // A full mask says "as dense", and leaves hiding to the visibility.
+        if !mask.is_full() {
+            let weights = host(&mask.to_dense());
+            let hidden = naive_logits(&inputs).into_iter().map(|logit| logit == f64::NEG_INFINITY);
+            assert!(hidden.zip(weights).all(|(hidden, weight)| !hidden || weight == 0.0), "{what}");
+        }
+    });
+}
+
+fn nothing_visible_gives_zero<B: Backend>() {
+    each_case::<B>(|method, inputs, sizes, what| {
+        let mask = Mask::empty(sizes.mask_shape(), &inputs.device());
+        let mask = masker((method.config)()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
+        let output = host(&masked_attention(&inputs, &mask, Requested::default()).unwrap().output);
+        assert!(output.iter().all(|value| value.is_finite()), "{what}");
+        let width = inputs.values().dims()[3];
+        let weights = host(&mask.to_dense());
+        for (row, logits) in naive_logits(&inputs).chunks(sizes.keys).enumerate() {
+            let keeps = |key: usize| weights[row * sizes.keys + key] > 0.0 && logits[key] > f64::NEG_INFINITY;
+            if !(0..sizes.keys).any(keeps) {
+                assert!(output[row * width..(row + 1) * width].iter().all(|&value| value == 0.0), "{what}");
+            }
+        }
+    });
+}
+
+/// Budgets given as counts do not depend on how many queries come at once: the last row of a causal prefill keeps what
+/// a decode step at that position keeps.
+fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
+    let sizes = Sizes::new(2, 4, 2, 33, 33, 12);
+    let prefill = inputs::<B>(sizes, 2).causal().unwrap();
+    let step = AttentionInputs::new(
+        prefill.queries().clone().slice_dim(2, 32..33),
+        prefill.keys().clone(),
+        prefill.values().clone(),
+    )
+    .unwrap()
+    .causal()
+    .unwrap();
+    for method in METHODS.iter().filter(|method| !method.samples) {
+        let keep = |inputs: &AttentionInputs<B>| {
+            let empty = Mask::empty(inputs.mask_shape(), &inputs.device());
+            masker((method.config)()).add(inputs, &mut LayerState::new(1), empty).unwrap().to_dense()
+        };
+        let last = keep(&prefill).slice_dim(2, 32..33);
+        assert_eq!(host(&last), host(&keep(&step)), "{}", (method.config)());
+    }
+}
+
+/// Drawn with replacement, the weights of a row stand for the whole population: `sum of 1 / weight = population` in
+/// expectation, and exactly, since every draw counts `population / draws`.
+fn samplers_can_replace<B: Backend>() {
+    let sizes = Sizes::new(1, 8, 1, 5, 111, 12);
+    let inputs = inputs::<B>(sizes, 2);
+    let mut random = json!({"type": "random_sampling", "sampling_rate": 0.4});
+    let mut adaptive = adaptive(0.4, 0.3, 0);
+    for config in [&mut random, &mut adaptive] {
+        config["replacement"] = json!(true);
+        let sink = Mask::pattern(sizes.mask_shape(), Pattern::sink(3), &inputs.device());
+        let mask = masker(config.clone()).add(&inputs, &mut LayerState::new(1), sink).unwrap();
+        let weights = host(&mask.to_dense());
+        for row in weights.chunks(111) {
+            assert_eq!(row[..3], [1.0; 3]);
+            let counted = row[3..].iter().filter(|&&w| w > 0.0).map(|w| 1.0 / f64::from(*w)).sum::<f64>();
+            assert!((counted - 108.0).abs() < 1e-3, "{config}: {counted}");
+        }
+        let repeated = weights.iter().filter(|&&w| w > 0.0 && w < 1.0).map(|w| w.to_bits());
+        assert!(repeated.collect::<std::collections::HashSet<_>>().len() > 1, "{config}: no key drawn twice");
+    }
+}
+
+fn budgets_are_kept<B: Backend>() {
+    let sizes = Sizes::new(2, 6, 3, 63, 63, 8);
+    let causal = inputs::<B>(sizes, 4).causal().unwrap();
+    let kept = |config: Value| {
+        let sink = Mask::pattern(sizes.mask_shape(), Pattern::sink(2), &causal.device());
+        let mask = masker(config).add(&causal, &mut LayerState::new(1), sink).unwrap();
+        let weights = host(&mask.to_dense());
+        weights.chunks(63).map(|row| row.iter().filter(|&&w| w > 0.0).count()).collect::<Vec<_>>()
+    };
+    let per_row = |count: fn(usize) -> usize| {
+        // Of the `i + 1` keys that query `i` sees, two are kept already.
+        (0..12 * 63).map(|row| 2 + count((row % 63 + 1usize).saturating_sub(2))).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(json!({"type": "oracle_top_k", "heavy_size": 5})), per_row(|left| left.min(5)));
+    assert_eq!(kept(json!({"type": "oracle_top_k", "heavy_size": 0.1})), per_row(|left| left.min(6)));
+    assert_eq!(kept(json!({"type": "random_sampling", "sampling_rate": 0.25})), per_row(|left| left.div_ceil(4)));
+    // A pilot of 0 switches the sampler off.
+    let mut off = adaptive(0.2, 0.1, 0);
+    off["base_rate_sampling"] = json!(0);
+    assert_eq!(kept(off), per_row(|_| 0));
+}
+
+fn two_samplers_are_refused<B: Backend>() {
+    let chain = json!([adaptive(0.1, 0.1, 4), {"type": "sink", "sink_size": 4},
+                       {"type": "random_sampling", "sampling_rate": 0.1}]);
+    let refused = MaskerRegistry::<B>::new().research_attention(&chain.to_string(), &B::Device::default());
+    assert!(matches!(refused, Err(ConfigError::TwoSamplers { first: 0, second: 2 })));
+}
+
+fn bad_configurations_are_named<B: Backend>() {
+    let device = B::Device::default();
+    let message = |config: Value| MaskerRegistry::<B>::new().masker(&config, &device).unwrap_err().to_string();
+    let cases = [
+        (json!({"type": "sink", "sink_size": 0}), ["`sink_size` is 0", "at least 1"]),
+        (json!({"type": "sink", "sink_size": -3}), ["sink_size", "-3"]),
+        (json!({"type": "sink", "sink_size": "4"}), ["sink_size", "a count of keys"]),
+        (json!({"type": "sink"}), ["\"sink\"", "missing field `sink_size`"]),
+        (json!({"type": "sink", "sink_size": 4, "window": 3}), ["\"sink\"", "unknown field `window`"]),
+        (json!({"type": "local", "window_size": 1.5}), ["`window_size` is 1.5", "(0, 1]"]),
+        (json!({"type": "oracle_top_p", "top_p": 1.01}), ["`top_p` is 1.01", "[0, 1]"]),
+        (json!({"type": "top_k", "heavy_size": 4, "scorer": {"type": "psychic"}}), ["scorer", "psychic"]),
+        (json!({"type": "random_sampling", "sampling_rate": 0.0}), ["`sampling_rate` is 0", "(0, 1]"]),
+        (adaptive(1.0, 0.1, 0), ["`base_rate_sampling` is 1.0", "below 1"]),
+        (adaptive(0.1, 1.0, 0), ["`epsilon` is 1", "(0, 1)"]),
+        (json!({"type": "sinks"}), ["\"sinks\"", "adaptive_sampling, causal, local"]),
+        (json!({"sink_size": 4}), ["no \"type\"", "known types"]),
+    ];
+    for (config, parts) in cases {
+        let message = message(config.clone());
+        assert!(parts.iter().all(|part| message.contains(part)), "{config}: {message}");
+    }
+    let chain = |text: &str| MaskerRegistry::<B>::new().research_attention(text, &device).unwrap_err().to_string();
+    assert!(chain("{}").contains("not a list of masker configurations"));
+    let missing = MaskerRegistry::<B>::new().research_attention_from_file("no/such.json", &device);
+    assert!(missing.unwrap_err().to_string().contains("no/such.json"));
+}
+
+/// A user's masker: registered by name, it is used from a configuration like the built-in ones.
+fn one_masker_of_ones_own<B: Backend>() {
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct StridedConfig {
+        stride: usize,
+    }
+    #[derive(Debug)]
+    struct Strided(usize);
+    impl<B: Backend> MaskerConfig<B> for StridedConfig {
+        type Masker = Strided;
+        fn init(&self, _device: &B::Device) -> Result<Strided, ConfigError> {
+            match self.stride {
+                0 => Err(ConfigError::value("stride", 0, "at least 1")),
+                stride => Ok(Strided(stride)),
+            }
+        }
+    }
+    impl<B: Backend> Masker<B> for Strided {
+        fn add(
+            &self,
+            inputs: &AttentionInputs<B>,
+            _state: &mut LayerState,
+            mask: Mask<B>,
+        ) -> Result<Mask<B>, sparse_attention_hub::attention::AttentionError> {
+            let shape = inputs.mask_shape();
+            let weights = (0..shape.pairs()).map(|at| if at % shape.keys % self.0 == 0 { 1.0 } else { 0.0 });
+            Ok(mask.merge(&Mask::from_dense(tensor(&weights.collect::<Vec<f32>>(), shape.dims()))?)?)
+        }
+    }
+    let mut registry = MaskerRegistry::<B>::new();
+    registry.register::<StridedConfig>("strided");
+    let method = r#"[{"type": "sink", "sink_size": 2}, {"type": "strided", "stride": 4}]"#;
+    let attention = registry.research_attention(method, &B::Device::default()).unwrap();
+    let inputs = inputs::<B>(Sizes::new(1, 1, 1, 1, 11, 3), 1);
+    let mask = attention.mask(&inputs, &mut LayerState::new(1)).unwrap();
+    assert_eq!(mask.picture(0, 0, 11).unwrap(), "██..█...█..\n");
+}
