@@ -51,6 +51,6 @@ pub mod prelude {
             dense_attention, masked_attention,
         },
         mask::{Mask, MaskShape, Pattern},
-        masker::{LayerState, Masker, MaskerConfig, MaskerRegistry, Size},
+        masker::{Context, LayerState, Masker, MaskerConfig, MaskerRegistry, Size},
     };
 }

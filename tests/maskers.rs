@@ -89,7 +89,7 @@ on_each_backend!(
 );
 
 fn masker<B: Backend>(config: Value) -> Box<dyn Masker<B>> {
-    MaskerRegistry::new().masker(&config, &B::Device::default()).unwrap()
+    MaskerRegistry::new().masker(&config, &Context::new(&B::Device::default())).unwrap()
 }
 
 /// Masks that may stand before a masker: nothing, a pattern, rows in which keys are sampled, weights.
@@ -282,7 +282,8 @@ fn two_samplers_are_refused<B: Backend>() {
 
 fn bad_configurations_are_named<B: Backend>() {
     let device = B::Device::default();
-    let message = |config: Value| MaskerRegistry::<B>::new().masker(&config, &device).unwrap_err().to_string();
+    let message =
+        |config: Value| MaskerRegistry::<B>::new().masker(&config, &Context::new(&device)).unwrap_err().to_string();
     let cases = [
         (json!({"type": "sink", "sink_size": 0}), ["`sink_size` is 0", "at least 1"]),
         (json!({"type": "sink", "sink_size": -3}), ["sink_size", "-3"]),
@@ -319,7 +320,7 @@ fn one_masker_of_ones_own<B: Backend>() {
     struct Strided(usize);
     impl<B: Backend> MaskerConfig<B> for StridedConfig {
         type Masker = Strided;
-        fn init(&self, _device: &B::Device) -> Result<Strided, ConfigError> {
+        fn init(&self, _context: &Context<B>) -> Result<Strided, ConfigError> {
             match self.stride {
                 0 => Err(ConfigError::value("stride", 0, "at least 1")),
                 stride => Ok(Strided(stride)),

@@ -54,11 +54,12 @@ impl<B: Backend> ResearchAttention<B> {
             return Ok(Mask::full(shape, &device));
         }
         let mut mask = Mask::empty(shape, &device);
-        for masker in &self.maskers {
+        for (place, masker) in self.maskers.iter().enumerate() {
             // Nothing can be added to a full mask.
             if mask.is_full() {
                 break;
             }
+            state.enter(place);
             mask = masker.add(inputs, state, mask)?;
         }
         Ok(mask)

@@ -1,7 +1,7 @@
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, LayerState, Masker, MaskerConfig};
+use super::{ConfigError, Context, LayerState, Masker, MaskerConfig};
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::{Mask, Pattern},
@@ -24,7 +24,7 @@ pub struct Causal;
 impl<B: Backend> MaskerConfig<B> for CausalConfig {
     type Masker = Causal;
 
-    fn init(&self, _device: &B::Device) -> Result<Causal, ConfigError> {
+    fn init(&self, _context: &Context<B>) -> Result<Causal, ConfigError> {
         Ok(Causal)
     }
 }

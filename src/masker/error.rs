@@ -41,10 +41,10 @@ pub enum ConfigError {
         known: String,
     },
     /// A field is missing, unknown, or of the wrong type.
-    #[error("\"{masker}\", field `{field}`: {reason}")]
+    #[error("\"{part}\", field `{field}`: {reason}")]
     Field {
-        /// The type of the masker.
-        masker: String,
+        /// The type of the masker or scorer.
+        part: String,
         /// The field, `.` for the configuration as a whole.
         field: String,
         /// What is wrong, and what is allowed.

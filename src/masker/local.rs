@@ -1,7 +1,7 @@
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, LayerState, Masker, MaskerConfig, Size};
+use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, Size};
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::{Mask, Pattern},
@@ -31,7 +31,7 @@ pub struct Local {
 impl<B: Backend> MaskerConfig<B> for LocalConfig {
     type Masker = Local;
 
-    fn init(&self, _device: &B::Device) -> Result<Local, ConfigError> {
+    fn init(&self, _context: &Context<B>) -> Result<Local, ConfigError> {
         self.window_size.validate_positive("window_size")?;
         Ok(Local { size: self.window_size })
     }

@@ -2,10 +2,12 @@
 
 mod adaptive_sampling;
 mod causal;
+mod context;
 mod error;
 mod local;
 mod random_sampling;
 mod registry;
+mod residual;
 mod rows;
 pub mod sampling;
 mod sink;
@@ -20,6 +22,8 @@ use burn::tensor::backend::Backend;
 
 pub use adaptive_sampling::{AdaptiveBudget, AdaptiveSampling, AdaptiveSamplingConfig};
 pub use causal::{Causal, CausalConfig};
+pub use context::{Context, NamedConfig};
+pub(crate) use context::{Parts, fields};
 pub use error::ConfigError;
 pub use local::{Local, LocalConfig};
 pub use random_sampling::{RandomSampling, RandomSamplingConfig};

@@ -2,7 +2,7 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, LayerState, Masker, MaskerConfig,
+    ConfigError, Context, LayerState, Masker, MaskerConfig,
     rows::{add_by_row, candidate_scores, candidates},
     sampling::{RandomOrder, draw_with_replacement, without_replacement},
 };
@@ -37,7 +37,7 @@ pub struct RandomSampling {
 impl<B: Backend> MaskerConfig<B> for RandomSamplingConfig {
     type Masker = RandomSampling;
 
-    fn init(&self, _device: &B::Device) -> Result<RandomSampling, ConfigError> {
+    fn init(&self, _context: &Context<B>) -> Result<RandomSampling, ConfigError> {
         if !(self.sampling_rate > 0.0 && self.sampling_rate <= 1.0) {
             let allowed = "a share of the keys, in (0, 1]";
             return Err(ConfigError::value("sampling_rate", self.sampling_rate, allowed));

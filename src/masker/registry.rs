@@ -1,14 +1,17 @@
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{path::Path, sync::Arc};
 
 use burn::tensor::backend::Backend;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    AdaptiveSamplingConfig, CausalConfig, ConfigError, LocalConfig, Masker, OracleTopKConfig, OracleTopPConfig,
-    RandomSamplingConfig, SinkConfig, TopKConfig, TopPConfig,
+    AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, LocalConfig, Masker, NamedConfig, OracleTopKConfig,
+    OracleTopPConfig, Parts, RandomSamplingConfig, SinkConfig, TopKConfig, TopPConfig, fields,
 };
-use crate::attention::ResearchAttention;
+use crate::{
+    attention::ResearchAttention,
+    scorer::{self, Scorer, ScorerConfig},
+};
 
 /// The configuration of a masker, as it stands in a file beside its `"type"`.
 ///
@@ -21,11 +24,8 @@ pub trait MaskerConfig<B: Backend>: DeserializeOwned {
     ///
     /// # Errors
     /// If a value makes no sense; the error names the field, the value and what is allowed.
-    fn init(&self, device: &B::Device) -> Result<Self::Masker, ConfigError>;
+    fn init(&self, context: &Context<B>) -> Result<Self::Masker, ConfigError>;
 }
-
-type Build<B> =
-    fn(&str, Value, &<B as burn::tensor::backend::BackendTypes>::Device) -> Result<Box<dyn Masker<B>>, ConfigError>;
 
 /// Maskers by name, with which methods are read from configuration files.
 ///
@@ -43,14 +43,16 @@ type Build<B> =
 /// # }
 /// # Ok::<(), sparse_attention_hub::masker::ConfigError>(())
 /// ```
+#[derive(Debug)]
 pub struct MaskerRegistry<B: Backend> {
-    builders: BTreeMap<String, Build<B>>,
+    maskers: Parts<B, dyn Masker<B>>,
+    scorers: Parts<B, dyn Scorer<B>>,
 }
 
 impl<B: Backend> MaskerRegistry<B> {
-    /// A registry of the library's maskers.
+    /// A registry of the library's maskers and scorers.
     pub fn new() -> Self {
-        let mut registry = Self { builders: BTreeMap::new() };
+        let mut registry = Self { maskers: Parts::new("masker"), scorers: scorer::built_in() };
         registry.register::<SinkConfig>("sink");
         registry.register::<LocalConfig>("local");
         registry.register::<CausalConfig>("causal");
@@ -65,12 +67,27 @@ impl<B: Backend> MaskerRegistry<B> {
 
     /// Adds a masker under a name, or replaces the one that has it.
     pub fn register<C: MaskerConfig<B>>(&mut self, name: impl Into<String>) {
-        self.builders.insert(name.into(), build::<B, C>);
+        self.maskers.insert(name, |named, context| Ok(Box::new(fields::<C>(named)?.init(context)?)));
     }
 
-    /// The registered names in alphabetical order.
+    /// Adds a scorer under a name, or replaces the one that has it.
+    pub fn register_scorer<C: ScorerConfig<B>>(&mut self, name: impl Into<String>) {
+        scorer::insert::<B, C>(&mut self.scorers, name);
+    }
+
+    /// The names of the maskers in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.builders.keys().map(String::as_str)
+        self.maskers.names()
+    }
+
+    /// The names of the scorers in alphabetical order.
+    pub fn scorer_names(&self) -> impl Iterator<Item = &str> {
+        self.scorers.names()
+    }
+
+    /// What configurations are built with here: the registry's scorers, and files named from the current folder.
+    pub fn context(&self, device: &B::Device) -> Context<B> {
+        Context::with_scorers(device, Arc::new(self.scorers.clone()))
     }
 
     /// The masker of one configuration, `{"type": "sink", "sink_size": 4}`.
@@ -78,19 +95,20 @@ impl<B: Backend> MaskerRegistry<B> {
     /// # Errors
     /// If it has no type or an unknown one, if a field is missing, unknown or of the wrong type, or if a value makes no
     /// sense.
-    pub fn masker(&self, config: &Value, device: &B::Device) -> Result<Box<dyn Masker<B>>, ConfigError> {
-        self.masker_at(0, config, device)
+    pub fn masker(&self, config: &Value, context: &Context<B>) -> Result<Box<dyn Masker<B>>, ConfigError> {
+        self.masker_at(0, config, context)
     }
 
-    /// A method from the text of a configuration file: a list of configurations in the order of the chain.
+    /// A method from the text of a configuration file: a list of configurations in the order of the chain. Files that it
+    /// names are looked for from the current folder.
     ///
     /// # Errors
     /// If the text is not such a list, a configuration does not work, or more than one masker samples.
     pub fn research_attention(&self, json: &str, device: &B::Device) -> Result<ResearchAttention<B>, ConfigError> {
-        self.chain("the text", json, device)
+        self.chain("the text", json, &self.context(device))
     }
 
-    /// A method from a configuration file.
+    /// A method from a configuration file. Files that it names are looked for from the folder in which it lies.
     ///
     /// # Errors
     /// As [research_attention](Self::research_attention), and if the file cannot be read.
@@ -102,54 +120,31 @@ impl<B: Backend> MaskerRegistry<B> {
         let path = path.as_ref();
         let json =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        self.chain(&path.display().to_string(), &json, device)
+        let context = self.context(device).in_directory(path.parent().unwrap_or(Path::new("")));
+        self.chain(&path.display().to_string(), &json, &context)
     }
 
-    fn chain(&self, origin: &str, json: &str, device: &B::Device) -> Result<ResearchAttention<B>, ConfigError> {
+    fn chain(&self, origin: &str, json: &str, context: &Context<B>) -> Result<ResearchAttention<B>, ConfigError> {
         let configs = serde_json::from_str::<Vec<Value>>(json)
             .map_err(|error| ConfigError::NotAChain { origin: origin.to_owned(), reason: error.to_string() })?;
         let maskers = configs
             .iter()
             .enumerate()
-            .map(|(place, config)| self.masker_at(place, config, device))
+            .map(|(place, config)| self.masker_at(place, config, context))
             .collect::<Result<_, _>>()?;
         ResearchAttention::new(maskers)
     }
 
-    fn masker_at(&self, place: usize, config: &Value, device: &B::Device) -> Result<Box<dyn Masker<B>>, ConfigError> {
-        let known = || self.names().collect::<Vec<_>>().join(", ");
-        let mut fields = config.as_object().cloned().unwrap_or_default();
-        let Some(Value::String(name)) = fields.remove("type") else {
-            return Err(ConfigError::NoType { place, known: known() });
-        };
-        match self.builders.get(&name) {
-            Some(build) => build(&name, Value::Object(fields), device),
-            None => Err(ConfigError::UnknownType { part: "masker", found: name, known: known() }),
+    fn masker_at(&self, place: usize, config: &Value, context: &Context<B>) -> Result<Box<dyn Masker<B>>, ConfigError> {
+        match NamedConfig::deserialize(config) {
+            Ok(named) => self.maskers.build(&named, context),
+            Err(_) => Err(ConfigError::NoType { place, known: self.maskers.known() }),
         }
     }
-}
-
-fn build<B: Backend, C: MaskerConfig<B>>(
-    name: &str,
-    fields: Value,
-    device: &B::Device,
-) -> Result<Box<dyn Masker<B>>, ConfigError> {
-    let config: C = serde_path_to_error::deserialize(fields).map_err(|error| ConfigError::Field {
-        masker: name.to_owned(),
-        field: error.path().to_string(),
-        reason: error.inner().to_string(),
-    })?;
-    Ok(Box::new(config.init(device)?))
 }
 
 impl<B: Backend> Default for MaskerRegistry<B> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl<B: Backend> fmt::Debug for MaskerRegistry<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.names()).finish()
     }
 }

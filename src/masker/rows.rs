@@ -32,6 +32,11 @@ pub(crate) fn host<B: Backend>(tensor: Tensor<B, 4>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
+/// What `work` makes of each row, given the row's number and its scores; rows are worked in parallel.
+pub(crate) fn by_row<T: Send>(scores: &[f32], keys: usize, work: impl Fn(usize, &[f32]) -> T + Sync) -> Vec<T> {
+    scores.par_chunks(keys).enumerate().map(|(row, scores)| work(row, scores)).collect()
+}
+
 /// The mask with what `choose` adds to each row, given the row's number and its scores; `choose` must not add a key
 /// that the mask keeps.
 pub(crate) fn add_by_row<B: Backend>(
@@ -39,9 +44,7 @@ pub(crate) fn add_by_row<B: Backend>(
     scores: &[f32],
     choose: impl Fn(usize, &[f32]) -> Vec<Kept> + Sync,
 ) -> Mask<B> {
-    let rows =
-        scores.par_chunks(mask.shape().keys).enumerate().map(|(row, scores)| choose(row, scores)).collect::<Vec<_>>();
-    mask.merge_disjoint(&rows)
+    mask.merge_disjoint(&by_row(scores, mask.shape().keys, choose))
 }
 
 /// The keys that can be chosen, by falling score; the lower key first among equals.

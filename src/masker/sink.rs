@@ -1,7 +1,7 @@
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, LayerState, Masker, MaskerConfig, Size};
+use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, Size};
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::{Mask, Pattern},
@@ -27,7 +27,7 @@ pub struct Sink {
 impl<B: Backend> MaskerConfig<B> for SinkConfig {
     type Masker = Sink;
 
-    fn init(&self, _device: &B::Device) -> Result<Sink, ConfigError> {
+    fn init(&self, _context: &Context<B>) -> Result<Sink, ConfigError> {
         self.sink_size.validate_positive("sink_size")?;
         Ok(Sink { size: self.sink_size })
     }

@@ -1,26 +1,60 @@
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+};
+
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// What a method keeps between the calls of one layer: where its random numbers stand.
+/// What a method keeps between the calls of one layer: where its random numbers stand, and what its parts remember of
+/// the keys.
 ///
 /// One state belongs to one layer of one sequence, and is made anew with the KV cache. The same seed, layer and sequence
 /// of calls give the same draws on every backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Default)]
 pub struct LayerState {
     seed: u64,
     draws: u64,
+    place: usize,
+    memories: HashMap<(usize, TypeId), Box<dyn Any + Send>>,
 }
 
 impl LayerState {
     /// The state before the first call.
     pub fn new(seed: u64) -> Self {
-        Self { seed, draws: 0 }
+        Self { seed, ..Self::default() }
     }
 
     /// Randomness for one draw of a layer, different from that of all other draws and layers.
     pub fn randomness(&mut self, layer: usize) -> Randomness {
         self.draws += 1;
         Randomness { key: mix(mix(self.seed, layer as u64), self.draws) }
+    }
+
+    /// What the masker at work has remembered under a type of its own: its default at first, and then what earlier calls
+    /// left in it.
+    pub fn memory<T: Default + Send + 'static>(&mut self) -> &mut T {
+        let memory = self.memories.entry((self.place, TypeId::of::<T>())).or_insert_with(|| Box::<T>::default());
+        match memory.downcast_mut() {
+            Some(memory) => memory,
+            None => unreachable!("a memory is only ever stored under the identity of its own type"),
+        }
+    }
+
+    /// Says which masker of a chain is at work, so that two of the same type remember apart.
+    pub(crate) fn enter(&mut self, place: usize) {
+        self.place = place;
+    }
+}
+
+impl fmt::Debug for LayerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayerState")
+            .field("seed", &self.seed)
+            .field("draws", &self.draws)
+            .field("memories", &self.memories.len())
+            .finish()
     }
 }
 
@@ -59,5 +93,16 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 6usize.pow(4));
+    }
+
+    #[test]
+    fn maskers_remember_apart() {
+        let mut state = LayerState::new(1);
+        state.memory::<Vec<u32>>().push(1);
+        state.enter(1);
+        assert!(state.memory::<Vec<u32>>().is_empty());
+        state.memory::<Vec<u32>>().push(2);
+        state.enter(0);
+        assert_eq!(*state.memory::<Vec<u32>>(), [1]);
     }
 }

@@ -2,23 +2,23 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, LayerState, Masker, MaskerConfig, Size,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
     rows::{add_by_row, by_falling_score, candidate_scores, candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::{Kept, Mask},
-    scorer::{Scorer, ScorerConfig},
+    scorer::{Oracle, Scorer},
 };
 
 /// Configuration of [TopK], `{"type": "top_k", "heavy_size": 0.05, "scorer": {"type": "oracle"}}`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopKConfig {
     /// How many keys to add for each query.
     pub heavy_size: Size,
     /// What tells their importance.
-    pub scorer: ScorerConfig,
+    pub scorer: NamedConfig,
 }
 
 /// Configuration of [TopK] over exact scores, `{"type": "oracle_top_k", "heavy_size": 0.05}`.
@@ -41,20 +41,30 @@ pub struct TopK<B: Backend> {
     scorer: Box<dyn Scorer<B>>,
 }
 
+impl<B: Backend> TopK<B> {
+    /// The selector of `heavy_size` keys by a scorer.
+    ///
+    /// # Errors
+    /// If the size is neither a count of at least 1 nor a fraction in (0, 1].
+    pub fn new(heavy_size: Size, scorer: Box<dyn Scorer<B>>) -> Result<Self, ConfigError> {
+        heavy_size.validate_positive("heavy_size")?;
+        Ok(Self { size: heavy_size, scorer })
+    }
+}
+
 impl<B: Backend> MaskerConfig<B> for TopKConfig {
     type Masker = TopK<B>;
 
-    fn init(&self, _device: &B::Device) -> Result<TopK<B>, ConfigError> {
-        self.heavy_size.validate_positive("heavy_size")?;
-        Ok(TopK { size: self.heavy_size, scorer: self.scorer.init() })
+    fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
+        TopK::new(self.heavy_size, context.scorer(&self.scorer)?)
     }
 }
 
 impl<B: Backend> MaskerConfig<B> for OracleTopKConfig {
     type Masker = TopK<B>;
 
-    fn init(&self, device: &B::Device) -> Result<TopK<B>, ConfigError> {
-        TopKConfig { heavy_size: self.heavy_size, scorer: ScorerConfig::Oracle }.init(device)
+    fn init(&self, _context: &Context<B>) -> Result<TopK<B>, ConfigError> {
+        TopK::new(self.heavy_size, Box::new(Oracle))
     }
 }
 

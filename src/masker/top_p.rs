@@ -2,23 +2,23 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, LayerState, Masker, MaskerConfig,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
     rows::{add_by_row, by_falling_score, candidate_scores, candidates, host},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::{Kept, Mask},
-    scorer::{Scorer, ScorerConfig},
+    scorer::{Oracle, Scorer},
 };
 
 /// Configuration of [TopP], `{"type": "top_p", "top_p": 0.9, "scorer": {"type": "oracle"}}`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopPConfig {
     /// Which share of the attention mass to keep, in [0, 1].
     pub top_p: f64,
     /// What tells the mass of each key.
-    pub scorer: ScorerConfig,
+    pub scorer: NamedConfig,
 }
 
 /// Configuration of [TopP] over exact scores, `{"type": "oracle_top_p", "top_p": 0.9}`.
@@ -44,22 +44,32 @@ pub struct TopP<B: Backend> {
     scorer: Box<dyn Scorer<B>>,
 }
 
+impl<B: Backend> TopP<B> {
+    /// The selector of a share of the mass by a scorer.
+    ///
+    /// # Errors
+    /// If the share is not in [0, 1].
+    pub fn new(top_p: f64, scorer: Box<dyn Scorer<B>>) -> Result<Self, ConfigError> {
+        match (0.0..=1.0).contains(&top_p) {
+            true => Ok(Self { share: top_p, scorer }),
+            false => Err(ConfigError::value("top_p", top_p, "a share of the mass, in [0, 1]")),
+        }
+    }
+}
+
 impl<B: Backend> MaskerConfig<B> for TopPConfig {
     type Masker = TopP<B>;
 
-    fn init(&self, _device: &B::Device) -> Result<TopP<B>, ConfigError> {
-        if !(0.0..=1.0).contains(&self.top_p) {
-            return Err(ConfigError::value("top_p", self.top_p, "a share of the mass, in [0, 1]"));
-        }
-        Ok(TopP { share: self.top_p, scorer: self.scorer.init() })
+    fn init(&self, context: &Context<B>) -> Result<TopP<B>, ConfigError> {
+        TopP::new(self.top_p, context.scorer(&self.scorer)?)
     }
 }
 
 impl<B: Backend> MaskerConfig<B> for OracleTopPConfig {
     type Masker = TopP<B>;
 
-    fn init(&self, device: &B::Device) -> Result<TopP<B>, ConfigError> {
-        TopPConfig { top_p: self.top_p, scorer: ScorerConfig::Oracle }.init(device)
+    fn init(&self, _context: &Context<B>) -> Result<TopP<B>, ConfigError> {
+        TopP::new(self.top_p, Box::new(Oracle))
     }
 }
 

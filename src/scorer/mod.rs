@@ -5,13 +5,13 @@ mod oracle;
 use std::fmt::Debug;
 
 use burn::tensor::{Tensor, backend::Backend};
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
 
-pub use oracle::Oracle;
+pub use oracle::{Oracle, OracleConfig};
 
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    masker::LayerState,
+    masker::{ConfigError, Context, LayerState, Parts, fields},
 };
 
 /// An estimate of the logit of every query-key pair.
@@ -27,21 +27,27 @@ pub trait Scorer<B: Backend>: Debug + Send + Sync {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError>;
 }
 
-/// Configuration of a scorer, `{"type": "oracle"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum ScorerConfig {
-    /// The exact logits, [Oracle].
-    #[default]
-    Oracle,
+/// The configuration of a scorer, as it stands in a file beside its `"type"`.
+///
+/// A configuration should refuse fields that it does not know (`#[serde(deny_unknown_fields)]`).
+pub trait ScorerConfig<B: Backend>: DeserializeOwned {
+    /// The scorer that it configures.
+    type Scorer: Scorer<B> + 'static;
+
+    /// The scorer.
+    ///
+    /// # Errors
+    /// If a value makes no sense; the error names the field, the value and what is allowed.
+    fn init(&self, context: &Context<B>) -> Result<Self::Scorer, ConfigError>;
 }
 
-impl ScorerConfig {
-    /// The scorer.
-    pub fn init<B: Backend>(&self) -> Box<dyn Scorer<B>> {
-        match self {
-            Self::Oracle => Box::new(Oracle),
-        }
-    }
+/// The library's scorers by name.
+pub(crate) fn built_in<B: Backend>() -> Parts<B, dyn Scorer<B>> {
+    let mut scorers = Parts::new("scorer");
+    insert::<B, OracleConfig>(&mut scorers, "oracle");
+    scorers
+}
+
+pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(scorers: &mut Parts<B, dyn Scorer<B>>, name: impl Into<String>) {
+    scorers.insert(name, |named, context| Ok(Box::new(fields::<C>(named)?.init(context)?)));
 }

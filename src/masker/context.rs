@@ -1,0 +1,138 @@
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::ConfigError;
+use crate::scorer::{self, Scorer};
+
+/// What a configuration becomes a masker or a scorer with: a device, the scorers by name, and the folder from which it
+/// names files.
+pub struct Context<B: Backend> {
+    device: B::Device,
+    directory: PathBuf,
+    scorers: Arc<Parts<B, dyn Scorer<B>>>,
+}
+
+impl<B: Backend> Context<B> {
+    /// A context with the library's scorers, for files named from the current folder.
+    pub fn new(device: &B::Device) -> Self {
+        Self::with_scorers(device, Arc::new(scorer::built_in()))
+    }
+
+    pub(crate) fn with_scorers(device: &B::Device, scorers: Arc<Parts<B, dyn Scorer<B>>>) -> Self {
+        Self { device: device.clone(), directory: PathBuf::new(), scorers }
+    }
+
+    /// The same context for files named from another folder.
+    pub fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = directory.into();
+        self
+    }
+
+    /// Where tensors are made.
+    pub fn device(&self) -> &B::Device {
+        &self.device
+    }
+
+    /// The path of a file that a configuration names.
+    pub fn path(&self, file: impl AsRef<Path>) -> PathBuf {
+        self.directory.join(file)
+    }
+
+    /// The scorer of a description.
+    ///
+    /// # Errors
+    /// If its type is not registered, or its configuration does not work.
+    pub fn scorer(&self, named: &NamedConfig) -> Result<Box<dyn Scorer<B>>, ConfigError> {
+        self.scorers.build(named, self)
+    }
+}
+
+impl<B: Backend> fmt::Debug for Context<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("directory", &self.directory).field("scorers", &self.scorers).finish()
+    }
+}
+
+/// A configuration that says by `"type"` what it is for, and is understood where that type is known:
+/// `{"type": "oracle"}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NamedConfig {
+    /// The name under which the part is registered.
+    #[serde(rename = "type")]
+    pub name: String,
+    /// The other fields.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
+}
+
+impl NamedConfig {
+    /// A configuration without fields.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), fields: Map::new() }
+    }
+}
+
+type Build<B, T> = fn(&NamedConfig, &Context<B>) -> Result<Box<T>, ConfigError>;
+
+/// How parts of one kind, maskers or scorers, are built by name.
+pub(crate) struct Parts<B: Backend, T: ?Sized> {
+    kind: &'static str,
+    builders: BTreeMap<String, Build<B, T>>,
+}
+
+impl<B: Backend, T: ?Sized> Clone for Parts<B, T> {
+    fn clone(&self) -> Self {
+        Self { kind: self.kind, builders: self.builders.clone() }
+    }
+}
+
+impl<B: Backend, T: ?Sized> Parts<B, T> {
+    pub fn new(kind: &'static str) -> Self {
+        Self { kind, builders: BTreeMap::new() }
+    }
+
+    pub fn insert(&mut self, name: impl Into<String>, build: Build<B, T>) {
+        self.builders.insert(name.into(), build);
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.builders.keys().map(String::as_str)
+    }
+
+    pub fn known(&self) -> String {
+        self.names().collect::<Vec<_>>().join(", ")
+    }
+
+    pub fn build(&self, named: &NamedConfig, context: &Context<B>) -> Result<Box<T>, ConfigError> {
+        match self.builders.get(&named.name) {
+            Some(build) => build(named, context),
+            None => {
+                let (part, found) = (self.kind, named.name.clone());
+                Err(ConfigError::UnknownType { part, found, known: self.known() })
+            }
+        }
+    }
+}
+
+impl<B: Backend, T: ?Sized> fmt::Debug for Parts<B, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+/// The fields of a configuration as its type, with errors that name the field.
+pub(crate) fn fields<C: DeserializeOwned>(named: &NamedConfig) -> Result<C, ConfigError> {
+    serde_path_to_error::deserialize(Value::Object(named.fields.clone())).map_err(|error| ConfigError::Field {
+        part: named.name.clone(),
+        field: error.path().to_string(),
+        reason: error.inner().to_string(),
+    })
+}
