@@ -22,7 +22,7 @@ struct Method {
     samples: bool,
 }
 
-const METHODS: [Method; 9] = [
+const METHODS: [Method; 12] = [
     Method {
         config: || json!({"type": "sink", "sink_size": 2}),
         full: || json!({"type": "sink", "sink_size": 1.0}),
@@ -66,8 +66,30 @@ const METHODS: [Method; 9] = [
         selects: true,
         samples: true,
     },
+    Method {
+        config: || verified("output", 2),
+        full: || verified("numerator", 112),
+        selects: true,
+        samples: true,
+    },
+    Method {
+        config: || json!({"type": "priority_sampling", "k": 4}),
+        full: || json!({"type": "priority_sampling", "k": 1.0}),
+        selects: true,
+        samples: true,
+    },
+    Method {
+        config: || json!({"type": "pps_sampling", "sampling_size": 0.3}),
+        full: || json!({"type": "pps_sampling", "sampling_size": 112, "uniform_share": 0.0}),
+        selects: true,
+        samples: true,
+    },
     Method { config: || adaptive(0.2, 0.5, 1), full: || adaptive(0.99, 0.000001, 0), selects: true, samples: true },
 ];
+
+fn verified(target: &str, pilot: usize) -> Value {
+    json!({"type": "verified_sampling", "target": target, "epsilon": 0.9, "delta": 0.2, "pilot_size": pilot})
+}
 
 fn adaptive(base: f64, epsilon: f64, offset: usize) -> Value {
     json!({"type": "adaptive_sampling", "base_rate_sampling": base, "epsilon": epsilon, "delta": 0.2,

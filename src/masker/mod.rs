@@ -5,8 +5,11 @@ mod causal;
 mod context;
 mod error;
 mod local;
+mod pps_sampling;
+mod priority_sampling;
 mod random_sampling;
 mod registry;
+mod report;
 mod residual;
 mod rows;
 pub mod sampling;
@@ -15,6 +18,7 @@ mod size;
 mod state;
 mod top_k;
 mod top_p;
+mod verified_sampling;
 
 use std::fmt::Debug;
 
@@ -26,13 +30,17 @@ pub use context::{Context, NamedConfig};
 pub(crate) use context::{Parts, fields};
 pub use error::ConfigError;
 pub use local::{Local, LocalConfig};
+pub use pps_sampling::{PpsSampling, PpsSamplingConfig};
+pub use priority_sampling::{PrioritySampling, PrioritySamplingConfig};
 pub use random_sampling::{RandomSampling, RandomSamplingConfig};
 pub use registry::{MaskerConfig, MaskerRegistry};
+pub use report::{RowSample, SamplingReport};
 pub use sink::{Sink, SinkConfig};
 pub use size::Size;
 pub use state::{LayerState, Randomness};
 pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
 pub use top_p::{OracleTopPConfig, TopP, TopPConfig};
+pub use verified_sampling::{Target, VerifiedSampling, VerifiedSamplingConfig};
 
 use crate::{
     attention::{AttentionError, AttentionInputs},

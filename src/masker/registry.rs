@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{
     AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, LocalConfig, Masker, NamedConfig, OracleTopKConfig,
-    OracleTopPConfig, Parts, RandomSamplingConfig, SinkConfig, TopKConfig, TopPConfig, fields,
+    OracleTopPConfig, Parts, PpsSamplingConfig, PrioritySamplingConfig, RandomSamplingConfig, SinkConfig, TopKConfig,
+    TopPConfig, VerifiedSamplingConfig, fields,
 };
 use crate::{
     attention::ResearchAttention,
@@ -62,6 +63,9 @@ impl<B: Backend> MaskerRegistry<B> {
         registry.register::<OracleTopPConfig>("oracle_top_p");
         registry.register::<RandomSamplingConfig>("random_sampling");
         registry.register::<AdaptiveSamplingConfig>("adaptive_sampling");
+        registry.register::<VerifiedSamplingConfig>("verified_sampling");
+        registry.register::<PrioritySamplingConfig>("priority_sampling");
+        registry.register::<PpsSamplingConfig>("pps_sampling");
         registry
     }
 

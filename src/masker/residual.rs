@@ -1,5 +1,10 @@
 use std::ops::Range;
 
+use burn::tensor::backend::Backend;
+
+use super::{report::RowSample, rows::host};
+use crate::{attention::AttentionInputs, mask::Kept};
+
 /// What earlier maskers left of a row.
 pub(crate) struct Residual<'a> {
     pub logits: &'a [f32],
@@ -7,6 +12,8 @@ pub(crate) struct Residual<'a> {
     pub maximum: f32,
     /// The keys that may be drawn.
     pub population: Vec<u32>,
+    /// The keys kept already, each with the inverse of its probability.
+    pub kept: Vec<(u32, f64)>,
     /// Sum of the exponentials of the kept keys, each divided by its probability.
     pub kept_sum: f64,
 }
@@ -19,12 +26,15 @@ impl<'a> Residual<'a> {
             logits,
             maximum: logits.iter().copied().fold(f32::NEG_INFINITY, f32::max),
             population: Vec::with_capacity(range.len()),
+            kept: Vec::new(),
             kept_sum: 0.0,
         };
         for key in (0..logits.len()).filter(|&key| logits[key] > f32::NEG_INFINITY) {
             let weight = weights.map_or(0.0, |weights| weights[key]);
             if weight > 0.0 {
-                residual.kept_sum += residual.exponential(key as u32) / f64::from(weight);
+                let times = 1.0 / f64::from(weight);
+                residual.kept.push((key as u32, times));
+                residual.kept_sum += residual.exponential(key as u32) * times;
             } else if range.contains(&key) {
                 residual.population.push(key as u32);
             }
@@ -43,6 +53,74 @@ impl<'a> Residual<'a> {
         let mean = keys.iter().map(|&key| self.exponential(key)).sum::<f64>() / count;
         let squares = keys.iter().map(|&key| (self.exponential(key) - mean).powi(2)).sum::<f64>();
         (mean, (squares / (count - 1.0)).sqrt())
+    }
+}
+
+impl Residual<'_> {
+    /// The whole population for certain: nothing is estimated.
+    pub fn keep_all(&self) -> (Vec<Kept>, RowSample) {
+        let population = self.population.len();
+        let report = RowSample { population, drawn: population, standard_error: 0.0, half_width: 0.0 };
+        (self.population.iter().copied().map(Kept::certainly).collect(), report)
+    }
+}
+
+/// The values of all heads on the host.
+pub(crate) struct Values {
+    values: Vec<f32>,
+    width: usize,
+    keys: usize,
+    /// Rows of the mask for each key-value head.
+    rows: usize,
+}
+
+impl Values {
+    /// The values, or none if they are not `wanted`.
+    pub fn of<B: Backend>(inputs: &AttentionInputs<B>, wanted: bool) -> Self {
+        let [_, kv_heads, keys, width] = inputs.values().dims();
+        let shape = inputs.mask_shape();
+        let values = if wanted { host(inputs.values().clone()) } else { Vec::new() };
+        Self { values, width, keys, rows: shape.heads / kv_heads * shape.queries }
+    }
+
+    /// The values of a row's key-value head.
+    pub fn row(&self, row: usize) -> RowValues<'_> {
+        let size = self.keys * self.width;
+        let head = row / self.rows;
+        RowValues { values: self.values.get(head * size..(head + 1) * size).unwrap_or(&[]), width: self.width }
+    }
+}
+
+/// The values that a row averages.
+pub(crate) struct RowValues<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl RowValues<'_> {
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The value of a key.
+    pub fn of(&self, key: u32) -> &[f32] {
+        &self.values[key as usize * self.width..][..self.width]
+    }
+
+    /// Adds a multiple of a key's value.
+    pub fn add_to(&self, sum: &mut [f64], key: u32, times: f64) {
+        for (sum, &value) in sum.iter_mut().zip(self.of(key)) {
+            *sum += times * f64::from(value);
+        }
+    }
+
+    /// The kept keys' part of the numerator.
+    pub fn kept_numerator(&self, residual: &Residual) -> Vec<f64> {
+        let mut sum = vec![0.0; self.width];
+        for &(key, times) in &residual.kept {
+            self.add_to(&mut sum, key, residual.exponential(key) * times);
+        }
+        sum
     }
 }
 

@@ -1,0 +1,162 @@
+use burn::tensor::backend::Backend;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
+    report::{RowSample, SamplingReport},
+    rows::{by_row, candidate_scores, candidates},
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    mask::{Kept, Mask},
+    scorer::Scorer,
+};
+
+/// Configuration of [PrioritySampling].
+///
+/// ```json
+/// {"type": "priority_sampling", "k": 410, "scorer": {"type": "oracle"}}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrioritySamplingConfig {
+    /// How many keys to keep for each query: a count of at least 1 or a fraction in (0, 1].
+    pub k: Size,
+    /// What tells the logit of each key. Default: the exact one.
+    #[serde(default = "oracle")]
+    pub scorer: NamedConfig,
+}
+
+fn oracle() -> NamedConfig {
+    NamedConfig::new("oracle")
+}
+
+/// Keeps a fixed number of keys, the heavy ones nearly always and the light ones in proportion to their weight, so that
+/// no sum is biased: *priority sampling* ([Duffield, Lund and Thorup, 2007](https://doi.org/10.1145/1314690.1314696)),
+/// in attention known as the softmax lift.
+///
+/// In each row, every visible key that is not kept yet has the weight `w = exp(score)`, and the priority `w / u` for
+/// `u` uniform in (0, 1]: its score plus an exponential. The `k` highest priorities are kept, and with `t` the next one,
+/// each with probability `min(1, w / t)`. A row with no more than `k` keys left keeps them all.
+///
+/// It is a top-k that does not pretend the rest is nothing: at equal budgets its error is below that of top-k as soon as
+/// the dropped keys matter. It works over any [scorer](Scorer) that estimates logits, and stays unbiased over a bad one.
+///
+/// Should be created with [PrioritySamplingConfig].
+#[derive(Debug)]
+pub struct PrioritySampling<B: Backend> {
+    size: Size,
+    scorer: Box<dyn Scorer<B>>,
+}
+
+impl<B: Backend> MaskerConfig<B> for PrioritySamplingConfig {
+    type Masker = PrioritySampling<B>;
+
+    fn init(&self, context: &Context<B>) -> Result<PrioritySampling<B>, ConfigError> {
+        self.k.validate_positive("k")?;
+        Ok(PrioritySampling { size: self.k, scorer: context.scorer(&self.scorer)? })
+    }
+}
+
+impl<B: Backend> PrioritySampling<B> {
+    /// The mask with the drawn keys, and what each row drew. The standard error is that of the sum of the drawn weights,
+    /// relative to that sum: of the denominator's residual, if the scorer is exact.
+    ///
+    /// # Errors
+    /// If the scorer cannot work with the inputs.
+    pub fn sample(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: &Mask<B>,
+    ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
+        let keys = mask.shape().keys;
+        let size = self.size.of(keys);
+        let scores = candidate_scores(inputs, mask, self.scorer.score(inputs, state)?);
+        let randomness = state.randomness(inputs.layer());
+        let rows = by_row(&scores, keys, |row, scores| draw(scores, size, &mut randomness.row(row)));
+        let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        Ok((mask.merge_disjoint(&kept), SamplingReport { rows: report }))
+    }
+}
+
+fn draw(scores: &[f32], size: usize, rng: &mut impl rand::Rng) -> (Vec<Kept>, RowSample) {
+    let keys = candidates(scores);
+    let population = keys.len();
+    if population <= size {
+        let report = RowSample { population, drawn: population, standard_error: 0.0, half_width: 0.0 };
+        return (keys.into_iter().map(Kept::certainly).collect(), report);
+    }
+    // Logarithms of the priorities: the score plus an exponential variable.
+    let mut priorities = keys
+        .into_iter()
+        .map(|key| (f64::from(scores[key as usize]) - (1.0 - rng.random::<f64>()).ln(), key))
+        .collect::<Vec<_>>();
+    let (_, &mut (threshold, _), _) =
+        priorities.select_nth_unstable_by(size, |(a, i), (b, j)| b.total_cmp(a).then(i.cmp(j)));
+    priorities.truncate(size);
+    priorities.sort_unstable_by_key(|&(_, key)| key);
+    let (mut sum, mut variance) = (0.0, 0.0);
+    let kept = priorities
+        .into_iter()
+        .map(|(_, key)| {
+            // Relative to the threshold, so that nothing overflows.
+            let weight = (f64::from(scores[key as usize]) - threshold).exp();
+            sum += weight.max(1.0);
+            variance += (1.0 - weight).max(0.0);
+            Kept { key, probability: weight.min(1.0) as f32 }
+        })
+        .collect();
+    let standard_error = variance.sqrt() / sum;
+    (kept, RowSample { population, drawn: size, standard_error, half_width: standard_error })
+}
+
+impl<B: Backend> Masker<B> for PrioritySampling<B> {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        match mask.is_full() {
+            true => Ok(mask),
+            false => Ok(self.sample(inputs, state, &mask)?.0),
+        }
+    }
+
+    fn samples(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_xoshiro::Xoshiro256PlusPlus;
+
+    use super::draw;
+
+    #[test]
+    fn heavy_keys_are_certain_and_the_sum_is_unbiased() {
+        let scores = [8.0, 7.5, 0.0, 0.5, -1.0, 0.2, f32::NEG_INFINITY, 0.3];
+        let total = scores.iter().map(|&score| f64::from(score).exp()).sum::<f64>();
+        let runs = 4000;
+        let (mut sum, mut squares, mut own) = (0.0, 0.0, 0.0);
+        for seed in 0..runs {
+            let (kept, report) = draw(&scores, 4, &mut Xoshiro256PlusPlus::seed_from_u64(seed));
+            assert_eq!((kept.len(), report.drawn, report.population), (4, 4, 7));
+            assert!(kept.iter().all(|kept| kept.key > 1 || kept.probability > 0.99));
+            let estimate = kept
+                .iter()
+                .map(|kept| f64::from(scores[kept.key as usize]).exp() / f64::from(kept.probability))
+                .sum::<f64>();
+            sum += estimate;
+            squares += (estimate - total).powi(2);
+            own += (report.standard_error * estimate).powi(2);
+        }
+        let (mean, variance, own) = (sum / runs as f64, squares / runs as f64, own / runs as f64);
+        assert!((mean - total).abs() < 4.0 * (variance / runs as f64).sqrt(), "{mean} for {total}");
+        assert!((own / variance - 1.0).abs() < 0.2, "own variance {own}, observed {variance}");
+    }
+}

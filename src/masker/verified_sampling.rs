@@ -1,0 +1,234 @@
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+use super::{
+    ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
+    report::{RowSample, SamplingReport},
+    residual::{Residual, Values},
+    rows::{by_row, host},
+    sampling::{RandomOrder, without_replacement},
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs, scores::visible_logits},
+    mask::{Kept, Mask},
+};
+
+/// Configuration of [VerifiedSampling].
+///
+/// ```json
+/// {"type": "verified_sampling", "target": "output", "epsilon": 0.1, "delta": 0.1, "pilot_size": 0.05}
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifiedSamplingConfig {
+    /// What is to keep to the error.
+    pub target: Target,
+    /// The relative error to keep to, in (0, 1).
+    pub epsilon: f64,
+    /// How often it may be exceeded, in (0, 1).
+    pub delta: f64,
+    /// How many of the keys left over to draw first: a count of at least 2 or a fraction in (0, 1]. At least 2 are drawn.
+    pub pilot_size: Size,
+}
+
+/// What [VerifiedSampling] bounds the relative error of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The sum of the exponentials.
+    Denominator,
+    /// The sum of exponentials times values, in the Euclidean norm.
+    Numerator,
+    /// Their quotient, which is what attention gives, in the Euclidean norm.
+    Output,
+}
+
+/// Draws as many keys as each query needs for an (epsilon, delta) bound on the denominator, the numerator or the output
+/// of its attention (verified sparse attention, [vAttention](https://arxiv.org/abs/2510.05688), with the output
+/// linearised).
+///
+/// In each row, the population is the `n` visible keys that no earlier masker kept. With `w` the exponentials and `v`
+/// the values, the sampled sums are linear in `z = w` (denominator), `z = w v` (numerator), or, to first order, in
+/// `z = w (v - O)` for the output `O`. A pilot sample of `m` keys gives the estimates and the trace `t` of the
+/// covariance of `z`; with the two-sided Student quantile `q` of `1 - delta / 2` at `m - 1` degrees of freedom, and the
+/// norm `T` of what is bounded,
+///
+/// ```text
+/// b0 = (q n sqrt(t) / (epsilon T))^2,    1 / b = 1 / b0 + 1 / n
+/// ```
+///
+/// keys are enough, the second formula because they are drawn without replacement. The pilot is extended to `b` keys. A
+/// row that would need more than half of its population keeps it all and is exact.
+///
+/// The bound is asymptotic, with a variance from the pilot: it fails where a few unkept keys hold most of the mass and
+/// the pilot misses them, so put a top-k before it. The quantile of the trace bounds the norm of several components for
+/// `delta` up to 0.215 (Székely and Bakirov, 2003), which is as large as `delta` may be for vectors.
+///
+/// Should be created with [VerifiedSamplingConfig].
+#[derive(Debug, Clone, Copy)]
+pub struct VerifiedSampling {
+    config: VerifiedSamplingConfig,
+}
+
+/// The largest `delta` for which the quantile of one component bounds a sum of several.
+const LARGEST_DELTA_OF_VECTORS: f64 = 0.215;
+
+impl<B: Backend> MaskerConfig<B> for VerifiedSamplingConfig {
+    type Masker = VerifiedSampling;
+
+    fn init(&self, _context: &Context<B>) -> Result<VerifiedSampling, ConfigError> {
+        let inside = |value: f64, limit: f64| value > 0.0 && value < limit;
+        if !inside(self.epsilon, 1.0) {
+            return Err(ConfigError::value("epsilon", self.epsilon, "in (0, 1)"));
+        }
+        if !inside(self.delta, 1.0) {
+            return Err(ConfigError::value("delta", self.delta, "in (0, 1)"));
+        }
+        if self.target != Target::Denominator && self.delta > LARGEST_DELTA_OF_VECTORS {
+            let allowed = "at most 0.215 for the targets `numerator` and `output`, whose bound holds no further";
+            return Err(ConfigError::value("delta", self.delta, allowed));
+        }
+        self.pilot_size.validate_positive("pilot_size")?;
+        Ok(VerifiedSampling { config: *self })
+    }
+}
+
+impl VerifiedSampling {
+    /// The mask with the drawn keys, and what each row drew and may be off by.
+    ///
+    /// # Errors
+    /// If attention cannot be computed over the inputs.
+    pub fn sample<B: Backend>(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: &Mask<B>,
+    ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
+        let keys = mask.shape().keys;
+        let randomness = state.randomness(inputs.layer());
+        let logits = host(visible_logits(inputs));
+        let weights = host(mask.to_dense());
+        let values = Values::of(inputs, self.config.target != Target::Denominator);
+        let rows = by_row(&logits, keys, |row, logits| {
+            let residual = Residual::of(logits, Some(&weights[row * keys..(row + 1) * keys]), 0..keys);
+            self.draw(&residual, &values.row(row), &mut randomness.row(row))
+        });
+        let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        Ok((mask.merge_disjoint(&kept), SamplingReport { rows: report }))
+    }
+
+    fn draw(
+        &self,
+        residual: &Residual,
+        values: &super::residual::RowValues,
+        rng: &mut impl rand::Rng,
+    ) -> (Vec<Kept>, RowSample) {
+        let population = residual.population.len();
+        let pilot = self.config.pilot_size.floor_of(population).max(2);
+        if pilot >= population {
+            return residual.keep_all();
+        }
+        let mut order = RandomOrder::of(residual.population.clone());
+        let quantile = student_quantile(self.config.delta, pilot);
+        let estimate = self.estimate(residual, values, order.first(pilot, rng));
+        let needed =
+            (quantile * population as f64 * estimate.deviation / (self.config.epsilon * estimate.norm)).powi(2);
+        // From a norm of 0 comes no demand that a number can hold.
+        let corrected =
+            if needed.is_finite() { needed / (1.0 + needed / population as f64) } else { population as f64 };
+        let budget = (corrected.ceil() as usize).max(pilot);
+        if budget > population / 2 {
+            return residual.keep_all();
+        }
+        let drawn = order.first(budget, rng);
+        let estimate = self.estimate(residual, values, drawn);
+        let unseen = 1.0 - budget as f64 / population as f64;
+        let standard_error = population as f64 * estimate.deviation * (unseen / budget as f64).sqrt() / estimate.norm;
+        let report = RowSample {
+            population,
+            drawn: budget,
+            standard_error,
+            half_width: student_quantile(self.config.delta, budget) * standard_error,
+        };
+        (without_replacement(drawn, population), report)
+    }
+
+    /// The norm of the target and the square root of the trace of the covariance of `z`, from some drawn keys.
+    fn estimate(&self, residual: &Residual, values: &super::residual::RowValues, drawn: &[u32]) -> Estimate {
+        let population = residual.population.len() as f64;
+        let count = drawn.len() as f64;
+        let (mean, deviation) = residual.mean_and_deviation(drawn);
+        let denominator = residual.kept_sum + population * mean;
+        if self.config.target == Target::Denominator {
+            return Estimate { norm: denominator, deviation };
+        }
+        let mut sampled = vec![0.0; values.width()];
+        for &key in drawn {
+            values.add_to(&mut sampled, key, residual.exponential(key) * population / count);
+        }
+        let kept = values.kept_numerator(residual);
+        let numerator = kept.iter().zip(&sampled).map(|(kept, sampled)| kept + sampled).collect::<Vec<_>>();
+        let norm = numerator.iter().map(|x| x * x).sum::<f64>().sqrt();
+        // Around `w O` for the output; around the mean of `w v` for the numerator.
+        let center = |exponential: f64, at: usize| match self.config.target {
+            Target::Output => exponential * numerator[at] / denominator,
+            _ => 0.0,
+        };
+        let mut sums = vec![0.0; values.width()];
+        let mut squares = 0.0;
+        for &key in drawn {
+            let exponential = residual.exponential(key);
+            for (at, (&value, sum)) in values.of(key).iter().zip(&mut sums).enumerate() {
+                let z = exponential * f64::from(value) - center(exponential, at);
+                *sum += z;
+                squares += z * z;
+            }
+        }
+        let around_mean = squares - sums.iter().map(|sum| sum * sum).sum::<f64>() / count;
+        Estimate { norm, deviation: (around_mean.max(0.0) / (count - 1.0)).sqrt() }
+    }
+}
+
+struct Estimate {
+    norm: f64,
+    deviation: f64,
+}
+
+/// The two-sided quantile of `1 - delta / 2` for a mean of `count` draws, of which there are at least 2.
+fn student_quantile(delta: f64, count: usize) -> f64 {
+    match StudentsT::new(0.0, 1.0, (count - 1) as f64) {
+        Ok(student) => student.inverse_cdf(1.0 - delta / 2.0),
+        Err(_) => unreachable!("a location of 0, a scale of 1 and at least one degree of freedom are a distribution"),
+    }
+}
+
+impl<B: Backend> Masker<B> for VerifiedSampling {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        match mask.is_full() {
+            true => Ok(mask),
+            false => Ok(self.sample(inputs, state, &mask)?.0),
+        }
+    }
+
+    fn samples(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::student_quantile;
+
+    #[test]
+    fn quantiles_are_two_sided() {
+        // Tables of Student's distribution.
+        assert!((student_quantile(0.05, 11) - 2.228_138_852).abs() < 1e-6);
+        assert!((student_quantile(0.1, 1_000_001) - 1.644_854).abs() < 1e-4);
+    }
+}
