@@ -13,79 +13,149 @@ use sparse_attention_hub::prelude::*;
 /// A row of the matrix.
 struct Method {
     /// A configuration that keeps some keys of a dozen and not all.
-    config: fn() -> Value,
-    /// A configuration that keeps everything: attention must equal dense attention.
-    full: fn() -> Value,
+    config: fn(&Sizes) -> Value,
+    /// A configuration that keeps everything, if there is one: attention must equal dense attention.
+    full: fn(&Sizes) -> Option<Value>,
     /// Whether it picks by what the keys are, and so must leave hidden keys alone.
     selects: bool,
     /// Whether it draws.
     samples: bool,
 }
 
-const METHODS: [Method; 12] = [
-    Method {
-        config: || json!({"type": "sink", "sink_size": 2}),
-        full: || json!({"type": "sink", "sink_size": 1.0}),
-        selects: false,
-        samples: false,
-    },
-    Method {
-        config: || json!({"type": "local", "window_size": 3}),
-        full: || json!({"type": "local", "window_size": 1000}),
-        selects: false,
-        samples: false,
-    },
-    Method { config: || json!({"type": "causal"}), full: || json!({"type": "causal"}), selects: false, samples: false },
-    Method {
-        config: || json!({"type": "oracle_top_k", "heavy_size": 4}),
-        full: || json!({"type": "oracle_top_k", "heavy_size": 1.0}),
-        selects: true,
-        samples: false,
-    },
-    Method {
-        config: || json!({"type": "top_k", "heavy_size": 0.2, "scorer": {"type": "oracle"}}),
-        full: || json!({"type": "top_k", "heavy_size": 112, "scorer": {"type": "oracle"}}),
-        selects: true,
-        samples: false,
-    },
-    Method {
-        config: || json!({"type": "oracle_top_p", "top_p": 0.6}),
-        full: || json!({"type": "oracle_top_p", "top_p": 1.0}),
-        selects: true,
-        samples: false,
-    },
-    Method {
-        config: || json!({"type": "top_p", "top_p": 0.3, "scorer": {"type": "oracle"}}),
-        full: || json!({"type": "top_p", "top_p": 1.0, "scorer": {"type": "oracle"}}),
-        selects: true,
-        samples: false,
-    },
-    Method {
-        config: || json!({"type": "random_sampling", "sampling_rate": 0.3}),
-        full: || json!({"type": "random_sampling", "sampling_rate": 1.0}),
-        selects: true,
-        samples: true,
-    },
-    Method {
-        config: || verified("output", 2),
-        full: || verified("numerator", 112),
-        selects: true,
-        samples: true,
-    },
-    Method {
-        config: || json!({"type": "priority_sampling", "k": 4}),
-        full: || json!({"type": "priority_sampling", "k": 1.0}),
-        selects: true,
-        samples: true,
-    },
-    Method {
-        config: || json!({"type": "pps_sampling", "sampling_size": 0.3}),
-        full: || json!({"type": "pps_sampling", "sampling_size": 112, "uniform_share": 0.0}),
-        selects: true,
-        samples: true,
-    },
-    Method { config: || adaptive(0.2, 0.5, 1), full: || adaptive(0.99, 0.000001, 0), selects: true, samples: true },
+type Config = fn(&Sizes) -> Value;
+type Full = fn(&Sizes) -> Option<Value>;
+
+/// A row for a masker that keeps keys by position.
+const fn position(config: Config, full: Full) -> Method {
+    Method { config, full, selects: false, samples: false }
+}
+
+/// A row for a masker that selects keys by score.
+const fn selector(config: Config, full: Full) -> Method {
+    Method { config, full, selects: true, samples: false }
+}
+
+/// A row for a masker that draws keys.
+const fn sampler(config: Config, full: Full) -> Method {
+    Method { config, full, selects: true, samples: true }
+}
+
+const METHODS: [Method; 25] = [
+    position(|_| json!({"type": "sink", "sink_size": 2}), |_| Some(json!({"type": "sink", "sink_size": 1.0}))),
+    position(|_| json!({"type": "local", "window_size": 3}), |_| Some(json!({"type": "local", "window_size": 1000}))),
+    position(|_| json!({"type": "causal"}), |_| Some(json!({"type": "causal"}))),
+    selector(
+        |_| json!({"type": "oracle_top_k", "heavy_size": 4}),
+        |_| Some(json!({"type": "oracle_top_k", "heavy_size": 1.0})),
+    ),
+    selector(|_| top_k(json!(0.2), json!({"type": "oracle"})), |_| Some(top_k(json!(112), json!({"type": "oracle"})))),
+    selector(|_| top_k(json!(4), json!({"type": "oracle", "label_bits": 3})), |_| None),
+    selector(|sizes| top_k(json!(4), hash(sizes)), |sizes| Some(top_k(json!(1.0), hash(sizes)))),
+    selector(|sizes| top_k(json!(4), channels(sizes)), |sizes| Some(top_k(json!(1.0), channels(sizes)))),
+    selector(|_| top_k(json!(4), json!({"type": "pages", "page_size": 3, "label_bits": 4})), |_| None),
+    selector(|_| top_k(json!(4), json!({"type": "pq", "pq_sub_dim": 5, "pq_bits": 3})), |_| None),
+    selector(|_| top_k(json!(4), json!({"type": "socket", "tables": 9, "bits": 5, "temperature": 0.4})), |_| None),
+    selector(
+        |sizes| preset("hash_attention_top_k", json!(0.1), hash(sizes)),
+        |sizes| Some(preset("hash_attention_top_k", json!(111), hash(sizes))),
+    ),
+    selector(
+        |sizes| preset("double_sparsity_top_k", json!(5), channels(sizes)),
+        |sizes| Some(preset("double_sparsity_top_k", json!(1.0), channels(sizes))),
+    ),
+    selector(
+        |_| json!({"type": "quest_top_k", "heavy_size": 6, "page_size": 3, "label_bits": 16, "minimum_pages": 1}),
+        |_| Some(json!({"type": "quest_top_k", "heavy_size": 1.0, "page_size": 3, "label_bits": 16})),
+    ),
+    selector(
+        |_| json!({"type": "pq_cache", "heavy_size": 0.1, "pq_sub_dim": 4, "pq_bits": 2}),
+        |_| Some(json!({"type": "pq_cache", "heavy_size": 1.0, "pq_sub_dim": 4, "pq_bits": 2})),
+    ),
+    selector(
+        |_| json!({"type": "oracle_top_p", "top_p": 0.6}),
+        |_| Some(json!({"type": "oracle_top_p", "top_p": 1.0})),
+    ),
+    selector(
+        |_| json!({"type": "top_p", "top_p": 0.3, "scorer": {"type": "oracle"}}),
+        |_| Some(json!({"type": "top_p", "top_p": 1.0, "scorer": {"type": "oracle"}})),
+    ),
+    selector(
+        |_| twilight(0.7, json!({"heavy_size": 8, "scorer": {"type": "pages", "page_size": 4}})),
+        |_| Some(twilight(1.0, json!({"heavy_size": 1.0, "scorer": {"type": "pages", "page_size": 4}}))),
+    ),
+    selector(
+        |_| json!({"type": "threshold", "threshold": 0.05, "scorer": {"type": "oracle"}}),
+        |_| Some(json!({"type": "threshold", "threshold": 0.0, "scorer": {"type": "oracle"}})),
+    ),
+    sampler(
+        |_| json!({"type": "random_sampling", "sampling_rate": 0.3}),
+        |_| Some(json!({"type": "random_sampling", "sampling_rate": 1.0})),
+    ),
+    sampler(|_| adaptive(0.2, 0.5, 1), |_| Some(adaptive(0.99, 0.000001, 0))),
+    sampler(|_| verified("output", 2), |_| Some(verified("numerator", 112))),
+    sampler(|_| json!({"type": "priority_sampling", "k": 4}), |_| Some(json!({"type": "priority_sampling", "k": 1.0}))),
+    sampler(
+        |_| json!({"type": "pps_sampling", "sampling_size": 0.3}),
+        |_| Some(json!({"type": "pps_sampling", "sampling_size": 112, "uniform_share": 0.0})),
+    ),
+    // It draws once for all steps, and no number of tables makes it keep everything for certain.
+    selector(|_| json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2, "minimum_hits": 2}), |_| None),
 ];
+
+fn top_k(heavy_size: Value, scorer: Value) -> Value {
+    json!({"type": "top_k", "heavy_size": heavy_size, "scorer": scorer})
+}
+
+/// A scorer's fields and a budget, under the name of a preset.
+fn preset(name: &str, heavy_size: Value, mut scorer: Value) -> Value {
+    scorer["type"] = json!(name);
+    scorer["heavy_size"] = heavy_size;
+    scorer
+}
+
+fn twilight(share: f64, candidates: Value) -> Value {
+    json!({"type": "top_p", "top_p": share, "scorer": {"type": "pages", "page_size": 2}, "candidates": candidates})
+}
+
+/// Where a file of the test may lie that is made for some sizes.
+fn scratch(kind: &str, sizes: &Sizes) -> std::path::PathBuf {
+    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "-");
+    let name = format!("{kind}-{}-{}-{thread}", sizes.heads, sizes.head_dim);
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// Random perceptrons of two matrices for as many heads as the sizes have.
+fn hash(sizes: &Sizes) -> Value {
+    let (path, widths) = (scratch("hash", sizes), [sizes.head_dim, 7, 70]);
+    let mut rng = generator(5);
+    let mut tensors = Vec::new();
+    for part in ["query", "key"] {
+        for (layer, width) in widths.windows(2).enumerate() {
+            let shape = vec![sizes.heads, width[0], width[1]];
+            tensors.push((format!("hat.0.{part}_matrix.{layer}"), shape));
+            tensors.push((format!("hat.0.{part}_bias.{layer}"), vec![sizes.heads, width[1]]));
+        }
+    }
+    let numbers = tensors.iter().map(|(_, shape)| normal(&mut rng, shape.iter().product()));
+    let bytes = numbers.map(|x| x.into_iter().flat_map(f32::to_le_bytes).collect()).collect::<Vec<Vec<u8>>>();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+    json!({"type": "hash", "hat_bits": 70, "hat_mlp_layers": 2, "hat_mlp_hidden_size": 7, "hat_mlp_activation": "silu",
+           "hat_weights": path})
+}
+
+/// Channels in an order that differs from head to head.
+fn channels(sizes: &Sizes) -> Value {
+    let path = scratch("channels", sizes);
+    let in_order = |head| (0..sizes.head_dim).map(|channel| (channel + head) % sizes.head_dim).collect::<Vec<_>>();
+    let by_head = (0..sizes.heads).map(in_order).collect::<Vec<_>>();
+    std::fs::write(&path, json!({"model.layers.0.self_attn.qk_proj": by_head}).to_string()).unwrap();
+    let factor = if sizes.head_dim > 2 { 2 } else { 1 };
+    json!({"type": "channels", "sorted_channel_file": path, "group_factor": factor, "label_bits": 4,
+           "channel_selection": "qk_proj"})
+}
 
 fn verified(target: &str, pilot: usize) -> Value {
     json!({"type": "verified_sampling", "target": target, "epsilon": 0.9, "delta": 0.2, "pilot_size": pilot})
@@ -133,7 +203,7 @@ fn each_case<B: Backend>(check: impl Fn(&Method, AttentionInputs<B>, Sizes, &str
         for (case, sizes) in SIZES.into_iter().enumerate() {
             for (name, visibility) in visibilities::<B>(sizes, case as u64) {
                 let inputs = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
-                check(method, inputs, sizes, &format!("{} on {sizes:?}, {name}", (method.config)()));
+                check(method, inputs, sizes, &format!("{} on {sizes:?}, {name}", (method.config)(&sizes)));
             }
         }
     }
@@ -143,7 +213,7 @@ fn masks_only_grow<B: Backend>() {
     each_case::<B>(|method, inputs, sizes, what| {
         for mask in previous::<B>(sizes) {
             let before = host(&mask.to_dense());
-            let grown = masker((method.config)()).add(&inputs, &mut LayerState::new(1), mask.clone()).unwrap();
+            let grown = masker((method.config)(&sizes)).add(&inputs, &mut LayerState::new(1), mask.clone()).unwrap();
             assert_eq!(grown.shape(), sizes.mask_shape(), "{what}");
             let after = host(&grown.to_dense());
             assert!(before.iter().zip(&after).all(|(before, after)| after >= before), "{what}: lost a key");
@@ -152,7 +222,7 @@ fn masks_only_grow<B: Backend>() {
             // Rows must hold each key once, which the exchange form checks.
             Mask::<B>::from_csr(grown.shape(), &grown.to_csr(), &grown.device()).unwrap();
             let full = Mask::full(grown.shape(), &grown.device());
-            let still_full = masker((method.config)()).add(&inputs, &mut LayerState::new(1), full).unwrap();
+            let still_full = masker((method.config)(&sizes)).add(&inputs, &mut LayerState::new(1), full).unwrap();
             assert!(still_full.is_full(), "{what}: a full mask is not full any more");
         }
     });
@@ -160,7 +230,8 @@ fn masks_only_grow<B: Backend>() {
 
 fn full_budget_equals_dense<B: Backend>() {
     each_case::<B>(|method, inputs, sizes, what| {
-        let causal = matches!((method.full)()["type"].as_str(), Some("causal"));
+        let Some(full) = (method.full)(&sizes) else { return };
+        let causal = full["type"] == "causal";
         // Over keys that come after the query, a causal mask is not dense attention.
         if causal && !matches!(inputs.visibility(), Visibility::Causal { .. }) {
             return;
@@ -168,7 +239,7 @@ fn full_budget_equals_dense<B: Backend>() {
         let wanted = host(&dense_attention(&inputs, Requested::default()).output);
         let wanted = wanted.into_iter().map(f64::from).collect::<Vec<_>>();
         for mask in previous::<B>(sizes).into_iter().take(2) {
-            let mask = masker((method.full)()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
+            let mask = masker(full.clone()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
             let found = masked_attention(&inputs, &mask, Requested::default()).unwrap().output;
             // Blocks of other widths sum in another order.
             assert_close(&host(&found), &wanted, 1e-5, what);
@@ -178,8 +249,9 @@ fn full_budget_equals_dense<B: Backend>() {
 
 fn the_same_seed_draws_the_same<B: Backend>() {
     each_case::<B>(|method, inputs, sizes, what| {
-        let masker = masker::<B>((method.config)());
-        assert_eq!(masker.samples(), method.samples, "{what}");
+        let masker = masker::<B>((method.config)(&sizes));
+        let samples = method.samples || (method.config)(&sizes)["type"] == "magic_pig";
+        assert_eq!(masker.samples(), samples, "{what}");
         let draw = |state: &mut LayerState| {
             let empty = Mask::empty(sizes.mask_shape(), &inputs.device());
             host(&masker.add(&inputs, state, empty).unwrap().to_dense())
@@ -201,7 +273,7 @@ fn selectors_leave_hidden_keys_alone<B: Backend>() {
             return;
         }
         let mask = Mask::empty(sizes.mask_shape(), &inputs.device());
-        let mask = masker((method.config)()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
+        let mask = masker((method.config)(&sizes)).add(&inputs, &mut LayerState::new(1), mask).unwrap();
         // A full mask says "as dense", and leaves hiding to the visibility.
         if !mask.is_full() {
             let weights = host(&mask.to_dense());
@@ -214,7 +286,7 @@ fn selectors_leave_hidden_keys_alone<B: Backend>() {
 fn nothing_visible_gives_zero<B: Backend>() {
     each_case::<B>(|method, inputs, sizes, what| {
         let mask = Mask::empty(sizes.mask_shape(), &inputs.device());
-        let mask = masker((method.config)()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
+        let mask = masker((method.config)(&sizes)).add(&inputs, &mut LayerState::new(1), mask).unwrap();
         let output = host(&masked_attention(&inputs, &mask, Requested::default()).unwrap().output);
         assert!(output.iter().all(|value| value.is_finite()), "{what}");
         let width = inputs.values().dims()[3];
@@ -244,10 +316,10 @@ fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
     for method in METHODS.iter().filter(|method| !method.samples) {
         let keep = |inputs: &AttentionInputs<B>| {
             let empty = Mask::empty(inputs.mask_shape(), &inputs.device());
-            masker((method.config)()).add(inputs, &mut LayerState::new(1), empty).unwrap().to_dense()
+            masker((method.config)(&sizes)).add(inputs, &mut LayerState::new(1), empty).unwrap().to_dense()
         };
         let last = keep(&prefill).slice_dim(2, 32..33);
-        assert_eq!(host(&last), host(&keep(&step)), "{}", (method.config)());
+        assert_eq!(host(&last), host(&keep(&step)), "{}", (method.config)(&sizes));
     }
 }
 
@@ -318,7 +390,7 @@ fn bad_configurations_are_named<B: Backend>() {
         (json!({"type": "random_sampling", "sampling_rate": 0.0}), ["`sampling_rate` is 0", "(0, 1]"]),
         (adaptive(1.0, 0.1, 0), ["`base_rate_sampling` is 1.0", "below 1"]),
         (adaptive(0.1, 1.0, 0), ["`epsilon` is 1", "(0, 1)"]),
-        (json!({"type": "sinks"}), ["\"sinks\"", "adaptive_sampling, causal, local"]),
+        (json!({"type": "sinks"}), ["\"sinks\"", "adaptive_sampling, causal, double_sparsity_top_k"]),
         (json!({"sink_size": 4}), ["no \"type\"", "known types"]),
     ];
     for (config, parts) in cases {

@@ -34,6 +34,16 @@ pub enum AttentionError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A scorer has no weights for the layer that asks.
+    #[error("the scorer `{scorer}` has no weights for layer {layer}; it has them for the layers {known}")]
+    NoWeights {
+        /// The scorer.
+        scorer: &'static str,
+        /// The layer.
+        layer: usize,
+        /// The layers for which there are weights.
+        known: String,
+    },
     /// The mask does not fit the inputs.
     #[error(transparent)]
     Mask(#[from] MaskError),

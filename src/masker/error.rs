@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::scorer::FileError;
+
 /// Why a method could not be built from its configuration.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -60,6 +62,9 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A file that the configuration names cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Two maskers of a chain sample.
     #[error(
         "maskers {first} and {second} of the chain both sample; one sampler is allowed, since each estimates all that \

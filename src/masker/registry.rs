@@ -5,9 +5,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, LocalConfig, Masker, NamedConfig, OracleTopKConfig,
-    OracleTopPConfig, Parts, PpsSamplingConfig, PrioritySamplingConfig, RandomSamplingConfig, SinkConfig, TopKConfig,
-    TopPConfig, VerifiedSamplingConfig, fields,
+    AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
+    LocalConfig, MagicPigConfig, Masker, NamedConfig, OracleTopKConfig, OracleTopPConfig, Parts, PpsSamplingConfig,
+    PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, SinkConfig, ThresholdConfig,
+    TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
 };
 use crate::{
     attention::ResearchAttention,
@@ -61,9 +62,15 @@ impl<B: Backend> MaskerRegistry<B> {
         registry.register::<OracleTopKConfig>("oracle_top_k");
         registry.register::<TopPConfig>("top_p");
         registry.register::<OracleTopPConfig>("oracle_top_p");
+        registry.register::<ThresholdConfig>("threshold");
+        registry.register::<HashAttentionTopKConfig>("hash_attention_top_k");
+        registry.register::<DoubleSparsityTopKConfig>("double_sparsity_top_k");
+        registry.register::<QuestTopKConfig>("quest_top_k");
+        registry.register::<PqCacheConfig>("pq_cache");
         registry.register::<RandomSamplingConfig>("random_sampling");
         registry.register::<AdaptiveSamplingConfig>("adaptive_sampling");
         registry.register::<VerifiedSamplingConfig>("verified_sampling");
+        registry.register::<MagicPigConfig>("magic_pig");
         registry.register::<PrioritySamplingConfig>("priority_sampling");
         registry.register::<PpsSamplingConfig>("pps_sampling");
         registry

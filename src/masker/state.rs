@@ -32,6 +32,12 @@ impl LayerState {
         Randomness { key: mix(mix(self.seed, layer as u64), self.draws) }
     }
 
+    /// Randomness that is the same at every call of a layer, for what is drawn once and kept: projections, first
+    /// centroids. Different for every masker of a chain.
+    pub fn fixed_randomness(&self, layer: usize) -> Randomness {
+        Randomness { key: mix(mix(!self.seed, layer as u64), self.place as u64) }
+    }
+
     /// What the masker at work has remembered under a type of its own: its default at first, and then what earlier calls
     /// left in it.
     pub fn memory<T: Default + Send + 'static>(&mut self) -> &mut T {
@@ -40,6 +46,15 @@ impl LayerState {
             Some(memory) => memory,
             None => unreachable!("a memory is only ever stored under the identity of its own type"),
         }
+    }
+
+    /// Lets a part of a masker work, so that it remembers apart from the masker's other parts of the same type.
+    pub(crate) fn part<T>(&mut self, part: usize, work: impl FnOnce(&mut Self) -> T) -> T {
+        let whole = self.place;
+        self.place = (whole + 1) << 8 | part;
+        let result = work(self);
+        self.place = whole;
+        result
     }
 
     /// Says which masker of a chain is at work, so that two of the same type remember apart.

@@ -64,7 +64,7 @@ impl<B: Backend> MaskerConfig<B> for OracleTopKConfig {
     type Masker = TopK<B>;
 
     fn init(&self, _context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-        TopK::new(self.heavy_size, Box::new(Oracle))
+        TopK::new(self.heavy_size, Box::new(Oracle::default()))
     }
 }
 

@@ -2,7 +2,7 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, TopK, TopKConfig,
     rows::{add_by_row, by_falling_score, candidate_scores, candidates, host},
 };
 use crate::{
@@ -12,6 +12,13 @@ use crate::{
 };
 
 /// Configuration of [TopP], `{"type": "top_p", "top_p": 0.9, "scorer": {"type": "oracle"}}`.
+///
+/// With [candidates](Self::candidates) it is Twilight:
+///
+/// ```json
+/// {"type": "top_p", "top_p": 0.85, "scorer": {"type": "oracle", "label_bits": 4},
+///  "candidates": {"heavy_size": 0.25, "scorer": {"type": "pages", "page_size": 16}}}
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopPConfig {
@@ -19,6 +26,10 @@ pub struct TopPConfig {
     pub top_p: f64,
     /// What tells the mass of each key.
     pub scorer: NamedConfig,
+    /// A coarser selection to choose from; the share is then of the mass of its keys and of those kept before. Default:
+    /// none, every visible key.
+    #[serde(default)]
+    pub candidates: Option<TopKConfig>,
 }
 
 /// Configuration of [TopP] over exact scores, `{"type": "oracle_top_p", "top_p": 0.9}`.
@@ -35,13 +46,14 @@ pub struct OracleTopPConfig {
 /// The share is of the mass of *all* visible keys, and what earlier maskers kept counts towards it (a sampled key as
 /// `1 / probability` keys): a sink and a window before it lower the number of keys it adds, not the quality. A row that
 /// keeps nothing gets at least its heaviest key, and `p = 1` keeps every visible key. Among equal scores the lower key
-/// wins.
+/// wins. With candidates, a coarse and generous top-k comes first, and the share is counted among what it found.
 ///
 /// Should be created with [TopPConfig] or [OracleTopPConfig].
 #[derive(Debug)]
 pub struct TopP<B: Backend> {
     share: f64,
     scorer: Box<dyn Scorer<B>>,
+    candidates: Option<TopK<B>>,
 }
 
 impl<B: Backend> TopP<B> {
@@ -51,7 +63,7 @@ impl<B: Backend> TopP<B> {
     /// If the share is not in [0, 1].
     pub fn new(top_p: f64, scorer: Box<dyn Scorer<B>>) -> Result<Self, ConfigError> {
         match (0.0..=1.0).contains(&top_p) {
-            true => Ok(Self { share: top_p, scorer }),
+            true => Ok(Self { share: top_p, scorer, candidates: None }),
             false => Err(ConfigError::value("top_p", top_p, "a share of the mass, in [0, 1]")),
         }
     }
@@ -61,7 +73,9 @@ impl<B: Backend> MaskerConfig<B> for TopPConfig {
     type Masker = TopP<B>;
 
     fn init(&self, context: &Context<B>) -> Result<TopP<B>, ConfigError> {
-        TopP::new(self.top_p, context.scorer(&self.scorer)?)
+        let mut selector = TopP::new(self.top_p, context.scorer(&self.scorer)?)?;
+        selector.candidates = self.candidates.as_ref().map(|candidates| candidates.init(context)).transpose()?;
+        Ok(selector)
     }
 }
 
@@ -69,7 +83,7 @@ impl<B: Backend> MaskerConfig<B> for OracleTopPConfig {
     type Masker = TopP<B>;
 
     fn init(&self, _context: &Context<B>) -> Result<TopP<B>, ConfigError> {
-        TopP::new(self.top_p, Box::new(Oracle))
+        TopP::new(self.top_p, Box::new(Oracle::default()))
     }
 }
 
@@ -81,10 +95,18 @@ impl<B: Backend> Masker<B> for TopP<B> {
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
         let (shape, device) = (inputs.mask_shape(), inputs.device());
+        let reach = match &self.candidates {
+            Some(candidates) => state.part(1, |state| candidates.add(inputs, state, mask.clone()))?,
+            None => Mask::full(shape, &device),
+        };
         if self.share >= 1.0 {
-            return Ok(Mask::full(shape, &device));
+            return Ok(reach);
         }
         let scores = self.scorer.score(inputs, state)?;
+        let scores = match reach.is_full() {
+            true => scores,
+            false => scores.mask_fill(reach.to_dense().equal_elem(0.0), f32::NEG_INFINITY),
+        };
         let visible = candidate_scores(inputs, &Mask::empty(shape, &device), scores);
         let kept = match mask.is_empty() {
             true => Vec::new(),

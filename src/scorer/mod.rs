@@ -1,13 +1,30 @@
 //! Scorers: each estimates how much every query cares for every key, and a selector picks by it.
 
+mod channels;
+mod error;
+mod hash;
+mod keys;
 mod oracle;
+mod pages;
+mod pq;
+mod quantize;
+mod socket;
+mod tensor_file;
 
 use std::fmt::Debug;
 
 use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
+pub use channels::{ChannelCalibration, ChannelSelection, Channels, ChannelsConfig};
+pub use error::FileError;
+pub(crate) use hash::pack;
+pub use hash::{Activation, Hash, HashConfig, HashWeights, HeadPerceptrons, LayerPerceptrons};
+pub(crate) use keys::{Host, Seen, dot};
 pub use oracle::{Oracle, OracleConfig};
+pub use pages::{Pages, PagesConfig};
+pub use pq::{Pq, PqConfig};
+pub use socket::{Socket, SocketConfig};
 
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -45,9 +62,21 @@ pub trait ScorerConfig<B: Backend>: DeserializeOwned {
 pub(crate) fn built_in<B: Backend>() -> Parts<B, dyn Scorer<B>> {
     let mut scorers = Parts::new("scorer");
     insert::<B, OracleConfig>(&mut scorers, "oracle");
+    insert::<B, HashConfig>(&mut scorers, "hash");
+    insert::<B, ChannelsConfig>(&mut scorers, "channels");
+    insert::<B, PagesConfig>(&mut scorers, "pages");
+    insert::<B, PqConfig>(&mut scorers, "pq");
+    insert::<B, SocketConfig>(&mut scorers, "socket");
     scorers
 }
 
 pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(scorers: &mut Parts<B, dyn Scorer<B>>, name: impl Into<String>) {
     scorers.insert(name, |named, context| Ok(Box::new(fields::<C>(named)?.init(context)?)));
+}
+
+fn validate_label_bits(bits: u32) -> Result<(), ConfigError> {
+    match bits {
+        1..=16 => Ok(()),
+        _ => Err(ConfigError::value("label_bits", bits, "in 1..=16, where 16 does not quantise")),
+    }
 }

@@ -1,0 +1,119 @@
+//! The names under which the Python project has a scorer with a top-k.
+
+use std::path::PathBuf;
+
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, Context, MaskerConfig, Size, TopK};
+use crate::scorer::{Activation, ChannelSelection, ChannelsConfig, HashConfig, PqConfig, ScorerConfig};
+
+/// Configuration of [TopK] over [hash scores](crate::scorer::Hash): HashAttention. The fields are `heavy_size` and those
+/// of [HashConfig].
+///
+/// ```json
+/// {"type": "hash_attention_top_k", "heavy_size": 0.05, "hat_bits": 32, "hat_mlp_layers": 3,
+///  "hat_mlp_hidden_size": 128, "hat_mlp_activation": "silu", "hat_weights": "hash_weights.safetensors"}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HashAttentionTopKConfig {
+    /// How many keys to add for each query.
+    pub heavy_size: Size,
+    /// Length of a signature.
+    pub hat_bits: usize,
+    /// Number of matrices of each perceptron.
+    pub hat_mlp_layers: usize,
+    /// Width between the matrices.
+    pub hat_mlp_hidden_size: usize,
+    /// What stands between the matrices.
+    pub hat_mlp_activation: Activation,
+    /// The safetensors file with the weights.
+    #[serde(default)]
+    pub hat_weights: Option<PathBuf>,
+}
+
+/// Configuration of [TopK] over [outlier channels](crate::scorer::Channels): Double Sparsity. The fields are `heavy_size`
+/// and those of [ChannelsConfig].
+///
+/// ```json
+/// {"type": "double_sparsity_top_k", "heavy_size": 0.05, "sorted_channel_file": "channels.json", "group_factor": 4,
+///  "label_bits": 4, "channel_selection": "qk_proj"}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DoubleSparsityTopKConfig {
+    /// How many keys to add for each query.
+    pub heavy_size: Size,
+    /// The JSON file with the channels of each layer and head.
+    pub sorted_channel_file: PathBuf,
+    /// One in so many channels is used.
+    pub group_factor: usize,
+    /// To how many bits the chosen channels are quantised, in 1..=16; 16: not at all.
+    pub label_bits: u32,
+    /// By what the channels were sorted.
+    pub channel_selection: ChannelSelection,
+}
+
+/// Configuration of [TopK] over [quantised products](crate::scorer::Pq): PQCache. The fields are `heavy_size` and those
+/// of [PqConfig].
+///
+/// ```json
+/// {"type": "pq_cache", "heavy_size": 0.1, "pq_sub_dim": 32, "pq_bits": 6}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PqCacheConfig {
+    /// How many keys to add for each query.
+    pub heavy_size: Size,
+    /// Channels to a part.
+    pub pq_sub_dim: usize,
+    /// Bits of a code.
+    pub pq_bits: u32,
+}
+
+impl HashAttentionTopKConfig {
+    /// The configuration of the scorer alone.
+    pub fn scorer(&self) -> HashConfig {
+        HashConfig {
+            hat_bits: self.hat_bits,
+            hat_mlp_layers: self.hat_mlp_layers,
+            hat_mlp_hidden_size: self.hat_mlp_hidden_size,
+            hat_mlp_activation: self.hat_mlp_activation,
+            hat_weights: self.hat_weights.clone(),
+        }
+    }
+}
+
+impl DoubleSparsityTopKConfig {
+    /// The configuration of the scorer alone.
+    pub fn scorer(&self) -> ChannelsConfig {
+        ChannelsConfig {
+            sorted_channel_file: self.sorted_channel_file.clone(),
+            group_factor: self.group_factor,
+            label_bits: self.label_bits,
+            channel_selection: self.channel_selection,
+        }
+    }
+}
+
+impl PqCacheConfig {
+    /// The configuration of the scorer alone.
+    pub fn scorer(&self) -> PqConfig {
+        PqConfig { pq_sub_dim: self.pq_sub_dim, pq_bits: self.pq_bits }
+    }
+}
+
+macro_rules! top_k_over_scorer {
+    ($($config:ty),*) => {
+        $(impl<B: Backend> MaskerConfig<B> for $config {
+            type Masker = TopK<B>;
+
+            fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
+                TopK::new(self.heavy_size, Box::new(ScorerConfig::<B>::init(&self.scorer(), context)?))
+            }
+        })*
+    };
+}
+
+top_k_over_scorer!(HashAttentionTopKConfig, DoubleSparsityTopKConfig, PqCacheConfig);

@@ -1,0 +1,89 @@
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
+    rows::{add_by_row, candidate_scores, host},
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    mask::{Kept, Mask},
+    scorer::Scorer,
+};
+
+/// Configuration of [Threshold], `{"type": "threshold", "threshold": 0.001, "scorer": {"type": "oracle"}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThresholdConfig {
+    /// The least share of the attention mass that a key must have, in [0, 1].
+    pub threshold: f64,
+    /// What tells the mass of each key.
+    pub scorer: NamedConfig,
+}
+
+/// Adds every key whose share of the attention mass reaches a threshold, as the gates of
+/// [SeerAttention](https://arxiv.org/abs/2410.13276) do: how many that are follows from the query.
+///
+/// The share is of the mass of all visible keys, by the scorer's estimate. A threshold of 0 keeps every visible key. A
+/// row in which no key reaches the threshold gains nothing.
+///
+/// Should be created with [ThresholdConfig].
+#[derive(Debug)]
+pub struct Threshold<B: Backend> {
+    threshold: f64,
+    scorer: Box<dyn Scorer<B>>,
+}
+
+impl<B: Backend> MaskerConfig<B> for ThresholdConfig {
+    type Masker = Threshold<B>;
+
+    fn init(&self, context: &Context<B>) -> Result<Threshold<B>, ConfigError> {
+        match (0.0..=1.0).contains(&self.threshold) {
+            true => Ok(Threshold { threshold: self.threshold, scorer: context.scorer(&self.scorer)? }),
+            false => Err(ConfigError::value("threshold", self.threshold, "a share of the mass, in [0, 1]")),
+        }
+    }
+}
+
+impl<B: Backend> Masker<B> for Threshold<B> {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        let (shape, device) = (inputs.mask_shape(), inputs.device());
+        if self.threshold == 0.0 {
+            return Ok(Mask::full(shape, &device));
+        }
+        let scores = self.scorer.score(inputs, state)?;
+        let visible = candidate_scores(inputs, &Mask::empty(shape, &device), scores);
+        let kept = host(mask.to_dense());
+        Ok(add_by_row(&mask, &visible, |row, scores| {
+            let kept = &kept[row * shape.keys..(row + 1) * shape.keys];
+            let limit = limit(scores, self.threshold);
+            let reaches = |score: f32| score > f32::NEG_INFINITY && f64::from(score) >= limit;
+            let chosen = (0..).zip(scores).zip(kept).filter(|((_, score), kept)| reaches(**score) && **kept == 0.0);
+            chosen.map(|((key, _), _)| Kept::certainly(key)).collect()
+        }))
+    }
+}
+
+/// The score at which a key has a share of the mass; minus infinity if no key has any.
+fn limit(scores: &[f32], share: f64) -> f64 {
+    let maximum = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mass = scores.iter().filter(|score| **score > f32::NEG_INFINITY);
+    let mass = mass.map(|score| f64::from(score - maximum).exp()).sum::<f64>();
+    f64::from(maximum) + (share * mass).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::limit;
+
+    #[test]
+    fn the_limit_is_where_the_share_is() {
+        let scores = [0.4f32, 0.1, 0.3, 0.2].map(f32::ln);
+        assert!((limit(&scores, 0.25) - 0.25f64.ln()).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,49 @@
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a file with weights or channels cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The file cannot be read or written.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not in its format.
+    #[error("{} is not {format}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file lacks something.
+    #[error("{} has no `{missing}`; it has {found}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        missing: String,
+        /// What is there.
+        found: String,
+    },
+    /// Something in the file has a shape that does not fit.
+    #[error("`{name}` in {} has the shape {found:?}, but must be {expected}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What has the shape.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What it must be.
+        expected: String,
+    },
+}

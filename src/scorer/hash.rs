@@ -1,0 +1,261 @@
+use std::{collections::BTreeMap, path::PathBuf};
+
+use burn::tensor::{Tensor, activation, backend::Backend};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    FileError, Scorer, ScorerConfig,
+    keys::{Host, Seen, scores_by_row, with_bias},
+    tensor_file::TensorFile,
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    masker::{ConfigError, Context, LayerState},
+};
+
+/// Configuration of [Hash].
+///
+/// ```json
+/// {"type": "hash", "hat_bits": 32, "hat_mlp_layers": 3, "hat_mlp_hidden_size": 128, "hat_mlp_activation": "silu",
+///  "hat_weights": "hash_weights.safetensors"}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HashConfig {
+    /// Length of a signature, at least 1.
+    pub hat_bits: usize,
+    /// Number of matrices of each perceptron, at least 1.
+    pub hat_mlp_layers: usize,
+    /// Width between the matrices, at least 1.
+    pub hat_mlp_hidden_size: usize,
+    /// What stands between the matrices.
+    pub hat_mlp_activation: Activation,
+    /// The safetensors file with the weights, [as described](HashWeights::from_file). Without it the scorer has no
+    /// weights, and says so when it is used; [Hash::new] takes them from memory.
+    #[serde(default)]
+    pub hat_weights: Option<PathBuf>,
+}
+
+/// The function between two matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * Phi(x)`, exactly.
+    Gelu,
+    /// `tanh(x)`.
+    Tanh,
+}
+
+impl Activation {
+    fn apply<B: Backend>(self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        match self {
+            Self::Silu => activation::silu(x),
+            Self::Relu => activation::relu(x),
+            Self::Gelu => activation::gelu(x),
+            Self::Tanh => x.tanh(),
+        }
+    }
+}
+
+/// A perceptron for each query head.
+#[derive(Debug, Clone)]
+pub struct HeadPerceptrons<B: Backend> {
+    /// Matrix and bias, in order: `[heads, width_in, width_out]` and `[heads, width_out]`.
+    pub layers: Vec<(Tensor<B, 3>, Tensor<B, 2>)>,
+}
+
+impl<B: Backend> HeadPerceptrons<B> {
+    /// # Shapes
+    /// - x: `[batch, heads, length, width_in]`
+    /// - output: `[batch, heads, length, width_out]`
+    fn forward(&self, x: Tensor<B, 4>, activation: Activation) -> Tensor<B, 4> {
+        self.layers.iter().enumerate().fold(x, |x, (index, (matrix, bias))| {
+            let x = if index == 0 { x } else { activation.apply(x) };
+            x.matmul(matrix.clone().unsqueeze::<4>()) + bias.clone().unsqueeze_dim::<3>(1).unsqueeze::<4>()
+        })
+    }
+}
+
+/// The weights of one layer of the model: perceptrons for its queries and its keys.
+#[derive(Debug, Clone)]
+pub struct LayerPerceptrons<B: Backend> {
+    /// For the queries.
+    pub query: HeadPerceptrons<B>,
+    /// For the keys.
+    pub key: HeadPerceptrons<B>,
+}
+
+/// The weights of [Hash], by layer of the model.
+#[derive(Debug, Clone)]
+pub struct HashWeights<B: Backend> {
+    /// By layer.
+    pub layers: BTreeMap<usize, LayerPerceptrons<B>>,
+}
+
+impl<B: Backend> HashWeights<B> {
+    /// Weights from a safetensors file with `hat.<layer>.query_matrix.<i>` and `hat.<layer>.key_matrix.<i>`,
+    /// `[heads, width_in, width_out]`, and `hat.<layer>.query_bias.<i>` and `hat.<layer>.key_bias.<i>`,
+    /// `[heads, width_out]`, for `i` from 0.
+    ///
+    /// # Errors
+    /// If the file cannot be read, lacks a tensor, or a shape is not what the configuration says.
+    pub fn from_file(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
+        let file = TensorFile::open(path)?;
+        let layers = file.names().filter_map(|name| name.strip_prefix("hat.")?.split('.').next()?.parse().ok());
+        let layers = layers.collect::<std::collections::BTreeSet<usize>>();
+        if layers.is_empty() {
+            return Err(file.missing("hat.0.query_matrix.0"));
+        }
+        let layers = layers.into_iter().map(|layer| {
+            let part = |part: &str| -> Result<HeadPerceptrons<B>, FileError> {
+                let mut width = None;
+                let layers = (0..config.hat_mlp_layers).map(|index| {
+                    let last = index + 1 == config.hat_mlp_layers;
+                    let out = if last { config.hat_bits } else { config.hat_mlp_hidden_size };
+                    let name = format!("hat.{layer}.{part}_matrix.{index}");
+                    let matrix = file.tensor::<B, 3>(&name, device)?;
+                    let [heads, width_in, width_out] = matrix.dims();
+                    if width_out != out || width.is_some_and(|width| width != width_in) {
+                        let width_in = width.map_or("head_dim".to_owned(), |width: usize| width.to_string());
+                        return Err(file.shape(&name, &matrix.dims(), format!("[heads, {width_in}, {out}]")));
+                    }
+                    width = Some(width_out);
+                    let name = format!("hat.{layer}.{part}_bias.{index}");
+                    let bias = file.tensor::<B, 2>(&name, device)?;
+                    match bias.dims() == [heads, out] {
+                        true => Ok((matrix, bias)),
+                        false => Err(file.shape(&name, &bias.dims(), format!("[{heads}, {out}]"))),
+                    }
+                });
+                Ok(HeadPerceptrons { layers: layers.collect::<Result<_, _>>()? })
+            };
+            Ok((layer, LayerPerceptrons { query: part("query")?, key: part("key")? }))
+        });
+        Ok(Self { layers: layers.collect::<Result<_, FileError>>()? })
+    }
+}
+
+/// How many bits of learned signatures of query and key agree ([HashAttention](https://arxiv.org/abs/2412.14468)).
+///
+/// A perceptron for each head makes a vector of `hat_bits` numbers of a query, another one of a key; their signs are the
+/// signatures. The score is the number of equal bits minus the number of different ones, by population count. Signatures
+/// of keys are packed, 64 bits to a word, and remembered: a step makes those of the new keys only.
+///
+/// Should be created with [HashConfig], or with [Hash::new] for weights in memory.
+#[derive(Debug)]
+pub struct Hash<B: Backend> {
+    activation: Activation,
+    weights: HashWeights<B>,
+}
+
+impl<B: Backend> Hash<B> {
+    /// A scorer with weights in memory.
+    pub fn new(weights: HashWeights<B>, activation: Activation) -> Self {
+        Self { weights, activation }
+    }
+}
+
+impl<B: Backend> ScorerConfig<B> for HashConfig {
+    type Scorer = Hash<B>;
+
+    fn init(&self, context: &Context<B>) -> Result<Hash<B>, ConfigError> {
+        for (field, value) in [
+            ("hat_bits", self.hat_bits),
+            ("hat_mlp_layers", self.hat_mlp_layers),
+            ("hat_mlp_hidden_size", self.hat_mlp_hidden_size),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::value(field, value, "at least 1"));
+            }
+        }
+        let weights = match &self.hat_weights {
+            Some(file) => HashWeights::from_file(context.path(file), self, context.device())?,
+            None => HashWeights { layers: BTreeMap::new() },
+        };
+        Ok(Hash::new(weights, self.hat_mlp_activation))
+    }
+}
+
+/// The packed signatures of the keys, by query head.
+#[derive(Debug, Default)]
+struct Signatures {
+    seen: Seen,
+    by_head: Vec<Vec<u64>>,
+}
+
+impl<B: Backend> Scorer<B> for Hash<B> {
+    fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        let shape = inputs.mask_shape();
+        let layer = inputs.layer();
+        let weights = self.weights.layers.get(&layer).ok_or_else(|| AttentionError::NoWeights {
+            scorer: "hash",
+            layer,
+            known: format!("{:?}", self.weights.layers.keys().collect::<Vec<_>>()),
+        })?;
+        check(weights, inputs)?;
+        let heads = shape.batch * shape.heads;
+        let memory = state.memory::<Signatures>();
+        let (new, anew) = memory.seen.advance(heads, shape.keys);
+        if anew {
+            memory.by_head = vec![Vec::new(); heads];
+        }
+        if !new.is_empty() {
+            let keys = repeat_heads(inputs.keys().clone().slice_dim(2, new), shape.heads);
+            let signs = Host::of(&weights.key.forward(keys, self.activation));
+            let packed = pack_signs(&signs);
+            memory.by_head.iter_mut().zip(packed).for_each(|(known, new)| known.extend(new));
+        }
+        let signs = Host::of(&weights.query.forward(inputs.queries().clone(), self.activation));
+        let (bits, words) = (signs.dims[3], signs.dims[3].div_ceil(64));
+        let queries = pack_signs(&signs);
+        let keys = &memory.by_head;
+        let scores = scores_by_row(inputs, |head, _, query, scores| {
+            let query = &queries[head][query * words..][..words];
+            for (score, key) in scores.iter_mut().zip(keys[head].chunks(words)) {
+                let different = query.iter().zip(key).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
+                *score = bits as f32 - 2.0 * different as f32;
+            }
+        });
+        Ok(with_bias(inputs, scores))
+    }
+}
+
+fn check<B: Backend>(weights: &LayerPerceptrons<B>, inputs: &AttentionInputs<B>) -> Result<(), AttentionError> {
+    let [_, heads, _, head_dim] = inputs.queries().dims();
+    for (tensor, perceptrons) in [("hash query weights", &weights.query), ("hash key weights", &weights.key)] {
+        let found = perceptrons.layers.first().map_or([0; 3], |(matrix, _)| matrix.dims());
+        if found[..2] != [heads, head_dim] {
+            let expected = format!("[{heads}, {head_dim}, _] (heads, head_dim, width)");
+            return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
+        }
+    }
+    Ok(())
+}
+
+/// Each key-value head as often as query heads read it: their signatures differ, since each has its own weights.
+fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
+    let [batch, kv_heads, length, width] = keys.dims();
+    if kv_heads == heads {
+        return keys;
+    }
+    keys.unsqueeze_dim::<5>(2)
+        .expand([batch, kv_heads, heads / kv_heads, length, width])
+        .reshape([batch, heads, length, width])
+}
+
+/// The signs of the last dimension, 64 to a word, by head.
+fn pack_signs(signs: &Host) -> Vec<Vec<u64>> {
+    let width = signs.dims[3];
+    (0..signs.heads()).into_par_iter().map(|head| signs.head(head).chunks(width).flat_map(pack).collect()).collect()
+}
+
+/// One bit a number, set where it is above 0.
+pub(crate) fn pack(numbers: &[f32]) -> impl Iterator<Item = u64> + '_ {
+    let word = |numbers: &[f32]| (0..).zip(numbers).fold(0u64, |word, (bit, &x)| word | (u64::from(x > 0.0) << bit));
+    numbers.chunks(64).map(word)
+}

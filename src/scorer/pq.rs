@@ -1,0 +1,148 @@
+use burn::tensor::{Tensor, backend::Backend};
+use rand::{Rng, seq::index};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Scorer, ScorerConfig,
+    keys::{Host, Seen, dot, scores_by_row, with_bias},
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    masker::{ConfigError, Context, LayerState},
+};
+
+/// Configuration of [Pq], `{"type": "pq", "pq_sub_dim": 32, "pq_bits": 6}`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PqConfig {
+    /// Channels to a part, at least 1; the last part is shorter where the head dimension is no multiple.
+    pub pq_sub_dim: usize,
+    /// Bits of a code, in 1..=16: there are `2^bits` centroids for each part.
+    pub pq_bits: u32,
+}
+
+/// Products of the query with quantised keys ([PQCache](https://arxiv.org/abs/2407.12820)): *product quantisation*.
+///
+/// Keys are cut into parts of `pq_sub_dim` channels. From the keys of the first call, the prefill, k-means makes
+/// `2^pq_bits` centroids for each part and key-value head; a key is remembered as the codes of its nearest centroids,
+/// and a new key gets its codes without changing the centroids. A step multiplies the query with the centroids and adds
+/// up by code.
+///
+/// The centroids start from keys drawn with the state's seed. Should be created with [PqConfig].
+#[derive(Debug, Clone, Copy)]
+pub struct Pq {
+    config: PqConfig,
+}
+
+/// Rounds of k-means, after which centroids hardly move.
+const ROUNDS: usize = 12;
+
+impl<B: Backend> ScorerConfig<B> for PqConfig {
+    type Scorer = Pq;
+
+    fn init(&self, _context: &Context<B>) -> Result<Pq, ConfigError> {
+        if self.pq_sub_dim == 0 {
+            return Err(ConfigError::value("pq_sub_dim", 0, "at least 1"));
+        }
+        match self.pq_bits {
+            1..=16 => Ok(Pq { config: *self }),
+            bits => Err(ConfigError::value("pq_bits", bits, "in 1..=16, since a code is held in 16 bits")),
+        }
+    }
+}
+
+/// The quantisation of one part of one key-value head.
+#[derive(Debug, Default, Clone)]
+struct Part {
+    /// Where the part's channels start.
+    first: usize,
+    width: usize,
+    centroids: Vec<f32>,
+    codes: Vec<u16>,
+}
+
+impl Part {
+    fn nearest(&self, vector: &[f32]) -> u16 {
+        let distance = |centroid: &[f32]| centroid.iter().zip(vector).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        let nearest = (0u16..)
+            .zip(self.centroids.chunks(self.width))
+            .map(|(code, centroid)| (distance(centroid), code))
+            .min_by(|(a, i), (b, j)| a.total_cmp(b).then(i.cmp(j)));
+        nearest.map_or(0, |(_, code)| code)
+    }
+
+    /// Lloyd's algorithm from centroids drawn among the vectors.
+    fn cluster(&mut self, vectors: &[&[f32]], count: usize, rng: &mut impl Rng) {
+        let first = index::sample(rng, vectors.len(), count.min(vectors.len()));
+        self.centroids = first.iter().flat_map(|at| vectors[at].iter().copied()).collect();
+        for _ in 0..ROUNDS {
+            let mut sums = vec![0f64; self.centroids.len()];
+            let mut members = vec![0u32; self.centroids.len() / self.width];
+            for vector in vectors {
+                let code = usize::from(self.nearest(vector));
+                members[code] += 1;
+                let sum = &mut sums[code * self.width..][..self.width];
+                sum.iter_mut().zip(*vector).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+            let centroids = self.centroids.chunks_mut(self.width).zip(sums.chunks(self.width)).zip(members);
+            // A centroid without members stays where it is.
+            for ((centroid, sum), members) in centroids.filter(|(_, members)| *members > 0) {
+                centroid.iter_mut().zip(sum).for_each(|(x, sum)| *x = (sum / f64::from(members)) as f32);
+            }
+        }
+    }
+}
+
+/// The parts by key-value head.
+#[derive(Debug, Default)]
+struct Codebooks {
+    seen: Seen,
+    by_head: Vec<Vec<Part>>,
+}
+
+impl<B: Backend> Scorer<B> for Pq {
+    fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        let PqConfig { pq_sub_dim, pq_bits } = self.config;
+        let [batch, kv_heads, count, width] = inputs.keys().dims();
+        let randomness = state.fixed_randomness(inputs.layer());
+        let memory = state.memory::<Codebooks>();
+        let (new, anew) = memory.seen.advance(batch * kv_heads, count);
+        if anew {
+            let parts = (0..width).step_by(pq_sub_dim).map(|first| {
+                let width = pq_sub_dim.min(width - first);
+                Part { first, width, ..Part::default() }
+            });
+            memory.by_head = vec![parts.collect(); batch * kv_heads];
+        }
+        if !new.is_empty() {
+            let keys = Host::of_range(inputs.keys(), new);
+            memory.by_head.par_iter_mut().enumerate().for_each(|(head, parts)| {
+                let mut rng = randomness.row(head);
+                for part in parts {
+                    let channels = part.first..part.first + part.width;
+                    let vectors = keys.head(head).chunks(width).map(|key| &key[channels.clone()]).collect::<Vec<_>>();
+                    if anew {
+                        part.cluster(&vectors, 1 << pq_bits, &mut rng);
+                    }
+                    let codes = vectors.iter().map(|vector| part.nearest(vector)).collect::<Vec<_>>();
+                    part.codes.extend(codes);
+                }
+            });
+        }
+        let queries = Host::of(inputs.queries());
+        let heads = &memory.by_head;
+        let scale = inputs.scale() as f32;
+        let scores = scores_by_row(inputs, |head, kv_head, query, scores| {
+            let query = queries.vector(head, query);
+            for part in &heads[kv_head] {
+                let channels = &query[part.first..part.first + part.width];
+                let products = part.centroids.chunks(part.width).map(|c| dot(channels, c) * scale).collect::<Vec<_>>();
+                for (score, &code) in scores.iter_mut().zip(&part.codes) {
+                    *score += products[usize::from(code)];
+                }
+            }
+        });
+        Ok(with_bias(inputs, scores))
+    }
+}

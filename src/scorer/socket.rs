@@ -1,0 +1,124 @@
+use burn::tensor::{Tensor, backend::Backend};
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Scorer, ScorerConfig,
+    keys::{Host, Seen, dot, scores_by_row, with_bias},
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    masker::{ConfigError, Context, LayerState},
+};
+
+/// Configuration of [Socket], `{"type": "socket", "tables": 60, "bits": 8, "temperature": 0.4}`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SocketConfig {
+    /// Number of hash tables, at least 1.
+    pub tables: usize,
+    /// Bits of a bucket, in 1..=16: a table has `2^bits` buckets.
+    pub bits: usize,
+    /// How soft the query's choice of a bucket is, above 0.
+    pub temperature: f64,
+}
+
+/// How much of a query's soft hash lies in the key's bucket, summed over tables, times the norm of the key's value:
+/// *soft collisions* of sign random projections (SOCKET).
+///
+/// In each table, a key lies in the bucket of the signs of its products with `bits` random directions. A query has a
+/// probability for every bucket, the softmax over the corners `s` of `s . x / temperature` with `x` the products of the
+/// normalised query, which is a product of sigmoids. The score is the logarithm of the value's norm times the summed
+/// probabilities, and so stands beside logits. Buckets and norms are remembered: a step makes those of the new keys only.
+///
+/// Should be created with [SocketConfig].
+#[derive(Debug, Clone, Copy)]
+pub struct Socket {
+    config: SocketConfig,
+}
+
+impl<B: Backend> ScorerConfig<B> for SocketConfig {
+    type Scorer = Socket;
+
+    fn init(&self, _context: &Context<B>) -> Result<Socket, ConfigError> {
+        if self.tables == 0 {
+            return Err(ConfigError::value("tables", 0, "at least 1"));
+        }
+        if !(1..=16).contains(&self.bits) {
+            let allowed = "in 1..=16, since a bucket is held in 16 bits";
+            return Err(ConfigError::value("bits", self.bits, allowed));
+        }
+        match self.temperature > 0.0 && self.temperature.is_finite() {
+            true => Ok(Socket { config: *self }),
+            false => Err(ConfigError::value("temperature", self.temperature, "above 0")),
+        }
+    }
+}
+
+/// Directions, and the buckets of the keys by key-value head.
+#[derive(Debug, Default)]
+struct Buckets {
+    seen: Seen,
+    /// `tables * bits` directions, one after the other.
+    directions: Vec<f32>,
+    /// For each key, its bucket in every table.
+    by_head: Vec<Vec<u16>>,
+    /// For each key, the norm of its value.
+    norms: Vec<Vec<f32>>,
+}
+
+impl<B: Backend> Scorer<B> for Socket {
+    fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        let SocketConfig { tables, bits, temperature } = self.config;
+        let [batch, kv_heads, count, width] = inputs.keys().dims();
+        let randomness = state.fixed_randomness(inputs.layer());
+        let memory = state.memory::<Buckets>();
+        let (new, anew) = memory.seen.advance(batch * kv_heads, count);
+        if anew {
+            let mut rng = randomness.row(0);
+            memory.directions = (0..tables * bits * width).map(|_| StandardNormal.sample(&mut rng)).collect();
+            memory.by_head = vec![Vec::new(); batch * kv_heads];
+            memory.norms = vec![Vec::new(); batch * kv_heads];
+        }
+        let directions = &memory.directions;
+        if !new.is_empty() {
+            let keys = Host::of_range(inputs.keys(), new.clone());
+            let values = Host::of_range(inputs.values(), new);
+            let heads = memory.by_head.par_iter_mut().zip(&mut memory.norms).enumerate();
+            heads.for_each(|(head, (buckets, norms))| {
+                for key in keys.head(head).chunks(width) {
+                    let bit = |direction: &[f32]| u16::from(dot(key, direction) > 0.0);
+                    let table = |table: &[f32]| {
+                        (0..).zip(table.chunks(width)).fold(0, |code, (at, direction)| code | bit(direction) << at)
+                    };
+                    buckets.extend(directions.chunks(bits * width).map(table));
+                }
+                norms.extend(values.head(head).chunks(values.dims[3]).map(|value| dot(value, value).sqrt()));
+            });
+        }
+        let queries = Host::of(inputs.queries());
+        let (buckets, norms) = (&memory.by_head, &memory.norms);
+        let scores = scores_by_row(inputs, |head, kv_head, query, scores| {
+            let query = queries.vector(head, query);
+            let sharpness = 2.0 / (temperature as f32 * dot(query, query).sqrt().max(f32::MIN_POSITIVE));
+            // The softmax over the corners factors into a sigmoid for each bit.
+            let mut shares = vec![1f32; tables << bits];
+            for (table, shares) in directions.chunks(bits * width).zip(shares.chunks_mut(1 << bits)) {
+                for (bit, direction) in table.chunks(width).enumerate() {
+                    let set = 1.0 / (1.0 + (-sharpness * dot(query, direction)).exp());
+                    for (bucket, share) in shares.iter_mut().enumerate() {
+                        *share *= if bucket >> bit & 1 == 1 { set } else { 1.0 - set };
+                    }
+                }
+            }
+            let keys = buckets[kv_head].chunks(tables).zip(&norms[kv_head]);
+            for (score, (buckets, norm)) in scores.iter_mut().zip(keys) {
+                let collisions =
+                    buckets.iter().enumerate().map(|(table, &b)| shares[(table << bits) + usize::from(b)]).sum::<f32>();
+                *score = (norm * collisions).max(f32::MIN_POSITIVE).ln();
+            }
+        });
+        Ok(with_bias(inputs, scores))
+    }
+}

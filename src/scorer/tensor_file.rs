@@ -1,0 +1,72 @@
+use std::path::PathBuf;
+
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use safetensors::{Dtype, SafeTensors};
+
+use super::FileError;
+
+/// A safetensors file in memory.
+pub(crate) struct TensorFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    names: Vec<String>,
+}
+
+impl TensorFile {
+    pub fn open(path: PathBuf) -> Result<Self, FileError> {
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(FileError::Open { path, source }),
+        };
+        let names = match SafeTensors::deserialize(&bytes) {
+            Ok(file) => file.names().into_iter().map(str::to_owned).collect(),
+            Err(error) => return Err(not_safetensors(path, &error)),
+        };
+        Ok(Self { path, bytes, names })
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// A tensor of floating-point numbers, in f32.
+    pub fn tensor<B: Backend, const D: usize>(
+        &self,
+        name: &str,
+        device: &B::Device,
+    ) -> Result<Tensor<B, D>, FileError> {
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| not_safetensors(self.path.clone(), &error))?;
+        let view = file.tensor(name).map_err(|_| self.missing(name))?;
+        let shape = view.shape().to_vec();
+        if shape.len() != D {
+            return Err(self.shape(name, &shape, format!("of {D} dimensions")));
+        }
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F64 => DType::F64,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                let reason = format!("`{name}` holds {other:?}, but must hold floating-point numbers");
+                return Err(FileError::Format { path: self.path.clone(), format: "a file of weights", reason });
+            }
+        };
+        let data = TensorData::from_bytes_vec(view.data().to_vec(), shape, dtype).convert::<f32>();
+        Ok(Tensor::from_data(data, (device, DType::F32)))
+    }
+
+    pub fn missing(&self, name: &str) -> FileError {
+        let mut names = self.names.clone();
+        names.sort();
+        names.truncate(12);
+        FileError::Missing { path: self.path.clone(), missing: name.to_owned(), found: names.join(", ") }
+    }
+
+    pub fn shape(&self, name: &str, found: &[usize], expected: String) -> FileError {
+        FileError::Shape { path: self.path.clone(), name: name.to_owned(), found: found.to_vec(), expected }
+    }
+}
+
+fn not_safetensors(path: PathBuf, error: &safetensors::SafeTensorError) -> FileError {
+    FileError::Format { path, format: "a safetensors file", reason: error.to_string() }
+}
