@@ -39,9 +39,14 @@
 pub mod attention;
 #[cfg(any(feature = "cuda", feature = "tch", feature = "wgpu", feature = "flex", feature = "ndarray"))]
 pub mod backend;
+pub mod eval;
+mod file_error;
 pub mod mask;
 pub mod masker;
 pub mod scorer;
+mod tensor_file;
+
+pub use file_error::FileError;
 
 /// What most programs need.
 pub mod prelude {

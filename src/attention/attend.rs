@@ -3,7 +3,7 @@ use std::ops::Range;
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
 use super::{
-    AttentionError, AttentionInputs,
+    AttentionError, AttentionInputs, Visibility,
     scores::{accumulation_dtype, cast, grouped_matmul, logits},
     visibility::{take, take_columns},
 };
@@ -155,7 +155,10 @@ fn attend_block<B: Backend>(
     let dims = [shape.batch, shape.heads, rows.len(), columns.iter().map(Range::len).sum()];
     let scores = logits(inputs, rows.clone(), &columns);
     let floor = scores.dtype().finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
-    let kept = Keys::of(mask, &rows, &columns);
+    let kept = match causal_both(inputs, mask) {
+        true => Keys { dropped: None, log_probability: None },
+        false => Keys::of(mask, &rows, &columns),
+    };
     let hidden = inputs.visibility().hidden(shape, rows.clone(), &columns, &inputs.device());
     let dropped = match (kept.dropped, hidden) {
         (Some(dropped), Some(hidden)) => Some(dropped.expand(dims).bool_or(hidden.expand(dims))),
@@ -204,6 +207,16 @@ fn columns<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, rows: &Range
     };
     let seen = ranges.into_iter().map(|range| range.start..range.end.min(end));
     seen.filter(|range| !range.is_empty()).collect()
+}
+
+/// Whether the mask drops nothing but what the visibility hides: each keeps every key up to the query's position.
+fn causal_both<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> bool {
+    match (mask.form(), inputs.visibility()) {
+        (MaskForm::Pattern(pattern), Visibility::Causal { offset }) => {
+            pattern.offset == *offset as isize && pattern.window >= inputs.mask_shape().keys
+        }
+        _ => false,
+    }
 }
 
 /// What a mask says of some rows and columns.

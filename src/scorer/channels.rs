@@ -9,12 +9,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FileError, Scorer, ScorerConfig,
+    Scorer, ScorerConfig,
     keys::{Host, Seen, dot, scores_by_row, with_bias},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
 use crate::{
+    FileError,
     attention::{AttentionError, AttentionInputs},
     masker::{ConfigError, Context, LayerState},
 };

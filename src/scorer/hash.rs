@@ -5,13 +5,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FileError, Scorer, ScorerConfig,
+    Scorer, ScorerConfig,
     keys::{Host, Seen, scores_by_row, with_bias},
-    tensor_file::TensorFile,
 };
 use crate::{
+    FileError,
     attention::{AttentionError, AttentionInputs},
     masker::{ConfigError, Context, LayerState},
+    tensor_file::TensorFile,
 };
 
 /// Configuration of [Hash].

@@ -1,7 +1,6 @@
 //! Scorers: each estimates how much every query cares for every key, and a selector picks by it.
 
 mod channels;
-mod error;
 mod hash;
 mod keys;
 mod oracle;
@@ -9,7 +8,6 @@ mod pages;
 mod pq;
 mod quantize;
 mod socket;
-mod tensor_file;
 
 use std::fmt::Debug;
 
@@ -17,7 +15,6 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
 pub use channels::{ChannelCalibration, ChannelSelection, Channels, ChannelsConfig};
-pub use error::FileError;
 pub(crate) use hash::pack;
 pub use hash::{Activation, Hash, HashConfig, HashWeights, HeadPerceptrons, LayerPerceptrons};
 pub(crate) use keys::{Host, Seen, dot};

@@ -1,15 +1,16 @@
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use safetensors::{Dtype, SafeTensors};
 
-use super::FileError;
+use crate::FileError;
 
 /// A safetensors file in memory.
 pub(crate) struct TensorFile {
     path: PathBuf,
     bytes: Vec<u8>,
     names: Vec<String>,
+    metadata: HashMap<String, String>,
 }
 
 impl TensorFile {
@@ -18,15 +19,28 @@ impl TensorFile {
             Ok(bytes) => bytes,
             Err(source) => return Err(FileError::Open { path, source }),
         };
-        let names = match SafeTensors::deserialize(&bytes) {
-            Ok(file) => file.names().into_iter().map(str::to_owned).collect(),
-            Err(error) => return Err(not_safetensors(path, &error)),
+        let (names, metadata) = match (SafeTensors::deserialize(&bytes), SafeTensors::read_metadata(&bytes)) {
+            (Ok(file), Ok((_, header))) => {
+                let names = file.names().into_iter().map(str::to_owned).collect();
+                (names, header.metadata().clone().unwrap_or_default())
+            }
+            (Err(error), _) | (_, Err(error)) => return Err(not_safetensors(path, &error)),
         };
-        Ok(Self { path, bytes, names })
+        Ok(Self { path, bytes, names, metadata })
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
+    }
+
+    /// What the file says of itself under a name.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name).map(String::as_str)
+    }
+
+    /// An error that says what is wrong with the file.
+    pub fn unusable(&self, format: &'static str, reason: impl ToString) -> FileError {
+        FileError::Format { path: self.path.clone(), format, reason: reason.to_string() }
     }
 
     /// A tensor of floating-point numbers, in f32.

@@ -1,0 +1,155 @@
+//! Methods beside dense attention, on queries, keys and values of a trained model.
+//!
+//! `cargo run --release --example compare -- configs/vattention.json`
+
+mod measure;
+mod table;
+
+use std::{
+    error::Error,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use measure::{Row, measure};
+use serde_json::json;
+use sparse_attention_hub::{backend::Selected, eval::Recording, prelude::*};
+
+/// Compares methods with dense attention on recorded tensors: what they keep, how wrong they are, how long they take.
+#[derive(Debug, Parser)]
+#[command(name = "compare")]
+struct Arguments {
+    /// Method files, each a JSON list of maskers; without any: all of configs/
+    methods: Vec<PathBuf>,
+    /// Only this layer; may be given more than once
+    #[arg(long)]
+    layer: Vec<usize>,
+    /// Seed of the methods that draw
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Folder of recorded tensors, one safetensors file a layer
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Also write the figures to this JSON file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// A method and the name of its file.
+pub struct Method {
+    name: String,
+    attention: ResearchAttention<Selected>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let methods = methods(&arguments.methods)?;
+    let recordings = recordings(arguments)?;
+    // Before the work, so that an hour of it is not lost to a misspelt folder.
+    let json = arguments.json.as_deref().map(JsonFile::create).transpose()?;
+    table::heading(&recordings[0].inputs, arguments.seed);
+    let progress = ProgressBar::new((recordings.len() * methods.len()) as u64);
+    progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}")?);
+    let mut rows = Vec::<Row>::new();
+    for recording in &recordings {
+        for method in &methods {
+            progress.set_message(format!("layer {}, {}", recording.inputs.layer(), method.name));
+            let row = measure(method, recording, arguments.seed)?;
+            progress.suspend(|| table::row(&row));
+            rows.push(row);
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    if recordings.len() > 1 {
+        table::means(&rows);
+    }
+    match json {
+        Some(file) => file.finish(&json!({"rows": rows})),
+        None => Ok(()),
+    }
+}
+
+/// A file beside where the command is run, or else where the crate lies.
+fn find(name: &str) -> PathBuf {
+    let here = PathBuf::from(name);
+    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
+}
+
+/// The files of a folder with an extension, sorted by name.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let listing =
+        std::fs::read_dir(folder).map_err(|error| format!("cannot open the folder {}: {error}", folder.display()))?;
+    let mut files = listing.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, std::io::Error>>()?;
+    files.retain(|file| file.extension().is_some_and(|found| found == extension));
+    files.sort();
+    match files.is_empty() {
+        true => Err(format!("the folder {} has no .{extension} file", folder.display()).into()),
+        false => Ok(files),
+    }
+}
+
+fn methods(given: &[PathBuf]) -> Result<Vec<Method>, Box<dyn Error>> {
+    let files = if given.is_empty() { files(&find("configs"), "json")? } else { given.to_vec() };
+    let registry = MaskerRegistry::new();
+    let method = |file: &PathBuf| {
+        let attention = registry
+            .research_attention_from_file(file, &Default::default())
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+        Ok(Method { name, attention })
+    };
+    files.iter().map(method).collect()
+}
+
+fn recordings(arguments: &Arguments) -> Result<Vec<Recording<Selected>>, Box<dyn Error>> {
+    let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data"));
+    let mut recordings = files(&folder, "safetensors")?
+        .iter()
+        .map(|file| Recording::open(file, &Default::default()))
+        .collect::<Result<Vec<Recording<Selected>>, _>>()?;
+    recordings.sort_by_key(|recording| recording.inputs.layer());
+    let layers = recordings.iter().map(|recording| recording.inputs.layer()).collect::<Vec<_>>();
+    if let Some(missing) = arguments.layer.iter().find(|layer| !layers.contains(layer)) {
+        return Err(format!("{} has no layer {missing}; it has {layers:?}", folder.display()).into());
+    }
+    if !arguments.layer.is_empty() {
+        recordings.retain(|recording| arguments.layer.contains(&recording.inputs.layer()));
+    }
+    Ok(recordings)
+}
+
+/// A JSON file that appears when it is whole.
+struct JsonFile {
+    path: PathBuf,
+    partial: PathBuf,
+    file: std::fs::File,
+}
+
+impl JsonFile {
+    fn create(path: &Path) -> Result<Self, Box<dyn Error>> {
+        let partial = path.with_extension("partial");
+        let file = std::fs::File::create(&partial)
+            .map_err(|error| format!("cannot write {}: {error}; does its folder exist?", path.display()))?;
+        Ok(Self { path: path.to_owned(), partial, file })
+    }
+
+    fn finish(mut self, value: &serde_json::Value) -> Result<(), Box<dyn Error>> {
+        serde_json::to_writer_pretty(&mut self.file, value)?;
+        self.file.write_all(b"\n")?;
+        std::fs::rename(&self.partial, &self.path)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+use std::{error::Error, time::Instant};
+
+use burn::tensor::Tensor;
+use serde::Serialize;
+use sparse_attention_hub::{attention::AttentionError, backend::Selected, eval::Recording, prelude::*};
+
+use crate::Method;
+
+/// The figures of one method on one layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub method: String,
+    pub layer: usize,
+    /// Share of the visible query-key pairs that was kept.
+    pub density: f64,
+    pub output_error_median: f64,
+    pub output_error_worst: f64,
+    pub mass_kept: f64,
+    pub milliseconds: f64,
+    pub dense_milliseconds: f64,
+}
+
+/// Each time is the median of so many, taken in turns with the dense ones.
+const REPEATS: usize = 5;
+
+/// How far our dense attention may be from the recorded one, which was made from half-precision tensors elsewhere.
+const RECORDED: f32 = 2e-3;
+
+/// Runs a method and dense attention.
+pub fn measure(method: &Method, recording: &Recording<Selected>, seed: u64) -> Result<Row, Box<dyn Error>> {
+    let inputs = &recording.inputs;
+    let dense = dense_attention(inputs, Requested::default()).output;
+    if let Some(recorded) = &recording.output {
+        let difference = (dense - recorded.clone()).abs().max().into_scalar();
+        // Written so that a difference which is not a number is an error too.
+        if !(difference <= RECORDED) {
+            let layer = inputs.layer();
+            return Err(format!("layer {layer}: dense attention is {difference} from the recorded output").into());
+        }
+    }
+    let report = method.attention.report(inputs, &mut LayerState::new(seed))?;
+    let (mut dense, mut sparse) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        dense.push(milliseconds(|| Ok(dense_attention(inputs, Requested::default()).output))?);
+        sparse.push(milliseconds(|| {
+            let output = method.attention.forward(inputs, &mut LayerState::new(seed), Requested::default())?;
+            Ok(output.attention.output)
+        })?);
+    }
+    Ok(Row {
+        method: method.name.clone(),
+        layer: inputs.layer(),
+        density: report.density(),
+        output_error_median: report.output_error_median(),
+        output_error_worst: report.output_error_worst(),
+        mass_kept: report.mass_kept(),
+        milliseconds: median(sparse),
+        dense_milliseconds: median(dense),
+    })
+}
+
+/// The time until the result is there, which on a device is when it can be read.
+fn milliseconds(work: impl FnOnce() -> Result<Tensor<Selected, 4>, AttentionError>) -> Result<f64, AttentionError> {
+    let start = Instant::now();
+    let _ = work()?.into_data();
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}

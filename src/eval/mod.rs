@@ -1,0 +1,5 @@
+//! What methods are evaluated on.
+
+mod recording;
+
+pub use recording::Recording;
