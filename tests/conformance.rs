@@ -1,0 +1,158 @@
+//! The conformance vectors: what the Python project computes, recomputed here.
+//!
+//! Reads `manifest.json` and the tensors beside it from `tests/conformance`, or from the folder that the variable
+//! `CONFORMANCE_DIR` names, on every CPU backend enabled. A case
+//! - *passes* if the expected values come out as they are,
+//! - *differs on purpose* if they do not, the case names a quirk of the Python project that [DIFFERENCES] lists for its
+//!   kind, and what comes out instead is what this library documents, computed a second time in f64, or
+//! - is *not covered yet*.
+//!
+//! Everything else is a failure. All cases are run before the failures are reported.
+//!
+//! `cargo test --release --features ndarray --test conformance -- --nocapture` prints the table.
+
+mod conformance_support;
+
+use burn::tensor::backend::Backend;
+use conformance_support::{kinds, report::Report, vectors::Vectors};
+
+/// Where this library differs from the Python project on purpose.
+struct Difference {
+    /// The kinds of cases in which the difference shows.
+    kinds: &'static [&'static str],
+    /// Under what name a case says that its expected values rest on it.
+    quirk: &'static str,
+    /// What is done here instead.
+    reason: &'static str,
+}
+
+/// The one list of differences. What is done instead is checked, not skipped.
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        kinds: &["mask_apply", "mask_apply_flag", "attention_masked_flag", "chain", "adaptive_sampling"],
+        quirk: "Q01",
+        reason: "a mask that keeps nothing gives zeros and is not the absence of one; a chain without maskers is full",
+    },
+    Difference { kinds: &["chain"], quirk: "Q02", reason: "a row that keeps nothing has the output 0, not NaN" },
+    Difference {
+        kinds: &["mask_apply", "attention_masked", "random_sampling", "adaptive_sampling"],
+        quirk: "Q03",
+        reason: "a sampled key counts 1 / p times, not 1 / (p + 1e-6)",
+    },
+    Difference {
+        kinds: &["mask_merge"],
+        quirk: "Q04",
+        reason: "two sampled weights merge to a + b - ab and others to the larger, not to a + b cut at 1",
+    },
+    Difference {
+        kinds: &["mask_convert", "mask_merge_duplicates", "sampling_mask_budget"],
+        quirk: "Q05",
+        reason: "a row that names a key twice is an error; how often a key was drawn goes into its weight",
+    },
+    Difference {
+        kinds: &["attention_masked"],
+        quirk: "Q10",
+        reason: "numerator and denominator are relative to the largest kept logit minus ln p, not to that of all keys",
+    },
+    Difference {
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling"],
+        quirk: "Q20",
+        reason: "a window is full only from all keys on, not from keys - queries on: a prefill stays sparse",
+    },
+    Difference {
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling"],
+        quirk: "Q21",
+        reason: "a window takes away nothing that an earlier masker kept, also not after the query",
+    },
+    Difference {
+        kinds: &[
+            "masker",
+            "chain",
+            "random_sampling",
+            "adaptive_sampling",
+            "effective_size_table",
+            "config_validation",
+        ],
+        quirk: "Q22",
+        reason: "a fraction of the keys is at least one key; a fraction above 1 is refused",
+    },
+    Difference {
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling"],
+        quirk: "Q23",
+        reason: "only visible keys that are not kept yet compete in a top-k, by the scaled scores with the bias",
+    },
+    Difference {
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling"],
+        quirk: "Q24",
+        reason: "top-p is a share of the whole visible mass, towards which what is kept already counts",
+    },
+    Difference {
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling"],
+        quirk: "Q28",
+        reason: "the causal masker keeps the keys up to the query; it is a stub in the Python project",
+    },
+    Difference {
+        kinds: &["random_sampling", "adaptive_sampling", "sampling_mask_budget"],
+        quirk: "Q30",
+        reason: "drawn without replacement; replayed here, a key drawn m times in n counts m * population / n times",
+    },
+    Difference {
+        kinds: &["random_sampling"],
+        quirk: "Q31",
+        reason: "ceil(rate * n) keys with the weight of the share drawn, not floor(rate * n) with that of the rate",
+    },
+    Difference {
+        kinds: &["random_sampling"],
+        quirk: "Q32",
+        reason: "drawn from the visible keys that are not kept yet, not from all",
+    },
+    Difference {
+        kinds: &["adaptive_sampling"],
+        quirk: "Q33",
+        reason: "the pilot sample is extended to the budget, not thrown away",
+    },
+    Difference {
+        kinds: &["adaptive_sampling"],
+        quirk: "Q34",
+        reason: "pilot and population are the keys not kept yet; what is kept is not estimated a second time",
+    },
+    Difference {
+        kinds: &["adaptive_sampling"],
+        quirk: "Q35",
+        reason: "the denominator of an empty mask is 0, not that of dense attention",
+    },
+    Difference {
+        kinds: &["adaptive_sampling", "adaptive_budget_table"],
+        quirk: "Q36",
+        reason: "a delta above one half asks for the pilot sample, its negative quantile is not squared",
+    },
+    Difference {
+        kinds: &["adaptive_sampling", "adaptive_base_count_table", "adaptive_budget_table"],
+        quirk: "Q37",
+        reason: "budgets are rounded up, and a pilot is at most the population",
+    },
+];
+
+/// Runs all cases on a backend, prints the table, and fails with every failure.
+fn conformance<B: Backend>(backend: &str) {
+    let vectors = Vectors::open();
+    let mut report = Report::default();
+    for entry in vectors.entries() {
+        report.add(entry, kinds::run::<B>(&vectors, entry));
+    }
+    println!("{}", report.table(backend));
+    assert!(report.passed() > 0, "no case of {} was passed", vectors.directory().display());
+    assert!(report.failures().is_empty(), "{backend}: {}", report.failures_text());
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn flex() {
+    conformance::<burn_flex::Flex>("flex");
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn ndarray() {
+    conformance::<burn_ndarray::NdArray>("ndarray");
+}

@@ -1,0 +1,321 @@
+//! The vectors as they lie in their folder, and how values are compared with them.
+
+use std::{
+    collections::HashMap,
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Anything that keeps a case from being as expected.
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+/// Whether something is as expected.
+pub type Check = Result<()>;
+
+/// The folder and its manifest.
+pub struct Vectors {
+    directory: PathBuf,
+    manifest: Manifest,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    cases: Vec<Entry>,
+}
+
+/// A case in the manifest.
+#[derive(Deserialize)]
+pub struct Entry {
+    pub name: String,
+    pub kind: String,
+    #[serde(default)]
+    config: Value,
+    file: Option<String>,
+    #[serde(default)]
+    exact: bool,
+    tolerance: Option<Tolerance>,
+    flags: Option<Flags>,
+    #[serde(default)]
+    pub quirks: Vec<String>,
+    #[serde(default)]
+    table: Value,
+}
+
+/// A value is as wanted within `atol + rtol * |wanted|`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Tolerance {
+    pub atol: f64,
+    pub rtol: f64,
+}
+
+impl Tolerance {
+    /// Equality.
+    pub const EXACT: Self = Self { atol: 0.0, rtol: 0.0 };
+    /// One rounding of weights in f32.
+    pub const ROUNDING: Self = Self { atol: 1e-6, rtol: 1e-6 };
+    /// What attention in f32 keeps to, where a case does not say.
+    const ATTENTION: Self = Self { atol: 2e-5, rtol: 2e-4 };
+}
+
+/// How the Python project holds a mask.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Flags {
+    pub is_full: bool,
+    #[serde(default)]
+    pub is_empty: bool,
+}
+
+/// A tensor; integers are exact in f64 as far as indices go.
+#[derive(Debug, Clone)]
+pub struct Data {
+    pub dims: Vec<usize>,
+    pub values: Vec<f64>,
+}
+
+impl Data {
+    /// The values as indices.
+    pub fn integers(&self) -> impl Iterator<Item = i64> + '_ {
+        self.values.iter().map(|&value| value as i64)
+    }
+
+    /// The length of the last dimension.
+    pub fn width(&self) -> usize {
+        self.dims.last().copied().unwrap_or(1)
+    }
+}
+
+/// A case with its tensors.
+pub struct Case<'a> {
+    pub entry: &'a Entry,
+    pub directory: &'a Path,
+    tensors: HashMap<String, Data>,
+}
+
+impl Vectors {
+    /// The vectors of `CONFORMANCE_DIR`, or of `tests/conformance`.
+    pub fn open() -> Self {
+        let directory = env::var_os("CONFORMANCE_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance"), PathBuf::from);
+        let path = directory.join("manifest.json");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| {
+            panic!(
+                "cannot read the conformance vectors' {}: {error}; set CONFORMANCE_DIR to the folder of manifest.json",
+                path.display()
+            )
+        });
+        let manifest = serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{} is not a manifest of conformance vectors: {error}", path.display()));
+        Self { directory, manifest }
+    }
+
+    /// The cases.
+    pub fn entries(&self) -> &[Entry] {
+        &self.manifest.cases
+    }
+
+    /// The folder.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A case with its tensors read.
+    pub fn load<'a>(&'a self, entry: &'a Entry) -> Result<Case<'a>> {
+        let tensors = match &entry.file {
+            Some(file) => read_tensors(&self.directory.join(file))?,
+            None => HashMap::new(),
+        };
+        Ok(Case { entry, directory: &self.directory, tensors })
+    }
+}
+
+fn read_tensors(path: &Path) -> Result<HashMap<String, Data>> {
+    let bytes = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|error| format!("{} is not safetensors: {error}", path.display()))?;
+    let read = |(name, view): (String, safetensors::tensor::TensorView)| {
+        let values = match view.dtype() {
+            Dtype::F32 => numbers(view.data(), |bytes| f64::from(f32::from_le_bytes(bytes))),
+            Dtype::F64 => numbers(view.data(), f64::from_le_bytes),
+            Dtype::I32 => numbers(view.data(), |bytes| f64::from(i32::from_le_bytes(bytes))),
+            Dtype::I64 => numbers(view.data(), |bytes| i64::from_le_bytes(bytes) as f64),
+            other => return Err(format!("tensor {name} of {} has the type {other:?}", path.display()).into()),
+        };
+        Ok((name, Data { dims: view.shape().to_vec(), values }))
+    };
+    file.tensors().into_iter().map(read).collect()
+}
+
+fn numbers<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|&chunk| number(chunk)).collect()
+}
+
+impl Entry {
+    /// The table of a case that is only JSON.
+    pub fn rows(&self) -> Result<&[Value]> {
+        Ok(self.table.as_array().ok_or("the case has no table")?)
+    }
+
+    /// A parameter.
+    pub fn config(&self, name: &str) -> Result<&Value> {
+        field(&self.config, name)
+    }
+
+    /// A parameter that is a text.
+    pub fn text(&self, name: &str) -> Result<&str> {
+        text(&self.config, name)
+    }
+
+    /// A parameter that is a number.
+    pub fn number(&self, name: &str) -> Result<f64> {
+        number(&self.config, name)
+    }
+
+    /// The maskers of the case: a chain, or the only one.
+    pub fn maskers(&self) -> Result<Vec<Value>> {
+        match self.config.get("maskers").and_then(Value::as_array) {
+            Some(maskers) => Ok(maskers.clone()),
+            None => Ok(vec![self.config("masker")?.clone()]),
+        }
+    }
+
+    /// How the Python project holds the mask, if the case says so.
+    pub fn flags(&self) -> Option<Flags> {
+        self.flags
+    }
+
+    /// What the expected values are compared with.
+    pub fn tolerance(&self) -> Tolerance {
+        match (self.exact, self.tolerance) {
+            (false, Some(tolerance)) => tolerance,
+            _ => Tolerance::EXACT,
+        }
+    }
+
+    /// What attention is compared with where it is computed a second time.
+    pub fn attention_tolerance(&self) -> Tolerance {
+        self.tolerance.unwrap_or(Tolerance::ATTENTION)
+    }
+}
+
+impl Case<'_> {
+    /// A tensor that the case may lack.
+    pub fn find(&self, name: &str) -> Option<&Data> {
+        self.tensors.get(name)
+    }
+
+    /// A tensor that the case must have.
+    pub fn tensor(&self, name: &str) -> Result<&Data> {
+        Ok(self.find(name).ok_or_else(|| format!("the case has no tensor {name}"))?)
+    }
+
+    /// Compares with an expected tensor, within the tolerance of the case.
+    pub fn expect(&self, name: &str, found: &[f64]) -> Check {
+        close(name, found, &self.tensor(name)?.values, self.entry.tolerance())
+    }
+
+    /// Compares with a tensor that the case may lack.
+    pub fn expect_if_there(&self, name: &str, found: &[f64]) -> Check {
+        match self.find(name) {
+            Some(_) => self.expect(name, found),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares with the expected mask: where `compare` says so, and exactly where it is 0 or 1.
+    pub fn expect_mask(&self, name: &str, found: &[f64]) -> Check {
+        let wanted = &self.tensor(name)?.values;
+        let compared = self.find("compare").map(|compare| compare.values.as_slice());
+        close_mask(name, found, wanted, compared, self.entry.tolerance())
+    }
+}
+
+/// A field of a JSON object.
+pub fn field<'a>(object: &'a Value, name: &str) -> Result<&'a Value> {
+    Ok(object.get(name).ok_or_else(|| format!("{object} has no {name}"))?)
+}
+
+/// A field that is a number.
+pub fn number(object: &Value, name: &str) -> Result<f64> {
+    Ok(field(object, name)?.as_f64().ok_or_else(|| format!("{name} of {object} is not a number"))?)
+}
+
+/// A field that is a whole number.
+pub fn integer(object: &Value, name: &str) -> Result<i64> {
+    Ok(field(object, name)?.as_i64().ok_or_else(|| format!("{name} of {object} is not a whole number"))?)
+}
+
+/// A field that is a whole number, not below 0.
+pub fn count(object: &Value, name: &str) -> Result<usize> {
+    Ok(usize::try_from(integer(object, name)?).map_err(|_| format!("{name} of {object} is below 0"))?)
+}
+
+/// A field that is a text.
+pub fn text<'a>(object: &'a Value, name: &str) -> Result<&'a str> {
+    Ok(field(object, name)?.as_str().ok_or_else(|| format!("{name} of {object} is not a text"))?)
+}
+
+/// All checks together, with the messages of all that do not hold.
+pub fn all(checks: impl IntoIterator<Item = Check>) -> Check {
+    let messages = checks.into_iter().filter_map(|check| check.err()).map(|error| error.to_string());
+    let messages = messages.collect::<Vec<_>>();
+    holds(messages.is_empty(), || messages.join("; "))
+}
+
+/// Whether a condition holds.
+pub fn holds(condition: bool, otherwise: impl FnOnce() -> String) -> Check {
+    if condition { Ok(()) } else { Err(otherwise().into()) }
+}
+
+/// Whether two things are equal.
+pub fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Check {
+    holds(found == wanted, || format!("{what} is {found:?}, not {wanted:?}"))
+}
+
+/// Whether all values are within a tolerance.
+pub fn close(what: &str, found: &[f64], wanted: &[f64], tolerance: Tolerance) -> Check {
+    close_where(what, found, wanted, |at| Some(within(wanted[at], tolerance)))
+}
+
+/// Whether a mask is as wanted where it is compared: exactly where the wanted weight is 0 or 1.
+pub fn close_mask(what: &str, found: &[f64], wanted: &[f64], compared: Option<&[f64]>, tolerance: Tolerance) -> Check {
+    if let Some(compared) = compared {
+        equal(&format!("the length of what is compared of {what}"), compared.len(), wanted.len())?;
+    }
+    close_where(what, found, wanted, |at| match compared {
+        Some(compared) if compared[at] != 1.0 => None,
+        _ if wanted[at] == 0.0 || wanted[at] == 1.0 => Some(0.0),
+        _ => Some(within(wanted[at], tolerance)),
+    })
+}
+
+fn within(wanted: f64, tolerance: Tolerance) -> f64 {
+    tolerance.atol + tolerance.rtol * wanted.abs()
+}
+
+/// Whether each value is as near as it must be, where it must be (`allowed` of its place).
+fn close_where(what: &str, found: &[f64], wanted: &[f64], allowed: impl Fn(usize) -> Option<f64>) -> Check {
+    equal(&format!("the number of values of {what}"), found.len(), wanted.len())?;
+    let (mut wrong, mut worst) = (0, None);
+    for (at, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
+        let Some(allowed) = allowed(at) else { continue };
+        let distance = (found - wanted).abs();
+        // Written so that a distance that is not a number is wrong; equality lets infinities pass.
+        if found == wanted || distance <= allowed {
+            continue;
+        }
+        wrong += 1;
+        if worst.is_none_or(|(_, worst)| distance.is_nan() || distance > worst) {
+            worst = Some((at, distance));
+        }
+    }
+    let Some((at, distance)) = worst else { return Ok(()) };
+    let (found, wanted, of) = (found[at], wanted[at], found.len());
+    Err(format!("{what}: {wrong} of {of} values are off, at worst {at}: {found} for {wanted}, off by {distance:.3e}")
+        .into())
+}
