@@ -146,7 +146,7 @@ fn attend_block<B: Backend>(
 ) -> AttentionOutput<B> {
     let shape = inputs.mask_shape();
     let columns = match requested.weights {
-        true => vec![0..shape.keys],
+        true => vec![shape.all_keys()],
         false => columns(inputs, mask, &rows),
     };
     if columns.is_empty() || mask.is_empty() {

@@ -29,7 +29,7 @@ pub(crate) fn logits<B: Backend>(
     columns: &[Range<usize>],
 ) -> Tensor<B, 4> {
     let dtype = accumulation_dtype(inputs.queries().dtype());
-    let queries = cast(take(inputs.queries().clone(), 2, &[rows.clone()]), dtype);
+    let queries = cast(take(inputs.queries().clone(), 2, std::slice::from_ref(&rows)), dtype);
     let keys = cast(take(inputs.keys().clone(), 2, columns), dtype);
     let products = grouped_matmul(queries.mul_scalar(inputs.scale()), keys.swap_dims(2, 3));
     match inputs.visibility().bias(rows, columns, dtype) {

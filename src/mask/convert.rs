@@ -24,8 +24,9 @@ impl<B: Backend> Mask<B> {
             MaskForm::Empty => Tensor::zeros(dims, options),
             MaskForm::Full => Tensor::ones(dims, options),
             MaskForm::Pattern(pattern) => {
-                let keys = self.shape().keys;
-                let kept = pattern_kept::<B>(*pattern, 0..self.shape().queries, &[0..keys], keys, &self.device());
+                let shape = self.shape();
+                let columns = [shape.all_keys()];
+                let kept = pattern_kept::<B>(*pattern, 0..shape.queries, &columns, shape.keys, &self.device());
                 as_f32(kept.float()).expand(dims)
             }
             MaskForm::Rows(rows) => scatter_rows(rows, dims, &self.device()),

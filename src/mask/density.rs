@@ -92,7 +92,7 @@ impl<B: Backend> Mask<B> {
         let MaskShape { batch, heads, queries, keys } = self.shape();
         let kept = self.support().to_dense();
         let shape = self.shape();
-        let visible = match visibility.hidden(shape, 0..queries, &[0..keys], &self.device()) {
+        let visible = match visibility.hidden(shape, 0..queries, &[shape.all_keys()], &self.device()) {
             Some(hidden) => Tensor::<B, 4>::ones(shape.dims(), (&self.device(), DType::F32))
                 .mask_fill(hidden.expand(shape.dims()), 0.0),
             None => Tensor::ones(shape.dims(), (&self.device(), DType::F32)),

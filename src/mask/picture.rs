@@ -37,7 +37,7 @@ impl<B: Backend> Mask<B> {
         for query in 0..shape.queries {
             let line = line_of(query) * columns;
             let ranges = match self.form() {
-                MaskForm::Full => vec![0..shape.keys],
+                MaskForm::Full => vec![shape.all_keys()],
                 MaskForm::Pattern(pattern) => pattern.row(query, shape.keys).to_vec(),
                 _ => lists.get(query).into_iter().flatten().map(|k| k.key as usize..k.key as usize + 1).collect(),
             };

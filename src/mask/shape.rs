@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::Range;
 
 /// The shape of a mask, `[batch, heads, queries, keys]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,11 @@ impl MaskShape {
     /// Number of query-key pairs.
     pub fn pairs(&self) -> usize {
         self.rows() * self.keys
+    }
+
+    /// The range of all keys.
+    pub(crate) fn all_keys(&self) -> Range<usize> {
+        0..self.keys
     }
 
     /// The four lengths in order.

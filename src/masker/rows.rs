@@ -16,7 +16,7 @@ pub(crate) fn candidate_scores<B: Backend>(
 ) -> Vec<f32> {
     let shape = mask.shape();
     let dims = shape.dims();
-    let hidden = inputs.visibility().hidden(shape, 0..shape.queries, &[0..shape.keys], &mask.device());
+    let hidden = inputs.visibility().hidden(shape, 0..shape.queries, &[shape.all_keys()], &mask.device());
     let scores = match hidden {
         Some(hidden) => scores.mask_fill(hidden.expand(dims), f32::NEG_INFINITY),
         None => scores,

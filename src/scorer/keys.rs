@@ -82,7 +82,7 @@ pub(crate) fn scores_by_row<B: Backend>(
 /// Scores plus the additive bias of the visibility, if it has one.
 pub(crate) fn with_bias<B: Backend>(inputs: &AttentionInputs<B>, scores: Tensor<B, 4>) -> Tensor<B, 4> {
     let shape = inputs.mask_shape();
-    match inputs.visibility().bias(0..shape.queries, &[0..shape.keys], scores.dtype()) {
+    match inputs.visibility().bias(0..shape.queries, &[shape.all_keys()], scores.dtype()) {
         Some(bias) => scores + bias,
         None => scores,
     }
