@@ -429,7 +429,7 @@ fn one_masker_of_ones_own<B: Backend>() {
             mask: Mask<B>,
         ) -> Result<Mask<B>, sparse_attention_hub::attention::AttentionError> {
             let shape = inputs.mask_shape();
-            let weights = (0..shape.pairs()).map(|at| if at % shape.keys % self.0 == 0 { 1.0 } else { 0.0 });
+            let weights = (0..shape.pairs()).map(|at| if (at % shape.keys).is_multiple_of(self.0) { 1.0 } else { 0.0 });
             Ok(mask.merge(&Mask::from_dense(tensor(&weights.collect::<Vec<f32>>(), shape.dims()))?)?)
         }
     }

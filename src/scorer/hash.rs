@@ -5,14 +5,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scorer, ScorerConfig,
+    HashWeights, LayerPerceptrons, Scorer, ScorerConfig,
     keys::{Host, Seen, scores_by_row, with_bias},
 };
 use crate::{
-    FileError,
     attention::{AttentionError, AttentionInputs},
     masker::{ConfigError, Context, LayerState},
-    tensor_file::TensorFile,
 };
 
 /// Configuration of [Hash].
@@ -32,7 +30,7 @@ pub struct HashConfig {
     pub hat_mlp_hidden_size: usize,
     /// What stands between the matrices.
     pub hat_mlp_activation: Activation,
-    /// The safetensors file with the weights, [as described](HashWeights::from_file). Without it the scorer has no
+    /// The file with the weights, [as described](HashWeights::from_file). Without it the scorer has no
     /// weights, and says so when it is used; [Hash::new] takes them from memory.
     #[serde(default)]
     pub hat_weights: Option<PathBuf>,
@@ -53,91 +51,13 @@ pub enum Activation {
 }
 
 impl Activation {
-    fn apply<B: Backend>(self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    pub(super) fn apply<B: Backend>(self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         match self {
             Self::Silu => activation::silu(x),
             Self::Relu => activation::relu(x),
             Self::Gelu => activation::gelu(x),
             Self::Tanh => x.tanh(),
         }
-    }
-}
-
-/// A perceptron for each query head.
-#[derive(Debug, Clone)]
-pub struct HeadPerceptrons<B: Backend> {
-    /// Matrix and bias, in order: `[heads, width_in, width_out]` and `[heads, width_out]`.
-    pub layers: Vec<(Tensor<B, 3>, Tensor<B, 2>)>,
-}
-
-impl<B: Backend> HeadPerceptrons<B> {
-    /// # Shapes
-    /// - x: `[batch, heads, length, width_in]`
-    /// - output: `[batch, heads, length, width_out]`
-    fn forward(&self, x: Tensor<B, 4>, activation: Activation) -> Tensor<B, 4> {
-        self.layers.iter().enumerate().fold(x, |x, (index, (matrix, bias))| {
-            let x = if index == 0 { x } else { activation.apply(x) };
-            x.matmul(matrix.clone().unsqueeze::<4>()) + bias.clone().unsqueeze_dim::<3>(1).unsqueeze::<4>()
-        })
-    }
-}
-
-/// The weights of one layer of the model: perceptrons for its queries and its keys.
-#[derive(Debug, Clone)]
-pub struct LayerPerceptrons<B: Backend> {
-    /// For the queries.
-    pub query: HeadPerceptrons<B>,
-    /// For the keys.
-    pub key: HeadPerceptrons<B>,
-}
-
-/// The weights of [Hash], by layer of the model.
-#[derive(Debug, Clone)]
-pub struct HashWeights<B: Backend> {
-    /// By layer.
-    pub layers: BTreeMap<usize, LayerPerceptrons<B>>,
-}
-
-impl<B: Backend> HashWeights<B> {
-    /// Weights from a safetensors file with `hat.<layer>.query_matrix.<i>` and `hat.<layer>.key_matrix.<i>`,
-    /// `[heads, width_in, width_out]`, and `hat.<layer>.query_bias.<i>` and `hat.<layer>.key_bias.<i>`,
-    /// `[heads, width_out]`, for `i` from 0.
-    ///
-    /// # Errors
-    /// If the file cannot be read, lacks a tensor, or a shape is not what the configuration says.
-    pub fn from_file(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
-        let file = TensorFile::open(path)?;
-        let layers = file.names().filter_map(|name| name.strip_prefix("hat.")?.split('.').next()?.parse().ok());
-        let layers = layers.collect::<std::collections::BTreeSet<usize>>();
-        if layers.is_empty() {
-            return Err(file.missing("hat.0.query_matrix.0"));
-        }
-        let layers = layers.into_iter().map(|layer| {
-            let part = |part: &str| -> Result<HeadPerceptrons<B>, FileError> {
-                let mut width = None;
-                let layers = (0..config.hat_mlp_layers).map(|index| {
-                    let last = index + 1 == config.hat_mlp_layers;
-                    let out = if last { config.hat_bits } else { config.hat_mlp_hidden_size };
-                    let name = format!("hat.{layer}.{part}_matrix.{index}");
-                    let matrix = file.tensor::<B, 3>(&name, device)?;
-                    let [heads, width_in, width_out] = matrix.dims();
-                    if width_out != out || width.is_some_and(|width| width != width_in) {
-                        let width_in = width.map_or("head_dim".to_owned(), |width: usize| width.to_string());
-                        return Err(file.shape(&name, &matrix.dims(), format!("[heads, {width_in}, {out}]")));
-                    }
-                    width = Some(width_out);
-                    let name = format!("hat.{layer}.{part}_bias.{index}");
-                    let bias = file.tensor::<B, 2>(&name, device)?;
-                    match bias.dims() == [heads, out] {
-                        true => Ok((matrix, bias)),
-                        false => Err(file.shape(&name, &bias.dims(), format!("[{heads}, {out}]"))),
-                    }
-                });
-                Ok(HeadPerceptrons { layers: layers.collect::<Result<_, _>>()? })
-            };
-            Ok((layer, LayerPerceptrons { query: part("query")?, key: part("key")? }))
-        });
-        Ok(Self { layers: layers.collect::<Result<_, FileError>>()? })
     }
 }
 

@@ -2,6 +2,9 @@
 
 mod channels;
 mod hash;
+#[cfg(feature = "hf")]
+mod hash_checkpoint;
+mod hash_weights;
 mod keys;
 mod oracle;
 mod pages;
@@ -16,7 +19,8 @@ use serde::de::DeserializeOwned;
 
 pub use channels::{ChannelCalibration, ChannelSelection, Channels, ChannelsConfig};
 pub(crate) use hash::pack;
-pub use hash::{Activation, Hash, HashConfig, HashWeights, HeadPerceptrons, LayerPerceptrons};
+pub use hash::{Activation, Hash, HashConfig};
+pub use hash_weights::{HashWeights, HeadPerceptrons, LayerPerceptrons};
 pub(crate) use keys::{Host, Seen, dot};
 pub use oracle::{Oracle, OracleConfig};
 pub use pages::{Pages, PagesConfig};

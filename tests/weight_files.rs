@@ -1,0 +1,184 @@
+//! Files of weights and channels: what is read from good ones, and what is said of bad ones.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Tensor, backend::Backend};
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value, json};
+use sparse_attention_hub::{
+    attention::AttentionError,
+    masker::ConfigError,
+    prelude::*,
+    scorer::{Activation, HashConfig, HashWeights},
+};
+
+use common::{Sizes, on_each_backend};
+
+on_each_backend!(bad_files_are_named, weights_for_other_layers_and_heads_are_refused, checkpoints);
+
+const SIZES: Sizes = Sizes::new(1, 2, 1, 3, 20, 4);
+
+/// A folder of this test's own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new<B: Backend>(name: &str) -> Self {
+        let backend = B::name(&B::Device::default()).replace(|c: char| !c.is_alphanumeric(), "_");
+        let folder = std::env::temp_dir().join(format!("{name}_{backend}_{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        Self(folder)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.0.join(name), content).expect("the temporary folder can be written");
+    }
+
+    /// Tensors of zeros.
+    fn write_tensors(&self, name: &str, tensors: &[(&str, &[usize])]) {
+        let zeros = [0u8; 4096];
+        let view = |dims: &[usize]| TensorView::new(Dtype::F32, dims.to_vec(), &zeros[..4 * dims.iter().product::<usize>()]);
+        let views = tensors.iter().map(|(name, dims)| (*name, view(dims).expect("the bytes are those of the shape")));
+        self.write(name, safetensors::serialize(views, None).expect("the names differ"));
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder that stays behind in the temporary directory does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn build<B: Backend>(folder: &Path, config: Value) -> Result<ResearchAttention<B>, ConfigError> {
+    let registry = MaskerRegistry::new();
+    let context = registry.context(&B::Device::default()).in_directory(folder);
+    ResearchAttention::new(vec![registry.masker(&config, &context)?])
+}
+
+fn hash(file: &str) -> Value {
+    json!({"type": "hash_attention_top_k", "heavy_size": 4, "hat_bits": 5, "hat_mlp_layers": 2,
+           "hat_mlp_hidden_size": 3, "hat_mlp_activation": "silu", "hat_weights": file})
+}
+
+fn channels(file: &str, group_factor: usize) -> Value {
+    json!({"type": "double_sparsity_top_k", "heavy_size": 4, "sorted_channel_file": file,
+           "group_factor": group_factor, "label_bits": 4, "channel_selection": "q_proj"})
+}
+
+/// The tensors of a perceptron of two layers for layer 2 of a model.
+const HASH: [(&str, &[usize]); 8] = [
+    ("hat.2.query_matrix.0", &[2, 4, 3]),
+    ("hat.2.query_bias.0", &[2, 3]),
+    ("hat.2.query_matrix.1", &[2, 3, 5]),
+    ("hat.2.query_bias.1", &[2, 5]),
+    ("hat.2.key_matrix.0", &[2, 4, 3]),
+    ("hat.2.key_bias.0", &[2, 3]),
+    ("hat.2.key_matrix.1", &[2, 3, 5]),
+    ("hat.2.key_bias.1", &[2, 5]),
+];
+
+fn bad_files_are_named<B: Backend>() {
+    let folder = Folder::new::<B>("sah_bad_files");
+    folder.write("text.safetensors", "no tensors");
+    folder.write_tensors("other.safetensors", &[("weights", &[3])]);
+    folder.write_tensors("short.safetensors", &HASH[..7]);
+    let mut wide = HASH;
+    wide[2].1 = &[2, 3, 6];
+    folder.write_tensors("wide.safetensors", &wide);
+    folder.write("text.json", "no channels");
+    folder.write("other.json", r#"{"model.layers.0.self_attn.k_proj": [[0, 1, 2, 3]]}"#);
+    let cases = [
+        (hash("none.safetensors"), vec!["cannot open", "none.safetensors"]),
+        (hash("text.safetensors"), vec!["text.safetensors is not a safetensors file"]),
+        (hash("other.safetensors"), vec!["other.safetensors has no `hat.0.query_matrix.0`", "it has weights"]),
+        (hash("short.safetensors"), vec!["has no `hat.2.key_bias.1`"]),
+        (hash("wide.safetensors"), vec!["`hat.2.query_matrix.1`", "[2, 3, 6]", "[heads, 3, 5]"]),
+        (hash("none.pt"), vec!["none.pt"]),
+        (channels("none.json", 2), vec!["cannot open", "none.json"]),
+        (channels("text.json", 2), vec!["text.json is not a file of sorted channels"]),
+        (channels("other.json", 2), vec!["has no `model.layers.0.self_attn.q_proj`", "it has model.layers.0"]),
+        (channels("other.json", 0), vec!["`group_factor` is 0", "at least 1"]),
+        (json!({"type": "pq_cache", "heavy_size": 4, "pq_sub_dim": 2, "pq_bits": 17}), vec!["`pq_bits` is 17", "1..=16"]),
+        (json!({"type": "pq_cache", "heavy_size": 4, "pq_sub_dim": 0, "pq_bits": 4}), vec!["`pq_sub_dim` is 0"]),
+        (json!({"type": "quest_top_k", "heavy_size": 4, "page_size": 0, "label_bits": 8}), vec!["`page_size` is 0"]),
+        (json!({"type": "quest_top_k", "heavy_size": 4, "page_size": 4, "label_bits": 17}), vec!["`label_bits` is 17"]),
+        (json!({"type": "magic_pig", "lsh_l": 4, "lsh_k": 65}), vec!["`lsh_k` is 65"]),
+    ];
+    for (config, parts) in cases {
+        let message = build::<B>(&folder.0, config.clone()).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{config}: {message}");
+    }
+}
+
+fn weights_for_other_layers_and_heads_are_refused<B: Backend>() {
+    let folder = Folder::new::<B>("sah_other_layers");
+    folder.write_tensors("hash.safetensors", &HASH);
+    folder.write("channels.json", r#"{"model.layers.2.self_attn.q_proj": [[0, 1, 2, 3], [3, 2, 1, 0]],
+                                      "model.layers.3.self_attn.q_proj": [[0, 1, 2, 4], [3, 2, 1, 0]]}"#);
+    let inputs = |layer, heads| {
+        let sizes = Sizes { heads, ..SIZES };
+        sizes.inputs::<B>(7).with_layer(layer)
+    };
+    let run = |config: &Value, inputs| {
+        let attention = build::<B>(&folder.0, config.clone()).expect("the files are right");
+        attention.mask(&inputs, &mut LayerState::new(1)).map(|_| ())
+    };
+    for config in [hash("hash.safetensors"), channels("channels.json", 2)] {
+        assert_eq!(run(&config, inputs(2, 2)), Ok(()), "{config}");
+        let error = run(&config, inputs(1, 2)).unwrap_err();
+        assert!(matches!(error, AttentionError::NoWeights { layer: 1, .. }), "{config}: {error}");
+        let error = run(&config, inputs(2, 3)).unwrap_err();
+        assert!(matches!(error, AttentionError::Shape { .. }), "{config}: {error}");
+    }
+    // A channel that the head does not have.
+    let error = run(&channels("channels.json", 2), inputs(3, 2)).unwrap_err();
+    assert!(matches!(error, AttentionError::Shape { tensor: "sorted channels", .. }), "{error}");
+    // More groups than channels.
+    let error = run(&channels("channels.json", 8), inputs(2, 2)).unwrap_err();
+    assert!(matches!(error, AttentionError::Value { field: "group_factor", .. }), "{error}");
+}
+
+/// `tests/data/hash_attention.pt` is laid out as the authors publish theirs: layers 2 and 3, two heads, matrices of
+/// `[3, 4]` and `[5, 3]` that count up from `1000 layer + 500 (key) + 100 head + 50 index`, biases that count down.
+fn checkpoints<B: Backend>() {
+    let config = HashConfig {
+        hat_bits: 5,
+        hat_mlp_layers: 2,
+        hat_mlp_hidden_size: 3,
+        hat_mlp_activation: Activation::Silu,
+        hat_weights: None,
+    };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/hash_attention.pt");
+    let read = |config: &HashConfig| HashWeights::<B>::from_file(file.clone(), config, &B::Device::default());
+    if cfg!(not(feature = "hf")) {
+        assert!(read(&config).unwrap_err().to_string().contains("--features hf"));
+        return;
+    }
+    let weights = read(&config).expect("the file is right");
+    assert_eq!(weights.layers.keys().collect::<Vec<_>>(), [&2, &3]);
+    let values = |tensor: Tensor<B, 2>| tensor.into_data().convert::<f32>().to_vec::<f32>().expect("these are f32");
+    for (layer, perceptrons) in &weights.layers {
+        for (part, perceptrons) in [(0, &perceptrons.query), (500, &perceptrons.key)] {
+            assert_eq!(perceptrons.layers.len(), 2);
+            for (index, (matrix, bias)) in perceptrons.layers.iter().enumerate() {
+                let [width_in, width_out] = [[4, 3], [3, 5]][index];
+                assert_eq!(matrix.dims(), [2, width_in, width_out]);
+                for head in 0..2 {
+                    let base = (1000 * layer + part + 100 * head + 50 * index) as f32;
+                    let matrix = values(matrix.clone().slice_dim(0, head..head + 1).squeeze_dim(0));
+                    for (at, value) in matrix.into_iter().enumerate() {
+                        assert_eq!(value, base + (at % width_out * width_in + at / width_out) as f32);
+                    }
+                    let bias = values(bias.clone().slice_dim(0, head..head + 1));
+                    assert_eq!(bias, (0..width_out).map(|at| -base - at as f32).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+    let error = read(&HashConfig { hat_bits: 6, ..config.clone() }).unwrap_err().to_string();
+    assert!(error.contains("[5, 3]") && error.contains("[6, 3]"), "{error}");
+    let error = read(&HashConfig { hat_mlp_layers: 3, ..config }).unwrap_err().to_string();
+    assert!(error.contains("2.learning_to_hash_transformation_q.0.4.weight"), "{error}");
+}
