@@ -41,6 +41,7 @@ pub mod attention;
 pub mod backend;
 pub mod eval;
 mod file_error;
+pub mod kernels;
 pub mod mask;
 pub mod masker;
 pub mod scorer;

@@ -14,7 +14,7 @@ use sparse_attention_hub::{
     scorer::{Activation, HashConfig, HashWeights},
 };
 
-use common::{Sizes, on_each_backend};
+use common::{Sizes, inputs as inputs_of, on_each_backend};
 
 on_each_backend!(bad_files_are_named, weights_for_other_layers_and_heads_are_refused, checkpoints);
 
@@ -38,7 +38,8 @@ impl Folder {
     /// Tensors of zeros.
     fn write_tensors(&self, name: &str, tensors: &[(&str, &[usize])]) {
         let zeros = [0u8; 4096];
-        let view = |dims: &[usize]| TensorView::new(Dtype::F32, dims.to_vec(), &zeros[..4 * dims.iter().product::<usize>()]);
+        let view =
+            |dims: &[usize]| TensorView::new(Dtype::F32, dims.to_vec(), &zeros[..4 * dims.iter().product::<usize>()]);
         let views = tensors.iter().map(|(name, dims)| (*name, view(dims).expect("the bytes are those of the shape")));
         self.write(name, safetensors::serialize(views, None).expect("the names differ"));
     }
@@ -100,7 +101,10 @@ fn bad_files_are_named<B: Backend>() {
         (channels("text.json", 2), vec!["text.json is not a file of sorted channels"]),
         (channels("other.json", 2), vec!["has no `model.layers.0.self_attn.q_proj`", "it has model.layers.0"]),
         (channels("other.json", 0), vec!["`group_factor` is 0", "at least 1"]),
-        (json!({"type": "pq_cache", "heavy_size": 4, "pq_sub_dim": 2, "pq_bits": 17}), vec!["`pq_bits` is 17", "1..=16"]),
+        (
+            json!({"type": "pq_cache", "heavy_size": 4, "pq_sub_dim": 2, "pq_bits": 17}),
+            vec!["`pq_bits` is 17", "1..=16"],
+        ),
         (json!({"type": "pq_cache", "heavy_size": 4, "pq_sub_dim": 0, "pq_bits": 4}), vec!["`pq_sub_dim` is 0"]),
         (json!({"type": "quest_top_k", "heavy_size": 4, "page_size": 0, "label_bits": 8}), vec!["`page_size` is 0"]),
         (json!({"type": "quest_top_k", "heavy_size": 4, "page_size": 4, "label_bits": 17}), vec!["`label_bits` is 17"]),
@@ -115,11 +119,14 @@ fn bad_files_are_named<B: Backend>() {
 fn weights_for_other_layers_and_heads_are_refused<B: Backend>() {
     let folder = Folder::new::<B>("sah_other_layers");
     folder.write_tensors("hash.safetensors", &HASH);
-    folder.write("channels.json", r#"{"model.layers.2.self_attn.q_proj": [[0, 1, 2, 3], [3, 2, 1, 0]],
-                                      "model.layers.3.self_attn.q_proj": [[0, 1, 2, 4], [3, 2, 1, 0]]}"#);
+    folder.write(
+        "channels.json",
+        r#"{"model.layers.2.self_attn.q_proj": [[0, 1, 2, 3], [3, 2, 1, 0]],
+                                      "model.layers.3.self_attn.q_proj": [[0, 1, 2, 4], [3, 2, 1, 0]]}"#,
+    );
     let inputs = |layer, heads| {
         let sizes = Sizes { heads, ..SIZES };
-        sizes.inputs::<B>(7).with_layer(layer)
+        inputs_of::<B>(sizes, 7).with_layer(layer)
     };
     let run = |config: &Value, inputs| {
         let attention = build::<B>(&folder.0, config.clone()).expect("the files are right");

@@ -7,7 +7,10 @@ use super::{
     scores::{accumulation_dtype, cast, grouped_matmul, logits},
     visibility::{take, take_columns},
 };
-use crate::mask::{Mask, MaskError, MaskForm, MaskShape, pattern_kept};
+use crate::{
+    kernels,
+    mask::{Mask, MaskError, MaskForm, MaskShape, pattern_kept},
+};
 
 /// Query-key pairs of which the scores are in memory at a time (64 MiB in f32), unless the weights are asked for.
 const PAIRS_AT_A_TIME: usize = 1 << 24;
@@ -60,7 +63,8 @@ pub struct SoftmaxStatistics<B: Backend> {
 
 /// Dense attention: every query over every key that it sees. The reference for everything else.
 ///
-/// At no time are more than 64 MiB of scores in memory, unless the weights are requested.
+/// At no time are more than 64 MiB of scores in memory, unless the weights are requested. Backends with
+/// [native kernels](crate::kernels) use them.
 pub fn dense_attention<B: Backend>(inputs: &AttentionInputs<B>, requested: Requested) -> AttentionOutput<B> {
     attend(inputs, &Mask::full(inputs.mask_shape(), &inputs.device()), requested)
 }
@@ -68,8 +72,7 @@ pub fn dense_attention<B: Backend>(inputs: &AttentionInputs<B>, requested: Reque
 /// Attention of every query over the keys that it keeps and sees, each counted `1 / p` times for the probability `p`
 /// with which it was kept.
 ///
-/// This is the reference in plain tensor operations. Masks of a [pattern](MaskForm::Pattern) are computed block by
-/// block over the columns that the block keeps; other masks over all visible keys.
+/// Backends with [native kernels](crate::kernels) use them; the others do as [reference_attention] does.
 ///
 /// # Errors
 /// If the mask does not have the shape of the inputs.
@@ -78,17 +81,47 @@ pub fn masked_attention<B: Backend>(
     mask: &Mask<B>,
     requested: Requested,
 ) -> Result<AttentionOutput<B>, AttentionError> {
-    if mask.shape() != inputs.mask_shape() {
-        return Err(AttentionError::Mask(MaskError::Shape {
-            what: "the attention's queries over its keys",
-            found: inputs.mask_shape().dims().to_vec(),
-            expected: mask.shape(),
-        }));
-    }
+    validate(inputs, mask)?;
     Ok(attend(inputs, mask, requested))
 }
 
+/// The same as [masked_attention] in plain tensor operations on every backend: what native kernels are tested against,
+/// and what `Autodiff` tracks.
+///
+/// Masks of a [pattern](MaskForm::Pattern) are computed block by block over the columns that the block keeps; other masks
+/// over all visible keys.
+///
+/// # Errors
+/// If the mask does not have the shape of the inputs.
+pub fn reference_attention<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    requested: Requested,
+) -> Result<AttentionOutput<B>, AttentionError> {
+    validate(inputs, mask)?;
+    Ok(attend_in_blocks(inputs, mask, requested))
+}
+
+fn validate<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<(), AttentionError> {
+    match mask.shape() == inputs.mask_shape() {
+        true => Ok(()),
+        false => Err(AttentionError::Mask(MaskError::Shape {
+            what: "the attention's queries over its keys",
+            found: inputs.mask_shape().dims().to_vec(),
+            expected: mask.shape(),
+        })),
+    }
+}
+
 fn attend<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> AttentionOutput<B> {
+    kernels::attend(inputs, mask, requested).unwrap_or_else(|| attend_in_blocks(inputs, mask, requested))
+}
+
+fn attend_in_blocks<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    requested: Requested,
+) -> AttentionOutput<B> {
     let MaskShape { batch, heads, queries, keys } = inputs.mask_shape();
     let rows_at_a_time = match requested.weights {
         true => queries,
@@ -213,7 +246,8 @@ fn columns<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, rows: &Range
 fn causal_both<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> bool {
     match (mask.form(), inputs.visibility()) {
         (MaskForm::Pattern(pattern), Visibility::Causal { offset }) => {
-            pattern.offset == *offset as isize && pattern.window >= inputs.mask_shape().keys
+            // Positions can lie behind the last key.
+            pattern.offset == *offset as isize && pattern.window >= offset + inputs.mask_shape().queries
         }
         _ => false,
     }

@@ -8,7 +8,9 @@ mod research;
 pub(crate) mod scores;
 mod visibility;
 
-pub use attend::{AttentionOutput, Requested, SoftmaxStatistics, dense_attention, masked_attention};
+pub use attend::{
+    AttentionOutput, Requested, SoftmaxStatistics, dense_attention, masked_attention, reference_attention,
+};
 pub use error::AttentionError;
 pub use inputs::AttentionInputs;
 pub use report::{AttentionReport, HeadReport};

@@ -91,6 +91,7 @@ impl<B: Backend> Mask<B> {
     pub fn from_rows(shape: MaskShape, rows: Rows<B>) -> Result<Self, MaskError> {
         rows.validate(shape)?;
         let device = rows.indices.device();
+        let rows = Rows { indices: rows.indices, probability: convert::as_f32(rows.probability) };
         Ok(Self::with_form(shape, MaskForm::Rows(rows), &device))
     }
 

@@ -3,9 +3,9 @@ use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, Size,
     report::{RowSample, SamplingReport},
-    rows::{by_row, candidate_scores, candidates},
+    rows::{by_candidates, candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -87,10 +87,10 @@ impl<B: Backend> PpsSampling<B> {
     ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
         let keys = mask.shape().keys;
         let size = self.size.of(keys);
-        let scores = candidate_scores(inputs, mask, self.scorer.score(inputs, state)?);
         let randomness = state.randomness(inputs.layer());
-        let rows =
-            by_row(&scores, keys, |row, scores| draw(scores, size, self.uniform_share, &mut randomness.row(row)));
+        let rows = by_candidates(inputs, mask, self.scorer.as_ref(), state, ShareGroup::No, |row, scores| {
+            draw(scores, size, self.uniform_share, &mut randomness.row(row))
+        })?;
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         Ok((mask.merge_disjoint(&kept), SamplingReport { rows: report }))
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, MaskerConfig, Size, TopK};
+use super::{ConfigError, Context, MaskerConfig, ShareGroup, Size, TopK};
 use crate::scorer::{Activation, ChannelSelection, ChannelsConfig, HashConfig, PqConfig, ScorerConfig};
 
 /// Configuration of [TopK] over [hash scores](crate::scorer::Hash): HashAttention. The fields are `heavy_size` and those
@@ -28,9 +28,12 @@ pub struct HashAttentionTopKConfig {
     pub hat_mlp_hidden_size: usize,
     /// What stands between the matrices.
     pub hat_mlp_activation: Activation,
-    /// The safetensors file with the weights.
+    /// The file with the weights.
     #[serde(default)]
     pub hat_weights: Option<PathBuf>,
+    /// Whether the heads of a group choose together. Default: each for itself.
+    #[serde(default)]
+    pub share_group: ShareGroup,
 }
 
 /// Configuration of [TopK] over [outlier channels](crate::scorer::Channels): Double Sparsity. The fields are `heavy_size`
@@ -53,6 +56,9 @@ pub struct DoubleSparsityTopKConfig {
     pub label_bits: u32,
     /// By what the channels were sorted.
     pub channel_selection: ChannelSelection,
+    /// Whether the heads of a group choose together. Default: each for itself.
+    #[serde(default)]
+    pub share_group: ShareGroup,
 }
 
 /// Configuration of [TopK] over [quantised products](crate::scorer::Pq): PQCache. The fields are `heavy_size` and those
@@ -70,6 +76,9 @@ pub struct PqCacheConfig {
     pub pq_sub_dim: usize,
     /// Bits of a code.
     pub pq_bits: u32,
+    /// Whether the heads of a group choose together. Default: each for itself.
+    #[serde(default)]
+    pub share_group: ShareGroup,
 }
 
 impl HashAttentionTopKConfig {
@@ -110,7 +119,8 @@ macro_rules! top_k_over_scorer {
             type Masker = TopK<B>;
 
             fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-                TopK::new(self.heavy_size, Box::new(ScorerConfig::<B>::init(&self.scorer(), context)?))
+                let scorer = Box::new(ScorerConfig::<B>::init(&self.scorer(), context)?);
+                Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
             }
         })*
     };

@@ -1,14 +1,12 @@
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
-    rows::{add_by_row, candidate_scores},
-};
+use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, ShareGroup, Size, rows::by_candidates};
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    kernels::cpu::largest,
     mask::{Kept, Mask},
-    scorer::{Pages, PagesConfig, Scorer, ScorerConfig},
+    scorer::{Pages, PagesConfig, ScorerConfig},
 };
 
 /// Configuration of [QuestTopK], `{"type": "quest_top_k", "heavy_size": 1024, "page_size": 16, "label_bits": 16}`.
@@ -24,6 +22,9 @@ pub struct QuestTopKConfig {
     /// How many pages to take at least. Default: 3, as in the paper's code.
     #[serde(default = "three")]
     pub minimum_pages: usize,
+    /// Whether the heads of a group choose together. Default: each for itself.
+    #[serde(default)]
+    pub share_group: ShareGroup,
 }
 
 fn three() -> usize {
@@ -62,28 +63,26 @@ impl<B: Backend> Masker<B> for QuestTopK {
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
         let (shape, device) = (inputs.mask_shape(), inputs.device());
-        let QuestTopKConfig { page_size, minimum_pages, heavy_size, .. } = self.config;
+        let QuestTopKConfig { page_size, minimum_pages, heavy_size, share_group, .. } = self.config;
         let size = heavy_size.of(shape.keys);
         if size >= shape.keys {
             return Ok(Mask::full(shape, &device));
         }
         let count = (size / page_size).max(minimum_pages);
-        let scores = candidate_scores(inputs, &mask, self.pages.score(inputs, state)?);
-        Ok(add_by_row(&mask, &scores, |_, scores| best_pages(scores, page_size, count)))
+        let rows = by_candidates(inputs, &mask, &self.pages, state, share_group, |_, scores| {
+            best_pages(scores, page_size, count)
+        })?;
+        Ok(mask.merge_disjoint(&rows))
     }
 }
 
 /// The candidates of the `count` pages with the highest scores.
 fn best_pages(scores: &[f32], page_size: usize, count: usize) -> Vec<Kept> {
     let best = |page: &[f32]| page.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut pages = scores.chunks(page_size).map(best).enumerate().collect::<Vec<_>>();
-    pages.retain(|(_, score)| *score > f32::NEG_INFINITY);
-    pages.sort_unstable_by(|(i, a), (j, b)| b.total_cmp(a).then(i.cmp(j)));
-    pages.truncate(count);
-    let keys = pages.into_iter().flat_map(|(page, _)| page * page_size..((page + 1) * page_size).min(scores.len()));
-    let mut keys = keys.filter(|&key| scores[key] > f32::NEG_INFINITY).map(|key| key as u32).collect::<Vec<_>>();
-    keys.sort_unstable();
-    keys.into_iter().map(Kept::certainly).collect()
+    let pages = scores.chunks(page_size).map(best).collect::<Vec<_>>();
+    let pages = largest(&pages, count).into_iter().map(|page| page as usize * page_size);
+    let keys = pages.flat_map(|first| first..(first + page_size).min(scores.len()));
+    keys.filter(|&key| scores[key] > f32::NEG_INFINITY).map(|key| Kept::certainly(key as u32)).collect()
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! Work on one row of keys at a time, on the host: selection and sampling.
 
+use std::cell::RefCell;
+
 use burn::tensor::{Tensor, backend::Backend};
 use rayon::prelude::*;
 
+use super::{LayerState, ShareGroup};
 use crate::{
-    attention::AttentionInputs,
-    mask::{Kept, Mask},
+    attention::{AttentionError, AttentionInputs},
+    mask::{Kept, Mask, MaskForm, MaskShape, Pattern},
+    scorer::Scorer,
 };
 
 /// The scores of the keys that a selector may still choose: visible and not yet kept. Minus infinity elsewhere.
@@ -26,6 +30,133 @@ pub(crate) fn candidate_scores<B: Backend>(
         false => scores.mask_fill(mask.to_dense().greater_elem(0.0), f32::NEG_INFINITY),
     };
     host(scores)
+}
+
+/// What `work` makes of each row, given the row's number and its scores as [candidate_scores] has them; rows are worked
+/// in parallel. Heads that share their group are worked once, by the group's first row.
+///
+/// Where the scorer, the visibility and the mask so far allow it, the scores of all pairs never stand in memory together.
+pub(crate) fn by_candidates<B: Backend, T: Clone + Send>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    scorer: &dyn Scorer<B>,
+    state: &mut LayerState,
+    share: ShareGroup,
+    work: impl Fn(usize, &[f32]) -> T + Sync,
+) -> Result<Vec<T>, AttentionError> {
+    let shape = mask.shape();
+    let rows = Grouped { shape, group: shape.heads / inputs.kv_heads(), share };
+    if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), Taken::of(mask)) {
+        if let Some(scorer) = scorer.by_row(inputs, state)? {
+            return Ok(rows.work(
+                |kv_head, query, scores| {
+                    scorer.score_group(kv_head, query, scores);
+                    let seen = seen(query, shape.keys);
+                    for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
+                        scores[seen..].fill(f32::NEG_INFINITY);
+                        taken.hide(rows.row(kv_head, head, query), query, scores);
+                    }
+                },
+                work,
+            ));
+        }
+    }
+    let all = candidate_scores(inputs, mask, scorer.score(inputs, state)?);
+    Ok(rows.work(
+        |kv_head, query, scores| {
+            for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
+                scores.copy_from_slice(&all[rows.row(kv_head, head, query) * shape.keys..][..shape.keys]);
+            }
+        },
+        work,
+    ))
+}
+
+/// The rows of a mask, taken in groups of heads that share a key-value head.
+#[derive(Clone, Copy)]
+struct Grouped {
+    shape: MaskShape,
+    group: usize,
+    share: ShareGroup,
+}
+
+thread_local! {
+    /// Scores of a group, kept for the next one: fresh memory costs more than what is computed in it.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Grouped {
+    fn row(&self, kv_head: usize, head: usize, query: usize) -> usize {
+        (kv_head * self.group + head) * self.shape.queries + query
+    }
+
+    fn work<T: Clone + Send>(
+        &self,
+        score: impl Fn(usize, usize, &mut [f32]) + Sync,
+        work: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Vec<T> {
+        let MaskShape { queries, keys, .. } = self.shape;
+        let units = self.shape.rows() / self.group;
+        let of_group = |unit: usize| {
+            let (kv_head, query) = (unit / queries, unit % queries);
+            // Taken and not borrowed: another row may be worked on this thread while this one waits.
+            let mut scores = SCORES.take();
+            scores.resize(self.group * keys, 0.0);
+            score(kv_head, query, &mut scores);
+            let done = match self.share {
+                ShareGroup::No => {
+                    let heads = scores.chunks_exact(keys).enumerate();
+                    heads.map(|(head, scores)| work(self.row(kv_head, head, query), scores)).collect()
+                }
+                share => {
+                    share.combine(&mut scores, self.group);
+                    vec![work(self.row(kv_head, 0, query), &scores[..keys]); self.group]
+                }
+            };
+            SCORES.set(scores);
+            done
+        };
+        let done = (0..units).into_par_iter().map(of_group).collect::<Vec<Vec<T>>>();
+        let mut done = done.into_iter().map(Vec::into_iter).collect::<Vec<_>>();
+        let kv_heads = units / queries;
+        let mut rows = Vec::with_capacity(self.shape.rows());
+        for kv_head in 0..kv_heads {
+            for _ in 0..self.group {
+                rows.extend(done[kv_head * queries..][..queries].iter_mut().filter_map(Iterator::next));
+            }
+        }
+        rows
+    }
+}
+
+/// What a mask keeps already, in a form that tells it row by row.
+enum Taken {
+    Nothing,
+    Pattern(Pattern),
+    Rows(Vec<Vec<Kept>>),
+}
+
+impl Taken {
+    fn of<B: Backend>(mask: &Mask<B>) -> Option<Self> {
+        match mask.form() {
+            MaskForm::Empty => Some(Self::Nothing),
+            MaskForm::Pattern(pattern) => Some(Self::Pattern(*pattern)),
+            MaskForm::Rows(rows) => Some(Self::Rows(rows.to_host())),
+            MaskForm::Full | MaskForm::Dense(_) => None,
+        }
+    }
+
+    fn hide(&self, row: usize, query: usize, scores: &mut [f32]) {
+        match self {
+            Self::Nothing => {}
+            Self::Pattern(pattern) => {
+                for kept in pattern.row(query, scores.len()) {
+                    scores[kept].fill(f32::NEG_INFINITY);
+                }
+            }
+            Self::Rows(rows) => rows[row].iter().for_each(|kept| scores[kept.key as usize] = f32::NEG_INFINITY),
+        }
+    }
 }
 
 pub(crate) fn host<B: Backend>(tensor: Tensor<B, 4>) -> Vec<f32> {

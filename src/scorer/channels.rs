@@ -1,6 +1,5 @@
 use std::{
     collections::BTreeMap,
-    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -9,8 +8,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scorer, ScorerConfig,
-    keys::{Host, Seen, dot, scores_by_row, with_bias},
+    RowScorer, Scorer, ScorerConfig,
+    keys::{Host, Seen, all_scores},
+    labels::Labels,
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
@@ -61,7 +61,7 @@ impl ChannelSelection {
     }
 
     /// The name of a layer's list in a channel file.
-    fn entry(self, layer: usize) -> String {
+    pub(super) fn entry(self, layer: usize) -> String {
         format!("model.layers.{layer}.self_attn.{}", self.name())
     }
 }
@@ -72,7 +72,7 @@ impl ChannelSelection {
 /// are used, each layer its own. The chosen channels of a key are its *label*, quantised and remembered: a step makes
 /// those of the new keys only.
 ///
-/// Should be created with [ChannelsConfig]; [ChannelCalibration] writes the file.
+/// Should be created with [ChannelsConfig]; [ChannelCalibration](super::ChannelCalibration) writes the file.
 #[derive(Debug)]
 pub struct Channels {
     /// By layer, for each query head the channels in order.
@@ -114,11 +114,11 @@ fn read(path: &Path, selection: ChannelSelection) -> Result<BTreeMap<usize, Vec<
     }
 }
 
-/// The chosen channels of the keys, by query head.
+/// The labels of the keys, by query head.
 #[derive(Debug, Default)]
-struct Labels {
+struct Memory {
     seen: Seen,
-    by_head: Vec<Vec<f32>>,
+    by_head: Vec<Labels>,
 }
 
 impl Channels {
@@ -147,150 +147,70 @@ impl Channels {
         Ok(by_head.iter().map(|channels| &channels[..count]).collect())
     }
 
-    fn label(&self, vector: &[f32], channels: &[usize]) -> Vec<f32> {
-        let mut label = channels.iter().map(|&channel| vector[channel]).collect::<Vec<_>>();
-        pseudo_quantize(&mut label, self.label_bits, Rounding::Nearest);
-        label
+    fn rows<'a, B: Backend>(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<ChannelRows<'a>, AttentionError> {
+        let chosen = self.chosen(inputs)?;
+        let shape = inputs.mask_shape();
+        let heads = shape.batch * shape.heads;
+        let group = shape.heads / inputs.kv_heads();
+        let memory = state.memory::<Memory>();
+        let (new, anew) = memory.seen.advance(heads, shape.keys);
+        if anew {
+            memory.by_head =
+                (0..heads).map(|head| Labels::new(chosen[head % shape.heads].len(), self.label_bits)).collect();
+        }
+        if !new.is_empty() {
+            let keys = Host::of_range(inputs.keys(), new);
+            memory.by_head.par_iter_mut().enumerate().for_each(|(head, labels)| {
+                let channels = chosen[head % shape.heads];
+                for key in keys.head(head / group).chunks_exact(keys.dims[3]) {
+                    labels.push(channels.iter().map(|&channel| key[channel]));
+                }
+            });
+        }
+        let queries = Host::of(inputs.queries());
+        let scale = inputs.scale() as f32;
+        let label = |head: usize, query: usize| {
+            let vector = queries.vector(head, query);
+            let mut label = chosen[head % shape.heads].iter().map(|&channel| vector[channel]).collect::<Vec<_>>();
+            pseudo_quantize(&mut label, self.label_bits, Rounding::Nearest);
+            label.iter_mut().for_each(|x| *x *= scale);
+            label
+        };
+        let queries = (0..heads).map(|head| (0..shape.queries).map(|query| label(head, query)).collect()).collect();
+        Ok(ChannelRows { group, queries, keys: &memory.by_head })
     }
 }
 
 impl<B: Backend> Scorer<B> for Channels {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        let chosen = self.chosen(inputs)?;
-        let shape = inputs.mask_shape();
-        let heads = shape.batch * shape.heads;
-        let group = shape.heads / inputs.kv_heads();
-        let memory = state.memory::<Labels>();
-        let (new, anew) = memory.seen.advance(heads, shape.keys);
-        if anew {
-            memory.by_head = vec![Vec::new(); heads];
-        }
-        if !new.is_empty() {
-            let keys = Host::of_range(inputs.keys(), new.clone());
-            memory.by_head.par_iter_mut().enumerate().for_each(|(head, labels)| {
-                let channels = chosen[head % shape.heads];
-                for key in 0..new.len() {
-                    labels.extend(self.label(keys.vector(head / group, key), channels));
-                }
-            });
-        }
-        let queries = Host::of(inputs.queries());
-        let labels = &memory.by_head;
-        let scale = inputs.scale() as f32;
-        let scores = scores_by_row(inputs, |head, _, query, scores| {
-            let channels = chosen[head % shape.heads];
-            let query = self.label(queries.vector(head, query), channels);
-            for (score, key) in scores.iter_mut().zip(labels[head].chunks(channels.len())) {
-                *score = dot(&query, key) * scale;
-            }
-        });
-        Ok(with_bias(inputs, scores))
+        Ok(all_scores(inputs, &self.rows(inputs, state)?))
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        Ok(Some(Box::new(self.rows(inputs, state)?)))
     }
 }
 
-/// Finds the outlier channels of each layer and head from sample queries and keys, and writes the file that
-/// [ChannelsConfig] names.
-///
-/// A channel's importance is the mean over sampled query-key pairs of `|q * k|` in it, which is the product of the mean
-/// magnitudes; or the mean magnitude of either alone.
-///
-/// # Example
-/// ```
-/// # #[cfg(feature = "flex")] {
-/// use burn::tensor::{Distribution, Tensor};
-/// use burn_flex::Flex;
-/// use sparse_attention_hub::{attention::AttentionInputs, scorer::ChannelCalibration};
-///
-/// let device = Default::default();
-/// let random = |dims| Tensor::<Flex, 4>::random(dims, Distribution::Default, &device);
-/// let sample = AttentionInputs::new(random([1, 6, 32, 16]), random([1, 2, 32, 16]), random([1, 2, 32, 16]))?;
-/// let mut calibration = ChannelCalibration::new();
-/// calibration.add(&sample.with_layer(3));
-/// assert_eq!(calibration.channels(3).map(|heads| heads.len()), Some(6));
-/// # }
-/// # Ok::<(), sparse_attention_hub::attention::AttentionError>(())
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct ChannelCalibration {
-    layers: BTreeMap<usize, Magnitudes>,
+struct ChannelRows<'a> {
+    group: usize,
+    /// By head and query, the scaled label.
+    queries: Vec<Vec<Vec<f32>>>,
+    keys: &'a [Labels],
 }
 
-/// Sums over the samples of a layer of the magnitude in each channel, by query head.
-#[derive(Debug, Clone, Default)]
-struct Magnitudes {
-    queries: Vec<Vec<f64>>,
-    keys: Vec<Vec<f64>>,
-}
-
-impl ChannelCalibration {
-    /// A calibration that has seen nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds the queries and keys of the inputs' layer to the samples.
-    pub fn add<B: Backend>(&mut self, inputs: &AttentionInputs<B>) {
-        let (queries, keys) = (Host::of(inputs.queries()), Host::of(inputs.keys()));
-        let heads = queries.dims[1];
-        let group = heads / keys.dims[1];
-        let magnitudes = self.layers.entry(inputs.layer()).or_default();
-        let zeros = || vec![vec![0.0; queries.dims[3]]; heads];
-        if magnitudes.queries.len() != heads {
-            *magnitudes = Magnitudes { queries: zeros(), keys: zeros() };
+impl RowScorer for ChannelRows<'_> {
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
+        let count = scores.len() / self.group;
+        for (head, scores) in (kv_head * self.group..).zip(scores.chunks_exact_mut(count)) {
+            self.keys[head].products(&self.queries[head][query], scores);
         }
-        for head in 0..queries.heads() {
-            let add = |sums: &mut [f64], vectors: &[f32]| {
-                let vectors = vectors.chunks(sums.len());
-                let share = 1.0 / vectors.len() as f64;
-                for vector in vectors {
-                    sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(x.abs()) * share);
-                }
-            };
-            add(&mut magnitudes.queries[head % heads], queries.head(head));
-            add(&mut magnitudes.keys[head % heads], keys.head(head / group));
-        }
-    }
-
-    /// The channels of each query head of a layer by falling importance of the product; `None` for a layer without
-    /// samples.
-    pub fn channels(&self, layer: usize) -> Option<Vec<Vec<usize>>> {
-        self.layers.get(&layer).map(|magnitudes| magnitudes.sorted(ChannelSelection::QkProj))
-    }
-
-    /// Writes the channel file, with the lists by queries, by keys and by products. The file appears when it is whole.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
-        let path = path.as_ref();
-        let selections = [ChannelSelection::QProj, ChannelSelection::KProj, ChannelSelection::QkProj];
-        let entries = self.layers.iter().flat_map(|(&layer, magnitudes)| {
-            selections.map(|selection| (selection.entry(layer), magnitudes.sorted(selection)))
-        });
-        let entries = entries.collect::<BTreeMap<_, _>>();
-        let partial = path.with_extension("partial");
-        let write = || {
-            let mut file = std::fs::File::create(&partial)?;
-            serde_json::to_writer(&mut file, &entries)?;
-            file.write_all(b"\n")?;
-            std::fs::rename(&partial, path)
-        };
-        write().map_err(|source| FileError::Open { path: path.to_owned(), source })
-    }
-}
-
-impl Magnitudes {
-    fn sorted(&self, selection: ChannelSelection) -> Vec<Vec<usize>> {
-        let heads = self.queries.iter().zip(&self.keys).map(|(queries, keys)| {
-            let importance = |channel: usize| match selection {
-                ChannelSelection::QProj => queries[channel],
-                ChannelSelection::KProj => keys[channel],
-                ChannelSelection::QkProj => queries[channel] * keys[channel],
-            };
-            let mut channels = (0..queries.len()).collect::<Vec<_>>();
-            channels.sort_by(|&a, &b| importance(b).total_cmp(&importance(a)));
-            channels
-        });
-        heads.collect()
     }
 }

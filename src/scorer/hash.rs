@@ -5,11 +5,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    HashWeights, LayerPerceptrons, Scorer, ScorerConfig,
-    keys::{Host, Seen, scores_by_row, with_bias},
+    HashWeights, LayerPerceptrons, RowScorer, Scorer, ScorerConfig,
+    keys::{Host, Seen, all_scores},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    kernels::cpu::agreement,
     masker::{ConfigError, Context, LayerState},
 };
 
@@ -65,7 +66,7 @@ impl Activation {
 ///
 /// A perceptron for each head makes a vector of `hat_bits` numbers of a query, another one of a key; their signs are the
 /// signatures. The score is the number of equal bits minus the number of different ones, by population count. Signatures
-/// of keys are packed, 64 bits to a word, and remembered: a step makes those of the new keys only.
+/// of keys are packed, 32 bits to a word, and remembered: a step makes those of the new keys only.
 ///
 /// Should be created with [HashConfig], or with [Hash::new] for weights in memory.
 #[derive(Debug)]
@@ -106,11 +107,28 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
 #[derive(Debug, Default)]
 struct Signatures {
     seen: Seen,
-    by_head: Vec<Vec<u64>>,
+    by_head: Vec<Vec<u32>>,
 }
+
+/// Bits of a word of a signature.
+const WORD: usize = u32::BITS as usize;
 
 impl<B: Backend> Scorer<B> for Hash<B> {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        Ok(all_scores(inputs, &self.rows(inputs, state)?))
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        Ok(Some(Box::new(self.rows(inputs, state)?)))
+    }
+}
+
+impl<B: Backend> Hash<B> {
+    fn rows<'a>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> Result<HashRows<'a>, AttentionError> {
         let shape = inputs.mask_shape();
         let layer = inputs.layer();
         let weights = self.weights.layers.get(&layer).ok_or_else(|| AttentionError::NoWeights {
@@ -126,23 +144,37 @@ impl<B: Backend> Scorer<B> for Hash<B> {
             memory.by_head = vec![Vec::new(); heads];
         }
         if !new.is_empty() {
-            let keys = repeat_heads(inputs.keys().clone().slice_dim(2, new), shape.heads);
-            let signs = Host::of(&weights.key.forward(keys, self.activation));
-            let packed = pack_signs(&signs);
+            let keys = Host::of_range(inputs.keys(), new).to_tensor::<B>(&inputs.device());
+            let signs = weights.key.forward(repeat_heads(keys, shape.heads), self.activation);
+            let packed = pack_signs(&Host::of(&signs));
             memory.by_head.iter_mut().zip(packed).for_each(|(known, new)| known.extend(new));
         }
         let signs = Host::of(&weights.query.forward(inputs.queries().clone(), self.activation));
-        let (bits, words) = (signs.dims[3], signs.dims[3].div_ceil(64));
-        let queries = pack_signs(&signs);
-        let keys = &memory.by_head;
-        let scores = scores_by_row(inputs, |head, _, query, scores| {
-            let query = &queries[head][query * words..][..words];
-            for (score, key) in scores.iter_mut().zip(keys[head].chunks(words)) {
-                let different = query.iter().zip(key).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
-                *score = bits as f32 - 2.0 * different as f32;
-            }
-        });
-        Ok(with_bias(inputs, scores))
+        Ok(HashRows {
+            bits: signs.dims[3],
+            group: shape.heads / inputs.kv_heads(),
+            queries: pack_signs(&signs),
+            keys: &memory.by_head,
+        })
+    }
+}
+
+struct HashRows<'a> {
+    bits: usize,
+    group: usize,
+    queries: Vec<Vec<u32>>,
+    keys: &'a [Vec<u32>],
+}
+
+impl RowScorer for HashRows<'_> {
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
+        let words = self.bits.div_ceil(WORD);
+        let heads = kv_head * self.group..(kv_head + 1) * self.group;
+        let count = scores.len() / self.group;
+        for (head, scores) in heads.zip(scores.chunks_exact_mut(count)) {
+            let query = &self.queries[head][query * words..][..words];
+            agreement(query, &self.keys[head], self.bits, scores);
+        }
     }
 }
 
@@ -169,14 +201,10 @@ fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
         .reshape([batch, heads, length, width])
 }
 
-/// The signs of the last dimension, 64 to a word, by head.
-fn pack_signs(signs: &Host) -> Vec<Vec<u64>> {
-    let width = signs.dims[3];
-    (0..signs.heads()).into_par_iter().map(|head| signs.head(head).chunks(width).flat_map(pack).collect()).collect()
-}
-
-/// One bit a number, set where it is above 0.
-pub(crate) fn pack(numbers: &[f32]) -> impl Iterator<Item = u64> + '_ {
-    let word = |numbers: &[f32]| (0..).zip(numbers).fold(0u64, |word, (bit, &x)| word | (u64::from(x > 0.0) << bit));
-    numbers.chunks(64).map(word)
+/// The signs of the last dimension, packed, by head.
+fn pack_signs(signs: &Host) -> Vec<Vec<u32>> {
+    let word = |signs: &[f32]| (0..).zip(signs).map(|(at, &sign)| u32::from(sign > 0.0) << at).sum::<u32>();
+    let pack = |signature: &[f32]| signature.chunks(WORD).map(word).collect::<Vec<_>>();
+    let head = |head: usize| signs.head(head).chunks(signs.dims[3]).flat_map(pack).collect();
+    (0..signs.heads()).into_par_iter().map(head).collect()
 }

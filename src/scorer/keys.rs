@@ -5,7 +5,11 @@ use std::ops::Range;
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use rayon::prelude::*;
 
-use crate::attention::AttentionInputs;
+use super::RowScorer;
+use crate::{
+    attention::AttentionInputs,
+    kernels::{Heads, host_tensor},
+};
 
 /// A tensor `[batch, heads, length, width]` on the host, in f32.
 pub(crate) struct Host {
@@ -15,13 +19,31 @@ pub(crate) struct Host {
 
 impl Host {
     pub fn of<B: Backend>(tensor: &Tensor<B, 4>) -> Self {
-        let dims = tensor.dims();
-        Self { values: tensor.to_data().convert::<f32>().iter::<f32>().collect(), dims }
+        let [_, _, length, _] = tensor.dims();
+        Self::of_range(tensor, 0..length)
     }
 
-    /// Some positions of a tensor.
+    /// Some positions of a tensor. Only these are read where the tensor lies on the host.
     pub fn of_range<B: Backend>(tensor: &Tensor<B, 4>, positions: Range<usize>) -> Self {
-        Self::of(&tensor.clone().slice_dim(2, positions))
+        let [batch, heads, _, width] = tensor.dims();
+        let dims = [batch, heads, positions.len(), width];
+        let on_host = host_tensor(tensor);
+        let values = match on_host.as_ref().map(|host| host.heads()) {
+            Some(Heads::F32(heads)) => {
+                let some = heads.iter().map(|head| &head[positions.start * width..positions.end * width]);
+                some.collect::<Vec<_>>().concat()
+            }
+            _ => {
+                let some = tensor.clone().slice_dim(2, positions);
+                some.into_data().convert::<f32>().iter::<f32>().collect()
+            }
+        };
+        Self { values, dims }
+    }
+
+    /// The tensor on a device.
+    pub fn to_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 4> {
+        Tensor::from_data(TensorData::new(self.values.clone(), self.dims), (device, DType::F32))
     }
 
     /// The vectors of a head, counted over batch and heads, one after the other.
@@ -60,27 +82,29 @@ impl Seen {
     }
 }
 
-/// Scores made row by row on the host, in parallel: `score` is given the row's query head (over batch and heads), its
-/// key-value head (likewise), its query, and the row to fill.
+/// The scores of all pairs from those of each query, with the bias of the visibility.
 ///
 /// # Shapes
 /// - output: `[batch, heads, queries, keys]`, f32.
-pub(crate) fn scores_by_row<B: Backend>(
-    inputs: &AttentionInputs<B>,
-    score: impl Fn(usize, usize, usize, &mut [f32]) + Sync,
-) -> Tensor<B, 4> {
+pub(crate) fn all_scores<B: Backend>(inputs: &AttentionInputs<B>, rows: &dyn RowScorer) -> Tensor<B, 4> {
     let shape = inputs.mask_shape();
     let group = shape.heads / inputs.kv_heads();
     let mut scores = vec![0f32; shape.pairs()];
-    scores.par_chunks_mut(shape.keys).enumerate().for_each(|(row, scores)| {
-        let head = row / shape.queries;
-        score(head, head / group, row % shape.queries, scores);
+    scores.par_chunks_mut(group * shape.queries * shape.keys).enumerate().for_each(|(kv_head, scores)| {
+        let mut of_group = vec![0f32; group * shape.keys];
+        for query in 0..shape.queries {
+            rows.score_group(kv_head, query, &mut of_group);
+            for (head, from) in of_group.chunks_exact(shape.keys).enumerate() {
+                let at = (head * shape.queries + query) * shape.keys;
+                scores[at..at + shape.keys].copy_from_slice(from);
+            }
+        }
     });
-    Tensor::from_data(TensorData::new(scores, shape.dims()), (&inputs.device(), DType::F32))
+    with_bias(inputs, Tensor::from_data(TensorData::new(scores, shape.dims()), (&inputs.device(), DType::F32)))
 }
 
 /// Scores plus the additive bias of the visibility, if it has one.
-pub(crate) fn with_bias<B: Backend>(inputs: &AttentionInputs<B>, scores: Tensor<B, 4>) -> Tensor<B, 4> {
+fn with_bias<B: Backend>(inputs: &AttentionInputs<B>, scores: Tensor<B, 4>) -> Tensor<B, 4> {
     let shape = inputs.mask_shape();
     match inputs.visibility().bias(0..shape.queries, &[shape.all_keys()], scores.dtype()) {
         Some(bias) => scores + bias,
@@ -90,4 +114,10 @@ pub(crate) fn with_bias<B: Backend>(inputs: &AttentionInputs<B>, scores: Tensor<
 
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// One bit a number, set where it is above 0; 64 to a word.
+pub(crate) fn pack(numbers: &[f32]) -> impl Iterator<Item = u64> + '_ {
+    let word = |numbers: &[f32]| (0..).zip(numbers).fold(0u64, |word, (bit, &x)| word | (u64::from(x > 0.0) << bit));
+    numbers.chunks(64).map(word)
 }

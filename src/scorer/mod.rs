@@ -1,11 +1,13 @@
 //! Scorers: each estimates how much every query cares for every key, and a selector picks by it.
 
+mod channel_calibration;
 mod channels;
 mod hash;
 #[cfg(feature = "hf")]
 mod hash_checkpoint;
 mod hash_weights;
 mod keys;
+mod labels;
 mod oracle;
 mod pages;
 mod pq;
@@ -17,11 +19,11 @@ use std::fmt::Debug;
 use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
-pub use channels::{ChannelCalibration, ChannelSelection, Channels, ChannelsConfig};
-pub(crate) use hash::pack;
+pub use channel_calibration::ChannelCalibration;
+pub use channels::{ChannelSelection, Channels, ChannelsConfig};
 pub use hash::{Activation, Hash, HashConfig};
 pub use hash_weights::{HashWeights, HeadPerceptrons, LayerPerceptrons};
-pub(crate) use keys::{Host, Seen, dot};
+pub(crate) use keys::{Host, Seen, dot, pack};
 pub use oracle::{Oracle, OracleConfig};
 pub use pages::{Pages, PagesConfig};
 pub use pq::{Pq, PqConfig};
@@ -43,6 +45,30 @@ pub trait Scorer<B: Backend>: Debug + Send + Sync {
     /// # Errors
     /// If the scorer cannot work with the inputs.
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError>;
+
+    /// The same scores, without the bias of the visibility, one query at a time and on the host, so that the scores of
+    /// all pairs never stand in memory together. `None`, the default, where a scorer cannot do that.
+    ///
+    /// # Errors
+    /// If the scorer cannot work with the inputs.
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        let _ = (inputs, state);
+        Ok(None)
+    }
+}
+
+/// A [scorer](Scorer) that knows all keys, at work on one query after the other.
+pub trait RowScorer: Sync {
+    /// Fills in the scores of a query for all query heads that share a key-value head. Key-value heads are counted over
+    /// the batch.
+    ///
+    /// # Shapes
+    /// - scores: `[heads / kv_heads, keys]`
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]);
 }
 
 /// The configuration of a scorer, as it stands in a file beside its `"type"`.

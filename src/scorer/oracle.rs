@@ -1,14 +1,20 @@
 use burn::tensor::{Tensor, backend::Backend};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scorer, ScorerConfig,
-    keys::{Host, dot, scores_by_row, with_bias},
+    RowScorer, Scorer, ScorerConfig,
+    keys::{Host, all_scores},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, scores::logits},
+    kernels::{
+        HostTensor,
+        cpu::{group_logits, products},
+        host_tensor,
+    },
     masker::{ConfigError, Context, LayerState},
 };
 
@@ -54,28 +60,69 @@ impl<B: Backend> ScorerConfig<B> for OracleConfig {
 
 impl<B: Backend> Scorer<B> for Oracle {
     fn score(&self, inputs: &AttentionInputs<B>, _state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        if self.label_bits >= 16 {
-            let shape = inputs.mask_shape();
-            let all = 0..shape.keys;
-            return Ok(logits(inputs, 0..shape.queries, &[all]));
+        match self.label_bits < 16 {
+            true => Ok(all_scores(inputs, &self.quantized(inputs))),
+            false => Ok(logits(inputs, 0..inputs.mask_shape().queries, &[inputs.mask_shape().all_keys()])),
         }
-        let queries = Host::of(inputs.queries());
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        _state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        if self.label_bits < 16 {
+            return Ok(Some(Box::new(self.quantized(inputs))));
+        }
+        let (Some(queries), Some(keys)) = (host_tensor(inputs.queries()), host_tensor(inputs.keys())) else {
+            return Ok(None);
+        };
+        Ok(Some(Box::new(ExactRows { queries, keys, scale: inputs.scale() })))
+    }
+}
+
+impl Oracle {
+    fn quantized<B: Backend>(&self, inputs: &AttentionInputs<B>) -> QuantizedRows {
         let keys = Host::of(inputs.keys());
         let width = keys.dims[3];
-        let labels = (0..keys.heads())
-            .map(|head| {
-                let mut labels = keys.head(head).to_vec();
-                labels.chunks_mut(width).for_each(|key| pseudo_quantize(key, self.label_bits, Rounding::Nearest));
-                labels
-            })
-            .collect::<Vec<_>>();
-        let scale = inputs.scale() as f32;
-        let scores = scores_by_row(inputs, |head, kv_head, query, scores| {
-            let query = queries.vector(head, query);
-            for (score, key) in scores.iter_mut().zip(labels[kv_head].chunks(width)) {
-                *score = dot(query, key) * scale;
-            }
-        });
-        Ok(with_bias(inputs, scores))
+        let label = |head: usize| {
+            let mut labels = keys.head(head).to_vec();
+            labels.chunks_mut(width).for_each(|key| pseudo_quantize(key, self.label_bits, Rounding::Nearest));
+            labels
+        };
+        QuantizedRows {
+            scale: inputs.scale() as f32,
+            group: inputs.mask_shape().heads / inputs.kv_heads(),
+            queries: Host::of(inputs.queries()),
+            labels: (0..keys.heads()).into_par_iter().map(label).collect(),
+        }
+    }
+}
+
+struct QuantizedRows {
+    scale: f32,
+    group: usize,
+    queries: Host,
+    labels: Vec<Vec<f32>>,
+}
+
+impl RowScorer for QuantizedRows {
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
+        let heads = kv_head * self.group..(kv_head + 1) * self.group;
+        let queries = heads.flat_map(|head| self.queries.vector(head, query)).map(|x| x * self.scale);
+        products(&queries.collect::<Vec<_>>(), &self.labels[kv_head], self.queries.dims[3], scores);
+    }
+}
+
+/// Products with the keys where they lie.
+struct ExactRows {
+    queries: Box<dyn HostTensor>,
+    keys: Box<dyn HostTensor>,
+    scale: f64,
+}
+
+impl RowScorer for ExactRows {
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
+        group_logits(self.queries.as_ref(), self.keys.as_ref(), kv_head, query, self.scale, scores);
     }
 }

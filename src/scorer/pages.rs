@@ -3,13 +3,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scorer, ScorerConfig,
-    keys::{Host, Seen, scores_by_row, with_bias},
+    RowScorer, Scorer, ScorerConfig,
+    keys::{Host, Seen, all_scores},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    kernels::cpu::products,
     masker::{ConfigError, Context, LayerState},
 };
 
@@ -63,7 +64,9 @@ struct Bounds {
 #[derive(Debug, Default)]
 struct Memory {
     seen: Seen,
-    by_head: Vec<Bounds>,
+    exact: Vec<Bounds>,
+    /// The same after quantisation, if there is any.
+    quantized: Vec<Bounds>,
 }
 
 impl Bounds {
@@ -82,47 +85,93 @@ impl Bounds {
         }
     }
 
-    fn quantized(&self, width: usize, bits: u32) -> Self {
-        let mut bounds = self.clone();
-        bounds.least.chunks_mut(width).for_each(|page| pseudo_quantize(page, bits, Rounding::Down));
-        bounds.greatest.chunks_mut(width).for_each(|page| pseudo_quantize(page, bits, Rounding::Up));
-        bounds
+    /// Takes in the bounds of others from a page on, quantised.
+    fn quantize_from(&mut self, exact: &Self, page: usize, width: usize, bits: u32) {
+        let renew = |mine: &mut Vec<f32>, exact: &[f32], rounding| {
+            mine.truncate(page * width);
+            mine.extend(&exact[page * width..]);
+            mine[page * width..].chunks_mut(width).for_each(|page| pseudo_quantize(page, bits, rounding));
+        };
+        renew(&mut self.least, &exact.least, Rounding::Down);
+        renew(&mut self.greatest, &exact.greatest, Rounding::Up);
     }
 }
 
 impl<B: Backend> Scorer<B> for Pages {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        Ok(all_scores(inputs, &self.pages(inputs, state)))
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        Ok(Some(Box::new(self.pages(inputs, state))))
+    }
+}
+
+impl Pages {
+    fn pages<'a, B: Backend>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> PageRows<'a> {
         let PagesConfig { page_size, label_bits } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
         let memory = state.memory::<Memory>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         if anew {
-            memory.by_head = vec![Bounds::default(); batch * kv_heads];
+            memory.exact = vec![Bounds::default(); batch * kv_heads];
+            memory.quantized = memory.exact.clone();
         }
         if !new.is_empty() {
             let keys = Host::of_range(inputs.keys(), new.clone());
-            memory.by_head.par_iter_mut().enumerate().for_each(|(head, bounds)| {
+            let heads = memory.exact.par_iter_mut().zip(&mut memory.quantized).enumerate();
+            heads.for_each(|(head, (exact, quantized))| {
                 for (at, key) in keys.head(head).chunks(width).enumerate() {
-                    bounds.grow(new.start + at, page_size, key);
+                    exact.grow(new.start + at, page_size, key);
+                }
+                if label_bits < 16 {
+                    quantized.quantize_from(exact, new.start / page_size, width, label_bits);
                 }
             });
         }
-        let queries = Host::of(inputs.queries());
-        let bounds = match label_bits {
-            16 => memory.by_head.clone(),
-            bits => memory.by_head.iter().map(|bounds| bounds.quantized(width, bits)).collect(),
-        };
-        let scale = inputs.scale() as f32;
-        let scores = scores_by_row(inputs, |head, kv_head, query, scores| {
-            let query = queries.vector(head, query);
-            let Bounds { least, greatest } = &bounds[kv_head];
-            let pages = least.chunks(width).zip(greatest.chunks(width));
-            for (scores, (least, greatest)) in scores.chunks_mut(page_size).zip(pages) {
-                let bound = query.iter().zip(least).zip(greatest).map(|((q, l), g)| (q * l).max(q * g)).sum::<f32>();
-                scores.fill(bound * scale);
+        PageRows {
+            page_size,
+            scale: inputs.scale() as f32,
+            group: inputs.mask_shape().heads / kv_heads,
+            queries: Host::of(inputs.queries()),
+            bounds: if label_bits < 16 { &memory.quantized } else { &memory.exact },
+        }
+    }
+}
+
+struct PageRows<'a> {
+    page_size: usize,
+    scale: f32,
+    group: usize,
+    queries: Host,
+    bounds: &'a [Bounds],
+}
+
+impl RowScorer for PageRows<'_> {
+    /// `max(q * least, q * greatest)` is `q * greatest` where `q` is positive and `q * least` where it is negative, so
+    /// that the bound is the sum of two products of vectors.
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
+        let Bounds { least, greatest } = &self.bounds[kv_head];
+        let width = self.queries.dims[3];
+        let heads = kv_head * self.group..(kv_head + 1) * self.group;
+        let queries = heads.flat_map(|head| self.queries.vector(head, query)).map(|x| x * self.scale);
+        let (positive, negative): (Vec<f32>, Vec<f32>) = queries.map(|x| (x.max(0.0), x.min(0.0))).unzip();
+        let pages = least.len() / width;
+        let mut above = vec![0f32; self.group * pages];
+        let mut below = above.clone();
+        products(&positive, greatest, width, &mut above);
+        products(&negative, least, width, &mut below);
+        let bounds = above.chunks_exact(pages).zip(below.chunks_exact(pages));
+        let count = scores.len() / self.group;
+        for (scores, (above, below)) in scores.chunks_exact_mut(count).zip(bounds) {
+            for (scores, (above, below)) in scores.chunks_mut(self.page_size).zip(above.iter().zip(below)) {
+                scores.fill(above + below);
             }
-        });
-        Ok(with_bias(inputs, scores))
+        }
     }
 }
 
@@ -138,5 +187,19 @@ mod tests {
         }
         assert_eq!(bounds.least, [1.0, -2.0, -1.0, 5.0]);
         assert_eq!(bounds.greatest, [3.0, 0.0, -1.0, 5.0]);
+    }
+
+    #[test]
+    fn quantised_bounds_do_not_depend_on_how_they_grew() {
+        let keys = (0..7).map(|key| [0, 1, 2, 3].map(|at| ((key * 5 + at * 3) % 11) as f32)).collect::<Vec<_>>();
+        let grown = |steps: &[std::ops::Range<usize>]| {
+            let (mut exact, mut quantized) = (Bounds::default(), Bounds::default());
+            for step in steps {
+                step.clone().for_each(|at| exact.grow(at, 3, &keys[at]));
+                quantized.quantize_from(&exact, step.start / 3, 4, 2);
+            }
+            (quantized.least, quantized.greatest)
+        };
+        assert_eq!(grown(&[0..7]), grown(&[0..2, 2..5, 5..6, 6..7]));
     }
 }

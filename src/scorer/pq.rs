@@ -4,8 +4,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scorer, ScorerConfig,
-    keys::{Host, Seen, dot, scores_by_row, with_bias},
+    RowScorer, Scorer, ScorerConfig,
+    keys::{Host, Seen, all_scores, dot},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -103,6 +103,20 @@ struct Codebooks {
 
 impl<B: Backend> Scorer<B> for Pq {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        Ok(all_scores(inputs, &self.rows(inputs, state)))
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        Ok(Some(Box::new(self.rows(inputs, state))))
+    }
+}
+
+impl Pq {
+    fn rows<'a, B: Backend>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> PqRows<'a> {
         let PqConfig { pq_sub_dim, pq_bits } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
         let randomness = state.fixed_randomness(inputs.layer());
@@ -130,19 +144,36 @@ impl<B: Backend> Scorer<B> for Pq {
                 }
             });
         }
-        let queries = Host::of(inputs.queries());
-        let heads = &memory.by_head;
-        let scale = inputs.scale() as f32;
-        let scores = scores_by_row(inputs, |head, kv_head, query, scores| {
-            let query = queries.vector(head, query);
-            for part in &heads[kv_head] {
+        PqRows {
+            scale: inputs.scale() as f32,
+            group: inputs.mask_shape().heads / kv_heads,
+            queries: Host::of(inputs.queries()),
+            heads: &memory.by_head,
+        }
+    }
+}
+
+struct PqRows<'a> {
+    scale: f32,
+    group: usize,
+    queries: Host,
+    heads: &'a [Vec<Part>],
+}
+
+impl RowScorer for PqRows<'_> {
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
+        let count = scores.len() / self.group;
+        for (head, scores) in (kv_head * self.group..).zip(scores.chunks_exact_mut(count)) {
+            let query = self.queries.vector(head, query);
+            scores.fill(0.0);
+            for part in &self.heads[kv_head] {
                 let channels = &query[part.first..part.first + part.width];
-                let products = part.centroids.chunks(part.width).map(|c| dot(channels, c) * scale).collect::<Vec<_>>();
+                let product = |centroid: &[f32]| dot(channels, centroid) * self.scale;
+                let products = part.centroids.chunks(part.width).map(product).collect::<Vec<_>>();
                 for (score, &code) in scores.iter_mut().zip(&part.codes) {
                     *score += products[usize::from(code)];
                 }
             }
-        });
-        Ok(with_bias(inputs, scores))
+        }
     }
 }

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scorer, ScorerConfig,
-    keys::{Host, Seen, dot, scores_by_row, with_bias},
+    RowScorer, Scorer, ScorerConfig,
+    keys::{Host, Seen, all_scores, dot},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -70,7 +70,21 @@ struct Buckets {
 
 impl<B: Backend> Scorer<B> for Socket {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        let SocketConfig { tables, bits, temperature } = self.config;
+        Ok(all_scores(inputs, &self.rows(inputs, state)))
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        Ok(Some(Box::new(self.rows(inputs, state))))
+    }
+}
+
+impl Socket {
+    fn rows<'a, B: Backend>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> SocketRows<'a> {
+        let SocketConfig { tables, bits, .. } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
         let randomness = state.fixed_randomness(inputs.layer());
         let memory = state.memory::<Buckets>();
@@ -97,28 +111,51 @@ impl<B: Backend> Scorer<B> for Socket {
                 norms.extend(values.head(head).chunks(values.dims[3]).map(|value| dot(value, value).sqrt()));
             });
         }
-        let queries = Host::of(inputs.queries());
-        let (buckets, norms) = (&memory.by_head, &memory.norms);
-        let scores = scores_by_row(inputs, |head, kv_head, query, scores| {
-            let query = queries.vector(head, query);
-            let sharpness = 2.0 / (temperature as f32 * dot(query, query).sqrt().max(f32::MIN_POSITIVE));
-            // The softmax over the corners factors into a sigmoid for each bit.
-            let mut shares = vec![1f32; tables << bits];
-            for (table, shares) in directions.chunks(bits * width).zip(shares.chunks_mut(1 << bits)) {
-                for (bit, direction) in table.chunks(width).enumerate() {
-                    let set = 1.0 / (1.0 + (-sharpness * dot(query, direction)).exp());
-                    for (bucket, share) in shares.iter_mut().enumerate() {
-                        *share *= if bucket >> bit & 1 == 1 { set } else { 1.0 - set };
-                    }
+        SocketRows {
+            config: self.config,
+            group: inputs.mask_shape().heads / kv_heads,
+            queries: Host::of(inputs.queries()),
+            memory,
+        }
+    }
+}
+
+struct SocketRows<'a> {
+    config: SocketConfig,
+    group: usize,
+    queries: Host,
+    memory: &'a Buckets,
+}
+
+impl RowScorer for SocketRows<'_> {
+    fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
+        let count = scores.len() / self.group;
+        for (head, scores) in (kv_head * self.group..).zip(scores.chunks_exact_mut(count)) {
+            self.score_head(kv_head, self.queries.vector(head, query), scores);
+        }
+    }
+}
+
+impl SocketRows<'_> {
+    fn score_head(&self, kv_head: usize, query: &[f32], scores: &mut [f32]) {
+        let SocketConfig { tables, bits, temperature } = self.config;
+        let width = query.len();
+        let sharpness = 2.0 / (temperature as f32 * dot(query, query).sqrt().max(f32::MIN_POSITIVE));
+        // The softmax over the corners factors into a sigmoid for each bit.
+        let mut shares = vec![1f32; tables << bits];
+        for (table, shares) in self.memory.directions.chunks(bits * width).zip(shares.chunks_mut(1 << bits)) {
+            for (bit, direction) in table.chunks(width).enumerate() {
+                let set = 1.0 / (1.0 + (-sharpness * dot(query, direction)).exp());
+                for (bucket, share) in shares.iter_mut().enumerate() {
+                    *share *= if bucket >> bit & 1 == 1 { set } else { 1.0 - set };
                 }
             }
-            let keys = buckets[kv_head].chunks(tables).zip(&norms[kv_head]);
-            for (score, (buckets, norm)) in scores.iter_mut().zip(keys) {
-                let collisions =
-                    buckets.iter().enumerate().map(|(table, &b)| shares[(table << bits) + usize::from(b)]).sum::<f32>();
-                *score = (norm * collisions).max(f32::MIN_POSITIVE).ln();
-            }
-        });
-        Ok(with_bias(inputs, scores))
+        }
+        let keys = self.memory.by_head[kv_head].chunks(tables).zip(&self.memory.norms[kv_head]);
+        for (score, (buckets, norm)) in scores.iter_mut().zip(keys) {
+            let share = |(table, &bucket): (usize, &u16)| shares[(table << bits) + usize::from(bucket)];
+            let collisions = buckets.iter().enumerate().map(share).sum::<f32>();
+            *score = (norm * collisions).max(f32::MIN_POSITIVE).ln();
+        }
     }
 }

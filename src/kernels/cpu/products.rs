@@ -54,11 +54,7 @@ fn score_some<R: Real, S: Simd, const Q: usize, const K: usize>(
 }
 
 #[inline(always)]
-fn dots<R: Real, S: Simd, const Q: usize, const K: usize>(
-    simd: S,
-    queries: [&[R]; Q],
-    keys: [&[R]; K],
-) -> [[R; K]; Q] {
+fn dots<R: Real, S: Simd, const Q: usize, const K: usize>(simd: S, queries: [&[R]; Q], keys: [&[R]; K]) -> [[R; K]; Q] {
     let zero = R::splat(simd, R::ZERO);
     let mut sums = [[zero; K]; Q];
     let queries = queries.map(R::vectors::<S>);

@@ -10,6 +10,7 @@ pub(crate) trait Real: Copy + PartialOrd + Send + Sync + 'static {
     const LEAST: Self;
 
     fn of(value: f64) -> Self;
+    fn to_f32(self) -> f32;
     fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S>;
     /// `a * b + c`, fused where the machine can.
     fn mul_add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
@@ -42,6 +43,11 @@ macro_rules! real {
             #[inline(always)]
             fn of(value: f64) -> Self {
                 value as Self
+            }
+
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                self as f32
             }
 
             #[inline(always)]
@@ -118,12 +124,28 @@ macro_rules! real {
 }
 
 real!(
-    f32, f32s, splat_f32s, mul_add_e_f32s, reduce_sum_f32s, as_simd_f32s, as_mut_simd_f32s, partial_load_f32s,
-    partial_store_f32s, exp_f32
+    f32,
+    f32s,
+    splat_f32s,
+    mul_add_e_f32s,
+    reduce_sum_f32s,
+    as_simd_f32s,
+    as_mut_simd_f32s,
+    partial_load_f32s,
+    partial_store_f32s,
+    exp_f32
 );
 real!(
-    f64, f64s, splat_f64s, mul_add_e_f64s, reduce_sum_f64s, as_simd_f64s, as_mut_simd_f64s, partial_load_f64s,
-    partial_store_f64s, f64::exp
+    f64,
+    f64s,
+    splat_f64s,
+    mul_add_e_f64s,
+    reduce_sum_f64s,
+    as_simd_f64s,
+    as_mut_simd_f64s,
+    partial_load_f64s,
+    partial_store_f64s,
+    f64::exp
 );
 
 /// The exponential without a branch or a call, so that loops over it become vectors. Within 2 units in the last place

@@ -1,0 +1,39 @@
+use burn::tensor::{backend::Backend, ops::FloatTensor};
+
+use super::HostTensor;
+use crate::{
+    attention::{AttentionInputs, AttentionOutput, Requested},
+    mask::{Pattern, Rows},
+};
+
+/// What a backend can do natively. `None` from any of these means that it cannot, there and then: generic tensor
+/// operations do it instead, which are the reference that native kernels are tested against.
+pub trait SparseBackend: Backend {
+    /// Borrows a tensor of four dimensions from the memory of the host, if it lies there.
+    fn host_tensor(tensor: FloatTensor<Self>) -> Option<Box<dyn HostTensor>> {
+        let _ = tensor;
+        None
+    }
+
+    /// Attention over the keys that a pattern keeps and the [visibility](AttentionInputs::visibility) shows. Time and
+    /// memory should grow with these. The weights are never requested.
+    fn band_attention(
+        inputs: &AttentionInputs<Self>,
+        pattern: Pattern,
+        requested: Requested,
+    ) -> Option<AttentionOutput<Self>> {
+        let _ = (inputs, pattern, requested);
+        None
+    }
+
+    /// Attention over listed keys, of those which the [visibility](AttentionInputs::visibility) shows. What the keys and
+    /// values of other positions hold must not matter. The weights are never requested.
+    fn gather_attention(
+        inputs: &AttentionInputs<Self>,
+        rows: &Rows<Self>,
+        requested: Requested,
+    ) -> Option<AttentionOutput<Self>> {
+        let _ = (inputs, rows, requested);
+        None
+    }
+}

@@ -1,0 +1,139 @@
+//! From tensors to slices and back.
+
+use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive, backend::Backend};
+
+use super::{
+    Heads, HostTensor, Real, Stored,
+    attend::{Lists, Problem, band, gather},
+    softmax::Softmax,
+};
+use crate::{
+    attention::{AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility},
+    kernels::SparseBackend,
+    mask::{Pattern, Rows},
+};
+
+/// [SparseBackend::band_attention] on the host.
+pub(crate) fn band_attention<B: SparseBackend>(
+    inputs: &AttentionInputs<B>,
+    pattern: Pattern,
+    requested: Requested,
+) -> Option<AttentionOutput<B>> {
+    attend(inputs, requested, Work::Band(pattern))
+}
+
+/// [SparseBackend::gather_attention] on the host.
+pub(crate) fn gather_attention<B: SparseBackend>(
+    inputs: &AttentionInputs<B>,
+    rows: &Rows<B>,
+    requested: Requested,
+) -> Option<AttentionOutput<B>> {
+    let indices = rows.indices.to_data().convert::<i32>();
+    let probability = rows.probability.to_data().convert::<f32>();
+    let (indices, probability) = (indices.as_slice::<i32>().ok()?, probability.as_slice::<f32>().ok()?);
+    attend(inputs, requested, Work::Gather(Lists { indices, probability, width: rows.width() }))
+}
+
+enum Work<'a> {
+    Band(Pattern),
+    Gather(Lists<'a>),
+}
+
+fn attend<B: SparseBackend>(
+    inputs: &AttentionInputs<B>,
+    requested: Requested,
+    work: Work,
+) -> Option<AttentionOutput<B>> {
+    let [queries, keys, values] = [inputs.queries(), inputs.keys(), inputs.values()].map(host);
+    let (queries, keys, values) = (queries?, keys?, values?);
+    match (queries.heads(), keys.heads(), values.heads()) {
+        (Heads::F32(q), Heads::F32(k), Heads::F32(v)) => run(inputs, requested, work, DType::F32, q, k, v),
+        (Heads::F64(q), Heads::F64(k), Heads::F64(v)) => run(inputs, requested, work, DType::F64, q, k, v),
+        (Heads::F16(q), Heads::F16(k), Heads::F16(v)) => run(inputs, requested, work, DType::F32, q, k, v),
+        (Heads::BF16(q), Heads::BF16(k), Heads::BF16(v)) => run(inputs, requested, work, DType::F32, q, k, v),
+        _ => None,
+    }
+}
+
+fn host<B: SparseBackend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn HostTensor>> {
+    match tensor.clone().into_primitive() {
+        TensorPrimitive::Float(tensor) => B::host_tensor(tensor),
+        TensorPrimitive::QFloat(_) => None,
+    }
+}
+
+fn run<B: SparseBackend, T: Stored>(
+    inputs: &AttentionInputs<B>,
+    requested: Requested,
+    work: Work,
+    sums: DType,
+    queries: Vec<&[T]>,
+    keys: Vec<&[T]>,
+    values: Vec<&[T]>,
+) -> Option<AttentionOutput<B>>
+where
+    T::Real: burn::tensor::Element,
+{
+    let shape = inputs.mask_shape();
+    let causal = match inputs.visibility() {
+        Visibility::Full => None,
+        Visibility::Causal { offset } => Some(*offset),
+        Visibility::Masked(_) | Visibility::Biased(_) => return None,
+    };
+    let problem = Problem {
+        queries,
+        keys,
+        values,
+        query_count: shape.queries,
+        key_count: shape.keys,
+        head_dim: inputs.keys().dims()[3],
+        value_dim: inputs.values().dims()[3],
+        scale: inputs.scale(),
+        causal,
+    };
+    let rows = match work {
+        Work::Band(pattern) => band(&problem, pattern),
+        Work::Gather(lists) => gather(&problem, &lists),
+    };
+    Some(output(inputs, requested, sums, rows))
+}
+
+fn output<B: Backend, R: Real + burn::tensor::Element>(
+    inputs: &AttentionInputs<B>,
+    requested: Requested,
+    sums: DType,
+    rows: Softmax<R>,
+) -> AttentionOutput<B> {
+    let shape = inputs.mask_shape();
+    let device = inputs.device();
+    let value_dim = inputs.values().dims()[3];
+    let tensor = |numbers: Vec<R>, width: usize| {
+        let data = TensorData::new(numbers, [shape.batch, shape.heads, shape.queries, width]);
+        Tensor::<B, 4>::from_data(data, (&device, sums))
+    };
+    let mut outputs = rows.numerator.clone();
+    for (output, &denominator) in outputs.chunks_exact_mut(value_dim).zip(&rows.denominator) {
+        if denominator != R::ZERO {
+            output.iter_mut().for_each(|sum| *sum = sum.div(denominator));
+        }
+    }
+    let statistics = requested.statistics.then(|| {
+        let lines = rows.maximum.iter().zip(&rows.denominator);
+        let log_sum_exp = lines.map(|(&maximum, &denominator)| match denominator == R::ZERO {
+            true => R::LEAST,
+            false => maximum.add(denominator.ln()),
+        });
+        let log_sum_exp = tensor(log_sum_exp.collect(), 1);
+        // The maximum of nothing is minus infinity here and the floor of the type in the reference; neither is of use.
+        let maximum = rows.maximum.iter().map(|&maximum| if maximum == R::LEAST { R::ZERO } else { maximum });
+        SoftmaxStatistics {
+            log_sum_exp,
+            maximum: tensor(maximum.collect(), 1),
+            numerator: tensor(rows.numerator, value_dim),
+            denominator: tensor(rows.denominator, 1),
+        }
+    });
+    let dtype = inputs.queries().dtype();
+    let output = tensor(outputs, value_dim);
+    AttentionOutput { output: if dtype == sums { output } else { output.cast(dtype) }, weights: None, statistics }
+}

@@ -1,0 +1,22 @@
+//! Kernels for the host's processor. They know slices and nothing of tensors or backends.
+
+mod attend;
+mod bridge;
+mod host;
+mod prefetch;
+mod products;
+mod real;
+mod scores;
+mod select;
+mod softmax;
+
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+
+pub(crate) use bridge::{band_attention, gather_attention};
+pub use host::{Heads, HostTensor};
+use real::{Real, Stored};
+pub(crate) use scores::{LABELS_AT_A_TIME, agreement, group_logits, label_products, products};
+pub(crate) use select::largest;

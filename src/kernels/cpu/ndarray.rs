@@ -1,0 +1,73 @@
+use burn::tensor::{TensorMetadata, ops::FloatTensor};
+use burn_ndarray::{FloatNdArrayElement, IntNdArrayElement, NdArray, NdArrayTensor, QuantElement, SharedArray};
+use ndarray::{ArrayView, Axis, IxDyn};
+
+use super::{Heads, HostTensor, band_attention, gather_attention};
+use crate::{
+    attention::{AttentionInputs, AttentionOutput, Requested},
+    kernels::SparseBackend,
+    mask::{Pattern, Rows},
+};
+
+impl<E: FloatNdArrayElement, I: IntNdArrayElement, Q: QuantElement> SparseBackend for NdArray<E, I, Q>
+where
+    NdArrayTensor: From<SharedArray<E>> + From<SharedArray<I>>,
+{
+    fn host_tensor(tensor: FloatTensor<Self>) -> Option<Box<dyn HostTensor>> {
+        if tensor.shape().num_dims() != 4 {
+            return None;
+        }
+        let gapless = match tensor {
+            NdArrayTensor::F32(storage) if slices(storage.view()).is_none() => {
+                NdArrayTensor::from(storage.view().as_standard_layout().into_owned().into_shared())
+            }
+            NdArrayTensor::F64(storage) if slices(storage.view()).is_none() => {
+                NdArrayTensor::from(storage.view().as_standard_layout().into_owned().into_shared())
+            }
+            NdArrayTensor::F32(_) | NdArrayTensor::F64(_) => tensor,
+            _ => return None,
+        };
+        Some(Box::new(gapless))
+    }
+
+    fn band_attention(
+        inputs: &AttentionInputs<Self>,
+        pattern: Pattern,
+        requested: Requested,
+    ) -> Option<AttentionOutput<Self>> {
+        band_attention(inputs, pattern, requested)
+    }
+
+    fn gather_attention(
+        inputs: &AttentionInputs<Self>,
+        rows: &Rows<Self>,
+        requested: Requested,
+    ) -> Option<AttentionOutput<Self>> {
+        gather_attention(inputs, rows, requested)
+    }
+}
+
+impl HostTensor for NdArrayTensor {
+    fn dims(&self) -> [usize; 4] {
+        self.shape().dims()
+    }
+
+    fn heads(&self) -> Heads<'_> {
+        match self {
+            NdArrayTensor::F64(storage) => Heads::F64(slices(storage.view()).unwrap_or_default()),
+            NdArrayTensor::F32(storage) => Heads::F32(slices(storage.view()).unwrap_or_default()),
+            // No other type is made into a host tensor.
+            _ => Heads::F32(Vec::new()),
+        }
+    }
+}
+
+/// The heads of an array, if each lies without gaps.
+fn slices<T>(array: ArrayView<'_, T, IxDyn>) -> Option<Vec<&[T]>> {
+    let [batch, heads, ..] = *array.shape() else { return None };
+    let head = |at: usize| {
+        let head = array.clone().index_axis_move(Axis(0), at / heads).index_axis_move(Axis(0), at % heads);
+        head.to_slice()
+    };
+    (0..batch * heads).map(head).collect()
+}

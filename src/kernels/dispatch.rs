@@ -1,0 +1,90 @@
+//! Which backend has native kernels: asked by type, at run time.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+};
+
+use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+
+use super::{HostTensor, SparseBackend};
+use crate::{
+    attention::{AttentionInputs, AttentionOutput, Requested},
+    mask::{Pattern, Rows},
+};
+
+type Band<B> = fn(&AttentionInputs<B>, Pattern, Requested) -> Option<AttentionOutput<B>>;
+type Gather<B> = fn(&AttentionInputs<B>, &Rows<B>, Requested) -> Option<AttentionOutput<B>>;
+
+/// The functions of a [SparseBackend]. For the same `B` it is the same type whether or not `B: SparseBackend` is known,
+/// which is what lets a downcast find it.
+pub(super) struct Table<B: Backend> {
+    host_tensor: fn(FloatTensor<B>) -> Option<Box<dyn HostTensor>>,
+    pub band_attention: Band<B>,
+    pub gather_attention: Gather<B>,
+}
+
+impl<B: Backend> Clone for Table<B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Table<B> {}
+
+impl<B: SparseBackend> Table<B> {
+    fn of() -> Self {
+        Self { host_tensor: B::host_tensor, band_attention: B::band_attention, gather_attention: B::gather_attention }
+    }
+}
+
+/// The tables of backends that this crate cannot name.
+static REGISTERED: RwLock<Option<HashMap<TypeId, Box<dyn Any + Send + Sync>>>> = RwLock::new(None);
+
+/// Makes the native kernels of a backend known. Those of this crate's own features are known without it.
+pub fn register<B: SparseBackend>() {
+    let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
+    registered.get_or_insert_default().insert(TypeId::of::<B>(), Box::new(Table::<B>::of()));
+}
+
+/// Whether a backend has native kernels. Others compute the same with generic tensor operations; so does `Autodiff`,
+/// which tracks them.
+pub fn native_path<B: Backend>() -> bool {
+    table::<B>().is_some()
+}
+
+/// The table of `T`, if `T` is `B`.
+#[allow(dead_code)] // Without a CPU backend no type is known here.
+fn if_same<T: SparseBackend, B: Backend>() -> Option<Table<B>> {
+    (&Table::<T>::of() as &dyn Any).downcast_ref::<Table<B>>().copied()
+}
+
+pub(super) fn table<B: Backend>() -> Option<Table<B>> {
+    #[cfg(feature = "flex")]
+    if let Some(table) = if_same::<burn_flex::Flex, B>() {
+        return Some(table);
+    }
+    #[cfg(feature = "ndarray")]
+    {
+        use burn_ndarray::NdArray;
+        let known = if_same::<NdArray, B>()
+            .or_else(if_same::<NdArray<f64>, B>)
+            .or_else(if_same::<NdArray<f32, i32>, B>)
+            .or_else(if_same::<NdArray<f64, i32>, B>);
+        if let Some(table) = known {
+            return Some(table);
+        }
+    }
+    let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
+    registered.as_ref()?.get(&TypeId::of::<B>())?.downcast_ref::<Table<B>>().copied()
+}
+
+/// A tensor borrowed from the memory of the host, if it lies there.
+pub(crate) fn host_tensor<B: Backend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn HostTensor>> {
+    let table = table::<B>()?;
+    match tensor.clone().into_primitive() {
+        TensorPrimitive::Float(tensor) => (table.host_tensor)(tensor),
+        TensorPrimitive::QFloat(_) => None,
+    }
+}

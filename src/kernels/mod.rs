@@ -1,0 +1,16 @@
+//! Native speed behind a plain `Backend` bound.
+//!
+//! Everything in this library is written in generic tensor operations first. A backend that can do better implements
+//! [SparseBackend]; [attention](crate::attention) looks it up at run time, so that no bound but `B: Backend` shows in the
+//! public interface. The backends of this crate's features are known; [register] adds another.
+
+mod backend;
+mod choice;
+pub(crate) mod cpu;
+mod dispatch;
+
+pub use backend::SparseBackend;
+pub(crate) use choice::attend;
+pub use cpu::{Heads, HostTensor};
+pub(crate) use dispatch::host_tensor;
+pub use dispatch::{native_path, register};

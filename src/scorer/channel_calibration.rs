@@ -1,0 +1,113 @@
+use std::{collections::BTreeMap, io::Write, path::Path};
+
+use burn::tensor::backend::Backend;
+
+use super::{ChannelSelection, keys::Host};
+use crate::{FileError, attention::AttentionInputs};
+
+/// Finds the outlier channels of each layer and head from sample queries and keys, and writes the file that
+/// [ChannelsConfig](super::ChannelsConfig) names.
+///
+/// A channel's importance is the mean over sampled query-key pairs of `|q * k|` in it, which is the product of the mean
+/// magnitudes; or the mean magnitude of either alone.
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::tensor::{Distribution, Tensor};
+/// use burn_flex::Flex;
+/// use sparse_attention_hub::{attention::AttentionInputs, scorer::ChannelCalibration};
+///
+/// let device = Default::default();
+/// let random = |dims| Tensor::<Flex, 4>::random(dims, Distribution::Default, &device);
+/// let sample = AttentionInputs::new(random([1, 6, 32, 16]), random([1, 2, 32, 16]), random([1, 2, 32, 16]))?;
+/// let mut calibration = ChannelCalibration::new();
+/// calibration.add(&sample.with_layer(3));
+/// assert_eq!(calibration.channels(3).map(|heads| heads.len()), Some(6));
+/// # }
+/// # Ok::<(), sparse_attention_hub::attention::AttentionError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct ChannelCalibration {
+    layers: BTreeMap<usize, Magnitudes>,
+}
+
+/// Sums over the samples of a layer of the magnitude in each channel, by query head.
+#[derive(Debug, Clone, Default)]
+struct Magnitudes {
+    queries: Vec<Vec<f64>>,
+    keys: Vec<Vec<f64>>,
+}
+
+impl ChannelCalibration {
+    /// A calibration that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the queries and keys of the inputs' layer to the samples.
+    pub fn add<B: Backend>(&mut self, inputs: &AttentionInputs<B>) {
+        let (queries, keys) = (Host::of(inputs.queries()), Host::of(inputs.keys()));
+        let heads = queries.dims[1];
+        let group = heads / keys.dims[1];
+        let magnitudes = self.layers.entry(inputs.layer()).or_default();
+        let zeros = || vec![vec![0.0; queries.dims[3]]; heads];
+        if magnitudes.queries.len() != heads {
+            *magnitudes = Magnitudes { queries: zeros(), keys: zeros() };
+        }
+        for head in 0..queries.heads() {
+            let add = |sums: &mut [f64], vectors: &[f32]| {
+                let vectors = vectors.chunks(sums.len());
+                let share = 1.0 / vectors.len() as f64;
+                for vector in vectors {
+                    sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(x.abs()) * share);
+                }
+            };
+            add(&mut magnitudes.queries[head % heads], queries.head(head));
+            add(&mut magnitudes.keys[head % heads], keys.head(head / group));
+        }
+    }
+
+    /// The channels of each query head of a layer by falling importance of the product; `None` for a layer without
+    /// samples.
+    pub fn channels(&self, layer: usize) -> Option<Vec<Vec<usize>>> {
+        self.layers.get(&layer).map(|magnitudes| magnitudes.sorted(ChannelSelection::QkProj))
+    }
+
+    /// Writes the channel file, with the lists by queries, by keys and by products. The file appears when it is whole.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
+        let path = path.as_ref();
+        let selections = [ChannelSelection::QProj, ChannelSelection::KProj, ChannelSelection::QkProj];
+        let entries = self.layers.iter().flat_map(|(&layer, magnitudes)| {
+            selections.map(|selection| (selection.entry(layer), magnitudes.sorted(selection)))
+        });
+        let entries = entries.collect::<BTreeMap<_, _>>();
+        let partial = path.with_extension("partial");
+        let write = || {
+            let mut file = std::fs::File::create(&partial)?;
+            serde_json::to_writer(&mut file, &entries)?;
+            file.write_all(b"\n")?;
+            std::fs::rename(&partial, path)
+        };
+        write().map_err(|source| FileError::Open { path: path.to_owned(), source })
+    }
+}
+
+impl Magnitudes {
+    fn sorted(&self, selection: ChannelSelection) -> Vec<Vec<usize>> {
+        let heads = self.queries.iter().zip(&self.keys).map(|(queries, keys)| {
+            let importance = |channel: usize| match selection {
+                ChannelSelection::QProj => queries[channel],
+                ChannelSelection::KProj => keys[channel],
+                ChannelSelection::QkProj => queries[channel] * keys[channel],
+            };
+            let mut channels = (0..queries.len()).collect::<Vec<_>>();
+            channels.sort_by(|&a, &b| importance(b).total_cmp(&importance(a)));
+            channels
+        });
+        heads.collect()
+    }
+}

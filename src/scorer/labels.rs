@@ -1,0 +1,117 @@
+use super::quantize::{Rounding, pseudo_quantize};
+use crate::kernels::cpu::{LABELS_AT_A_TIME, label_products};
+
+/// The labels of one head's keys: a few channels of each, quantised.
+///
+/// They lie in blocks of [LABELS_AT_A_TIME] keys, `[block, channel, key]`, so that the products of a block are made
+/// channel by channel and side by side. Quantised to 8 bits or less, a number takes a byte.
+#[derive(Debug, Default)]
+pub(crate) struct Labels {
+    channels: usize,
+    bits: u32,
+    keys: usize,
+    codes: Codes,
+    /// Of each key, what a code of 0 stands for, and the step from one code to the next.
+    least: Vec<f32>,
+    step: Vec<f32>,
+}
+
+#[derive(Debug)]
+enum Codes {
+    Bytes(Vec<u8>),
+    Reals(Vec<f32>),
+}
+
+impl Default for Codes {
+    fn default() -> Self {
+        Self::Reals(Vec::new())
+    }
+}
+
+impl Labels {
+    pub fn new(channels: usize, bits: u32) -> Self {
+        let codes = if bits <= 8 { Codes::Bytes(Vec::new()) } else { Codes::Reals(Vec::new()) };
+        Self { channels, bits, codes, ..Self::default() }
+    }
+
+    /// Takes in the channels of the next key.
+    pub fn push(&mut self, label: impl Iterator<Item = f32>) {
+        let mut label = label.collect::<Vec<_>>();
+        let least = label.iter().copied().fold(f32::INFINITY, f32::min);
+        let greatest = label.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let steps = ((1u32 << self.bits.min(16)) - 1) as f32;
+        let step = if greatest > least { (greatest - least) / steps } else { 0.0 };
+        let slot = self.keys % LABELS_AT_A_TIME;
+        let size = (self.keys / LABELS_AT_A_TIME + 1) * self.channels * LABELS_AT_A_TIME;
+        let block = size - self.channels * LABELS_AT_A_TIME;
+        match &mut self.codes {
+            Codes::Bytes(codes) => {
+                codes.resize(size, 0);
+                for (channel, value) in label.iter().enumerate() {
+                    let code = if step > 0.0 {
+                        ((value - least) * (steps / (greatest - least))).round_ties_even()
+                    } else {
+                        0.0
+                    };
+                    codes[block + channel * LABELS_AT_A_TIME + slot] = code.clamp(0.0, steps) as u8;
+                }
+                self.least.push(least);
+                self.step.push(step);
+            }
+            Codes::Reals(codes) => {
+                codes.resize(size, 0.0);
+                pseudo_quantize(&mut label, self.bits, Rounding::Nearest);
+                for (channel, &value) in label.iter().enumerate() {
+                    codes[block + channel * LABELS_AT_A_TIME + slot] = value;
+                }
+            }
+        }
+        self.keys += 1;
+    }
+
+    /// The products of a query's label with those of all keys.
+    pub fn products(&self, query: &[f32], scores: &mut [f32]) {
+        match &self.codes {
+            Codes::Bytes(codes) => {
+                label_products(query, codes, scores);
+                let sum = query.iter().sum::<f32>();
+                for (score, (least, step)) in scores.iter_mut().zip(self.least.iter().zip(&self.step)) {
+                    *score = *score * step + least * sum;
+                }
+            }
+            Codes::Reals(codes) => label_products(query, codes, scores),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_are_those_of_the_quantised_labels() {
+        let value = |key: usize, channel: usize| ((key * 7 + channel * 13) % 29) as f32 / 7.0 - 2.0;
+        let query = [0.3f32, -1.2, 0.7, 2.0, -0.4];
+        for bits in [1, 4, 8, 9, 16] {
+            let mut labels = Labels::new(5, bits);
+            (0..71).for_each(|key| labels.push((0..5).map(|channel| value(key, channel))));
+            let mut scores = vec![0f32; 71];
+            labels.products(&query, &mut scores);
+            for (key, score) in scores.into_iter().enumerate() {
+                let mut label = [0, 1, 2, 3, 4].map(|channel| value(key, channel));
+                pseudo_quantize(&mut label, bits, Rounding::Nearest);
+                let wanted = label.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
+                assert!((score - wanted).abs() < 2e-6 * 20.0, "{bits} bits, key {key}: {score}, not {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn equal_channels_stay() {
+        let mut labels = Labels::new(3, 2);
+        labels.push([0.7, 0.7, 0.7].into_iter());
+        let mut scores = [0f32];
+        labels.products(&[1.0, 2.0, 3.0], &mut scores);
+        assert!((scores[0] - 4.2).abs() < 1e-6);
+    }
+}
