@@ -1,6 +1,7 @@
 //! Attention: what it is given, dense and masked, and how far the one is from the other.
 
 mod attend;
+mod efficient;
 mod error;
 mod inputs;
 mod report;
@@ -11,6 +12,7 @@ mod visibility;
 pub use attend::{
     AttentionOutput, Requested, SoftmaxStatistics, dense_attention, masked_attention, reference_attention,
 };
+pub use efficient::{DoubleSparsity, DoubleSparsityConfig, EfficientAttention, HashAttention, HashAttentionConfig};
 pub use error::AttentionError;
 pub use inputs::AttentionInputs;
 pub use report::{AttentionReport, HeadReport};

@@ -1,6 +1,6 @@
 use burn::tensor::{Int, Tensor, backend::Backend};
 
-use super::{Mask, MaskError, MaskForm, Pattern, Rows, rows::Kept};
+use super::{Mask, MaskError, MaskForm, MaskShape, Pattern, Rows, rows::Kept};
 
 impl<B: Backend> Mask<B> {
     /// The union of two masks.
@@ -58,6 +58,20 @@ impl<B: Backend> Mask<B> {
         Self::with_form(self.shape(), form, &self.device())
     }
 
+    /// The union of a pattern and rows that share no key with it, as lists, however many keys the pattern keeps.
+    pub(crate) fn from_pattern_and_rows(
+        shape: MaskShape,
+        pattern: Pattern,
+        mut rows: Vec<Vec<Kept>>,
+        device: &B::Device,
+    ) -> Self {
+        for (row, kept) in rows.iter_mut().enumerate() {
+            let keys = pattern.row(row % shape.queries, shape.keys).into_iter().flatten();
+            kept.extend(keys.map(|key| Kept::certainly(key as u32)));
+        }
+        Self::from_host_rows(shape, &rows, device)
+    }
+
     fn merge_dense(&self, other: &Self) -> MaskForm<B> {
         let (a, b) = (self.to_dense(), other.to_dense());
         let sampled =
@@ -81,7 +95,7 @@ impl<B: Backend> Mask<B> {
                 keys.map(|key| Kept::certainly(key as u32)).collect()
             })
             .collect::<Vec<_>>();
-        let head_shape = super::MaskShape { batch: 1, heads: 1, ..shape };
+        let head_shape = MaskShape { batch: 1, heads: 1, ..shape };
         let rows = Rows::<B>::from_host(head_shape, &one_head, &self.device())?;
         let dims = [shape.batch, shape.heads, shape.queries, rows.width()];
         Some(Rows { indices: rows.indices.expand(dims), probability: rows.probability.expand(dims) })

@@ -59,6 +59,24 @@ impl<B: Backend> TopK<B> {
         Ok(Self { size: heavy_size, scorer, share: ShareGroup::No })
     }
 
+    /// What each row gains; `None`: every key.
+    pub(crate) fn choose(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: &Mask<B>,
+    ) -> Result<Option<Vec<Vec<Kept>>>, AttentionError> {
+        let keys = inputs.mask_shape().keys;
+        let size = self.size.of(keys);
+        if size >= keys {
+            return Ok(None);
+        }
+        let rows = by_candidates(inputs, mask, self.scorer.as_ref(), state, self.share, |_, scores| {
+            largest(scores, size).into_iter().map(Kept::certainly).collect()
+        })?;
+        Ok(Some(rows))
+    }
+
     /// Lets the heads of a group choose together, or not.
     pub fn with_share_group(self, share: ShareGroup) -> Self {
         Self { share, ..self }
@@ -88,14 +106,9 @@ impl<B: Backend> Masker<B> for TopK<B> {
         state: &mut LayerState,
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
-        let (shape, device) = (inputs.mask_shape(), inputs.device());
-        let size = self.size.of(shape.keys);
-        if size >= shape.keys {
-            return Ok(Mask::full(shape, &device));
-        }
-        let rows = by_candidates(inputs, &mask, self.scorer.as_ref(), state, self.share, |_, scores| {
-            largest(scores, size).into_iter().map(Kept::certainly).collect()
-        })?;
-        Ok(mask.merge_disjoint(&rows))
+        Ok(match self.choose(inputs, state, &mask)? {
+            None => Mask::full(inputs.mask_shape(), &inputs.device()),
+            Some(rows) => mask.merge_disjoint(&rows),
+        })
     }
 }

@@ -81,16 +81,32 @@ pub struct Channels {
     label_bits: u32,
 }
 
+impl Channels {
+    /// A scorer with channels in memory: by layer, for each query head its channels, the heaviest first.
+    ///
+    /// # Errors
+    /// If the group factor is 0 or the bits are not in 1..=16.
+    pub fn new(
+        layers: BTreeMap<usize, Vec<Vec<usize>>>,
+        group_factor: usize,
+        label_bits: u32,
+    ) -> Result<Self, ConfigError> {
+        if group_factor == 0 {
+            return Err(ConfigError::value("group_factor", 0, "at least 1"));
+        }
+        validate_label_bits(label_bits)?;
+        Ok(Self { layers, group_factor, label_bits })
+    }
+}
+
 impl<B: Backend> ScorerConfig<B> for ChannelsConfig {
     type Scorer = Channels;
 
     fn init(&self, context: &Context<B>) -> Result<Channels, ConfigError> {
-        if self.group_factor == 0 {
-            return Err(ConfigError::value("group_factor", 0, "at least 1"));
-        }
-        validate_label_bits(self.label_bits)?;
-        let layers = read(&context.path(&self.sorted_channel_file), self.channel_selection)?;
-        Ok(Channels { layers, group_factor: self.group_factor, label_bits: self.label_bits })
+        // The numbers first, so that their errors do not wait for a file.
+        let mut channels = Channels::new(BTreeMap::new(), self.group_factor, self.label_bits)?;
+        channels.layers = read(&context.path(&self.sorted_channel_file), self.channel_selection)?;
+        Ok(channels)
     }
 }
 

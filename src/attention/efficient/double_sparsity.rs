@@ -1,0 +1,67 @@
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use super::{EfficientAttention, SinkLocalHeavy};
+use crate::{
+    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested},
+    masker::{ConfigError, Context, DoubleSparsityTopKConfig, LayerState, MaskerConfig, Size, TopK},
+};
+
+/// Configuration of [DoubleSparsity].
+///
+/// ```json
+/// {"sink_size": 128, "window_size": 128,
+///  "top_k": {"heavy_size": 0.05, "sorted_channel_file": "channels.json", "group_factor": 8, "label_bits": 4,
+///            "channel_selection": "qk_proj", "share_group": true}}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DoubleSparsityConfig {
+    /// How many of the first keys every query keeps.
+    pub sink_size: Size,
+    /// How many keys up to its own position every query keeps.
+    pub window_size: Size,
+    /// The heavy keys.
+    pub top_k: DoubleSparsityTopKConfig,
+}
+
+impl DoubleSparsityConfig {
+    /// The method, with the channels that the configuration names.
+    ///
+    /// # Errors
+    /// If a value makes no sense, or the channel file cannot be used.
+    pub fn init<B: Backend>(&self, context: &Context<B>) -> Result<DoubleSparsity<B>, ConfigError> {
+        DoubleSparsity::new(self.sink_size, self.window_size, self.top_k.init(context)?)
+    }
+}
+
+/// A sink, a window, and the keys with the largest products over a few outlier channels
+/// ([Double Sparsity](https://arxiv.org/abs/2408.07092)).
+///
+/// A step reads `head_dim / group_factor` channels of each key for each query head, a byte each (and eight bytes a key)
+/// up to 8 `label_bits`, and the keys and values that it keeps. Should be created with [DoubleSparsityConfig].
+#[derive(Debug)]
+pub struct DoubleSparsity<B: Backend> {
+    parts: SinkLocalHeavy<B>,
+}
+
+impl<B: Backend> DoubleSparsity<B> {
+    /// The method with a selector over [outlier channels](crate::scorer::Channels) of one's own.
+    ///
+    /// # Errors
+    /// If a size is neither a count of at least 1 nor a fraction in (0, 1].
+    pub fn new(sink_size: Size, window_size: Size, top_k: TopK<B>) -> Result<Self, ConfigError> {
+        Ok(Self { parts: SinkLocalHeavy::new(sink_size, window_size, top_k)? })
+    }
+}
+
+impl<B: Backend> EfficientAttention<B> for DoubleSparsity<B> {
+    fn forward(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        requested: Requested,
+    ) -> Result<AttentionOutput<B>, AttentionError> {
+        self.parts.forward(inputs, state, requested)
+    }
+}

@@ -1,0 +1,71 @@
+//! Attention that costs what it keeps: the same output as the research chain of the same parts, and nothing of the size
+//! of all query-key pairs on the way.
+
+mod double_sparsity;
+mod hash_attention;
+
+use burn::tensor::backend::Backend;
+
+pub use double_sparsity::{DoubleSparsity, DoubleSparsityConfig};
+pub use hash_attention::{HashAttention, HashAttentionConfig};
+
+use super::{AttentionError, AttentionInputs, AttentionOutput, Requested, masked_attention};
+use crate::{
+    mask::{Mask, Pattern},
+    masker::{ConfigError, LayerState, Size, TopK},
+};
+
+/// A sparse method made for decoding: a sink, a window, and the heavy keys that a scorer finds.
+///
+/// The scores of one group of heads are in memory at a time, and attention reads the kept keys and values only. What the
+/// scorer remembers of the keys is in the state, and grows by the new keys.
+pub trait EfficientAttention<B: Backend> {
+    /// Attention over the kept keys.
+    ///
+    /// With a visibility that is itself a tensor over all pairs, the scores of all pairs are made too.
+    ///
+    /// # Errors
+    /// If the scorer cannot work with the inputs.
+    fn forward(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        requested: Requested,
+    ) -> Result<AttentionOutput<B>, AttentionError>;
+}
+
+/// What the methods have in common.
+#[derive(Debug)]
+struct SinkLocalHeavy<B: Backend> {
+    sink: Size,
+    window: Size,
+    heavy: TopK<B>,
+}
+
+impl<B: Backend> SinkLocalHeavy<B> {
+    fn new(sink: Size, window: Size, heavy: TopK<B>) -> Result<Self, ConfigError> {
+        sink.validate_positive("sink_size")?;
+        window.validate_positive("window_size")?;
+        Ok(Self { sink, window, heavy })
+    }
+
+    fn forward(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        requested: Requested,
+    ) -> Result<AttentionOutput<B>, AttentionError> {
+        let (shape, device) = (inputs.mask_shape(), inputs.device());
+        let (sink, window) = (self.sink.of(shape.keys), self.window.of(shape.keys));
+        if sink.max(window) >= shape.keys {
+            return masked_attention(inputs, &Mask::full(shape, &device), requested);
+        }
+        let pattern = Pattern { sink, window, offset: inputs.offset() };
+        let kept = Mask::pattern(shape, pattern, &device);
+        let mask = match self.heavy.choose(inputs, state, &kept)? {
+            None => Mask::full(shape, &device),
+            Some(rows) => Mask::from_pattern_and_rows(shape, pattern, rows, &device),
+        };
+        masked_attention(inputs, &mask, requested)
+    }
+}
