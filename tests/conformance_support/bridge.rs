@@ -162,7 +162,7 @@ pub fn context<B: Backend>(case: &Case) -> Context<B> {
 }
 
 /// Maskers from their configurations, with the hash weights and the projection that the case gives.
-pub fn maskers<B: Backend>(case: &Case, maskers: &[Value]) -> Result<Vec<Box<dyn Masker<B>>>> {
+pub fn maskers<B: Backend>(case: &Case, configs: &[Value]) -> Result<Vec<Box<dyn Masker<B>>>> {
     let (registry, context) = (MaskerRegistry::new(), context(case));
     let build = |masker: &Value| -> Result<Box<dyn Masker<B>>> {
         match case.find("projection") {
@@ -176,7 +176,7 @@ pub fn maskers<B: Backend>(case: &Case, maskers: &[Value]) -> Result<Vec<Box<dyn
             }
         }
     };
-    maskers.iter().map(build).collect()
+    configs.iter().map(build).collect()
 }
 
 /// A chain of [maskers].
@@ -184,7 +184,7 @@ pub fn research_attention<B: Backend>(case: &Case, configs: &[Value]) -> Result<
     Ok(ResearchAttention::new(maskers(case, configs)?)?)
 }
 
-/// What a chain makes of a mask, or of the empty one.
+/// What a chain makes of a mask; without one, of the empty mask.
 pub fn keep<B: Backend>(
     chain: &ResearchAttention<B>,
     inputs: &AttentionInputs<B>,

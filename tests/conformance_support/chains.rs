@@ -75,13 +75,17 @@ pub fn check_documented<B: Backend>(case: &Case, problem: &Problem, mask: &Mask<
         None => Kept::nothing(problem),
     };
     start().chain(problem, &maskers)?.check(&weights(mask), mask.is_full())?;
+    let mut quirks = concerning(case.entry, &maskers);
     if let [earlier @ .., last] = &maskers[..]
         && is_type(last, "magic_pig")
         && !case.entry.flags().is_some_and(|flags| flags.is_full)
     {
         check_original(case, problem, last, &start().chain(problem, earlier)?.weights)?;
+        if problem.keeps_hidden(&case.tensor("mask")?.values) {
+            quirks.push("Q57");
+        }
     }
-    Ok(concerning(case.entry, &maskers))
+    Ok(quirks)
 }
 
 /// Kind `masker`.

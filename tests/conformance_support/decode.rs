@@ -7,7 +7,7 @@ use super::{
     bridge::{inputs, keep, research_attention, weights},
     chains::check_documented,
     products::Recording,
-    report::{Outcome, judge},
+    report::{Outcome, Quirks, judge},
     vectors::{Case, Result},
 };
 
@@ -17,15 +17,18 @@ pub fn state<B: Backend>(case: &Case) -> Result<Outcome> {
     let chain = research_attention::<B>(case, &maskers)?;
     let mut state = LayerState::new(0);
     let mut recording = Recording::<B>::of(case, &maskers)?;
-    let mut all = Outcome::Passed;
+    let (mut all, mut first) = (Quirks::new(), None);
     for (number, call) in case.each_call()?.iter().enumerate() {
         let mask = keep(&chain, &inputs(call)?, &mut state, None)?;
         let problem = recording.problem(call, None)?;
         let outcome = judge(call.expect_mask("mask", &weights(&mask)), || check_documented(call, &problem, &mask));
         let outcome = outcome.map_err(|error| format!("call {number}: {error}"))?;
-        if let Outcome::Differs { .. } = outcome {
-            all = outcome;
+        if let Outcome::Differs { quirks, found } = outcome {
+            all.extend(quirks);
+            first.get_or_insert(format!("call {number}: {found}"));
         }
     }
-    Ok(all)
+    all.sort_unstable();
+    all.dedup();
+    Ok(first.map_or(Outcome::Passed, |found| Outcome::Differs { quirks: all, found }))
 }

@@ -97,7 +97,7 @@ impl Kept {
                 self.fill(keys, size >= keys, |row, key| window(row, key, size as i64));
             }
             "causal" => self.fill(keys, false, |row, key| window(row, key, i64::MAX)),
-            "oracle_top_k" | "hash_attention_top_k" | "double_sparsity_top_k" | "pq_cache" => {
+            "oracle_top_k" | "hash_attention_top_k" | "double_sparsity_top_k" | "quest_top_k" | "pq_cache" => {
                 let size = size(masker, "heavy_size", keys)?;
                 if size >= keys {
                     self.fill(keys, true, |_, _| true);
@@ -105,36 +105,13 @@ impl Kept {
                 }
                 for row in 0..problem.rows() {
                     let candidates = self.candidates(problem, row, scores::of(problem, place, masker, row)?);
-                    self.keep_first(row, &candidates, size.min(candidates.keys.len()));
-                }
-            }
-            "quest_top_k" => {
-                let size = size(masker, "heavy_size", keys)?;
-                if size >= keys {
-                    self.fill(keys, true, |_, _| true);
-                    return Ok(());
-                }
-                let page_size = count(masker, "page_size")?;
-                // At least as many pages as the method's authors take.
-                let pages = (size / page_size).max(3);
-                for row in 0..problem.rows() {
-                    let candidates = self.candidates(problem, row, scores::pages(problem, masker, row)?);
-                    self.keep_pages(row, &candidates, page_size, pages);
-                }
-            }
-            "magic_pig" => {
-                let meetings = magic_pig::meetings(problem, masker, &magic_pig::HERE)?;
-                for row in 0..problem.rows() {
-                    let biases = problem.biases(row);
-                    let open = (0..keys).filter(|&key| biases[key] > f64::NEG_INFINITY);
-                    for at in open.map(|key| row * keys + key).filter(|&at| self.weights[at] == 0.0).collect::<Vec<_>>()
-                    {
-                        self.weights[at] = meetings[at].unwrap_or(0.0);
-                        self.decided[at] &= meetings[at].is_some();
+                    match masker.get("page_size") {
+                        Some(_) => self.keep_pages(row, &candidates, size, count(masker, "page_size")?),
+                        None => self.keep_first(row, &candidates, size.min(candidates.keys.len())),
                     }
                 }
-                self.tolerance = COLLISIONS;
             }
+            "magic_pig" => self.add_meetings(problem, magic_pig::meetings(problem, masker, &magic_pig::HERE)?),
             "oracle_top_p" => {
                 let share = number(masker, "top_p")?;
                 match share >= 1.0 {
@@ -179,16 +156,18 @@ impl Kept {
         }
     }
 
-    /// Keeps the candidates of the first pages, each of which stands where its best candidate does.
-    fn keep_pages(&mut self, row: usize, candidates: &Candidates, page_size: usize, count: usize) {
+    /// Keeps the candidates of the first pages, each of which stands where its best candidate does: as many whole pages as
+    /// there are in the size, but at least three.
+    fn keep_pages(&mut self, row: usize, candidates: &Candidates, size: usize, page_size: usize) {
         let mut pages = Vec::<(usize, f64)>::new();
         for &(key, score) in &candidates.keys {
             if pages.iter().all(|(page, _)| *page != key / page_size) {
                 pages.push((key / page_size, score));
             }
         }
-        if let (Some(at), Some(&(_, next))) = (count.checked_sub(1), pages.get(count)) {
-            self.decide(row, pages[at].1, next, candidates.ties_hold);
+        let count = (size / page_size).max(3);
+        if let Some(&(_, next)) = pages.get(count) {
+            self.decide(row, pages[count - 1].1, next, candidates.ties_hold);
         }
         pages.truncate(count);
         for (key, _) in &candidates.keys {
@@ -196,6 +175,18 @@ impl Kept {
                 self.weights[row * self.keys + key] = 1.0;
             }
         }
+    }
+
+    /// Keeps the visible keys that are not kept and meet the query in a table, with the probability of that.
+    fn add_meetings(&mut self, problem: &Problem, meetings: Vec<Option<f64>>) {
+        let visible = (0..problem.rows()).flat_map(|row| problem.biases(row)).map(|bias| bias > f64::NEG_INFINITY);
+        for (at, (meeting, visible)) in meetings.into_iter().zip(visible).enumerate() {
+            if visible && self.weights[at] == 0.0 {
+                self.weights[at] = meeting.unwrap_or(0.0);
+                self.decided[at] &= meeting.is_some();
+            }
+        }
+        self.tolerance = COLLISIONS;
     }
 
     /// Whether the last score that is chosen in a row and the next one are far enough apart.

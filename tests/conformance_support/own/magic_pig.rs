@@ -52,10 +52,8 @@ pub fn meetings(problem: &Problem, masker: &Value, rules: &Rules) -> Result<Vec<
             let column = projection.values.iter().skip(direction).step_by(projection.width());
             vector.iter().zip(column).map(|(a, b)| a * b).sum::<f64>()
         };
-        directions
-            .map(product)
-            .map(|product| (product.abs() > BOUNDARY).then_some(product > 0.0))
-            .collect::<Signature>()
+        let bit = |product: f64| (product.abs() > BOUNDARY).then_some(product > 0.0);
+        directions.map(product).map(bit).collect::<Signature>()
     };
     let heads = hash_keys(problem, masker, rules, sign);
     let mut meetings = Vec::with_capacity(problem.pairs());
@@ -122,9 +120,9 @@ fn hash_keys(problem: &Problem, masker: &Value, rules: &Rules, sign: impl Fn(&[f
     heads.collect()
 }
 
-/// A key relative to a length, with the coordinate that completes it to length 1.
+/// A key relative to a length, with the coordinate that completes it to length 1. Where all keys are 0, so is the length.
 fn completed(key: &[f64], scale: f64) -> Vec<f64> {
-    let key = key.iter().map(|x| x / scale).collect::<Vec<_>>();
+    let key = key.iter().map(|x| x / scale.max(f64::MIN_POSITIVE)).collect::<Vec<_>>();
     let last = (1.0 - dot(&key, &key)).max(0.0).sqrt();
     key.into_iter().chain([last]).collect()
 }

@@ -133,6 +133,12 @@ impl<'a> Problem<'a> {
         bias[(plane * self.queries + query) * columns..][..self.keys].to_vec()
     }
 
+    /// Whether weights keep keys that their queries may not see.
+    pub fn keeps_hidden(&self, weights: &[f64]) -> bool {
+        let biases = (0..self.rows()).flat_map(|row| self.biases(row));
+        biases.zip(weights).any(|(bias, weight)| bias == f64::NEG_INFINITY && *weight > 0.0)
+    }
+
     /// The logits of a row, minus infinity where hidden.
     pub fn logits(&self, row: usize) -> Vec<f64> {
         let products = self.keys_of(self.kv_head(row)).map(|key| dot(self.query(row), key));

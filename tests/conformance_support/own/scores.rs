@@ -19,6 +19,7 @@ pub fn of(problem: &Problem, place: usize, masker: &Value, row: usize) -> Result
         "oracle_top_k" => Ok(logits(problem, row)),
         "hash_attention_top_k" => hash(problem, masker, row),
         "double_sparsity_top_k" => channels(problem, masker, row),
+        "quest_top_k" => pages(problem, masker, row),
         "pq_cache" => products(problem, place, row),
         other => Err(format!("{other} has no scores").into()),
     }
@@ -102,7 +103,7 @@ fn quantized(vector: &[f64], bits: usize, round: impl Fn(f64) -> f64) -> Vec<f64
 
 /// The bound of its page for every key: what the page's least or greatest value gives in each channel, rounded outwards
 /// where it is quantised.
-pub fn pages(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
+fn pages(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     let (page_size, bits) = (count(masker, "page_size")?, count(masker, "label_bits")?);
     let keys = problem.keys_of(problem.kv_head(row)).collect::<Vec<_>>();
     let extreme = |page: &[&[f64]], better: fn(f64, f64) -> f64| {
