@@ -137,9 +137,11 @@ impl HeadTables {
         } else {
             centred
         };
+        // As long as all keys are 0, so is the scale; the vectors are then the completing coordinate alone.
+        let scale = self.scale.max(f32::MIN_POSITIVE);
         for key in keys.chunks(width) {
             let start = self.keys.len();
-            self.keys.extend(key.iter().map(|x| x / self.scale));
+            self.keys.extend(key.iter().map(|x| x / scale));
             let length = dot(&self.keys[start..], &self.keys[start..]);
             self.keys.push((1.0 - length).max(0.0).sqrt());
             self.signatures.extend(sign(&self.keys[start..], directions, bits));
@@ -288,5 +290,18 @@ mod tests {
         assert!((sampler(1, 40, 1).probability(0.0) / 0.5f64.powi(40) - 1.0).abs() < 1e-12);
         assert!((sampler(100, 30, 2).probability(0.0) / (4950.0 * 0.25f64.powi(30)) - 1.0).abs() < 1e-4);
         assert_eq!(sampler(7, 5, 2).probability(1.0), 1.0);
+    }
+
+    #[test]
+    fn keys_that_are_their_own_mean_are_not_lost() {
+        let mut tables = HeadTables { mean: vec![0.5, -2.0], ..HeadTables::default() };
+        let directions = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+        tables.grow(&[0.5, -2.0], 2, &directions, 2);
+        assert_eq!(tables.keys, [0.0, 0.0, 1.0]);
+        assert_eq!(tables.signatures, [0b10]);
+        tables.grow(&[2.5, -2.0], 2, &directions, 2);
+        assert_eq!(tables.scale, 2.0 * HEADROOM);
+        assert_eq!(tables.keys[..3], [0.0, 0.0, 1.0]);
+        assert_eq!(tables.signatures, [0b10, 0b11]);
     }
 }

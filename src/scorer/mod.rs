@@ -27,6 +27,7 @@ pub(crate) use keys::{Host, Seen, dot, pack};
 pub use oracle::{Oracle, OracleConfig};
 pub use pages::{Pages, PagesConfig};
 pub use pq::{Pq, PqConfig};
+pub use quantize::{Rounding, pseudo_quantize};
 pub use socket::{Socket, SocketConfig};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 /// How a value between two steps is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rounding {
+pub enum Rounding {
     /// To the nearest step, to the even one from the middle.
     Nearest,
     /// To the step below.
@@ -13,7 +13,20 @@ pub(crate) enum Rounding {
 
 /// Quantises a vector to `bits` bits, asymmetrically, and back. 16 bits and more leave it as it is, as does a vector of
 /// equal values.
-pub(crate) fn pseudo_quantize(vector: &mut [f32], bits: u32, rounding: Rounding) {
+///
+/// # Panics
+/// If `bits` is 0.
+///
+/// # Example
+/// ```
+/// use sparse_attention_hub::scorer::{Rounding, pseudo_quantize};
+///
+/// let mut vector = [0.0, 0.4, 1.7, 3.0];
+/// pseudo_quantize(&mut vector, 2, Rounding::Nearest);
+/// assert_eq!(vector, [0.0, 0.0, 2.0, 3.0]);
+/// ```
+pub fn pseudo_quantize(vector: &mut [f32], bits: u32, rounding: Rounding) {
+    assert!(bits > 0, "nothing can be held in 0 bits");
     if bits >= 16 {
         return;
     }

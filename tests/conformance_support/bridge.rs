@@ -1,11 +1,21 @@
 //! From the vectors to the library and back.
 
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use safetensors::{Dtype, tensor::TensorView};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sparse_attention_hub::{
     attention::AttentionOutput,
-    masker::ConfigError,
-    prelude::{AttentionInputs, Mask, MaskShape, MaskerRegistry, Requested, ResearchAttention, Visibility},
+    masker::MagicPigConfig,
+    prelude::{
+        AttentionInputs, Context, LayerState, Mask, MaskShape, Masker, MaskerConfig, MaskerRegistry, Requested,
+        ResearchAttention, Visibility,
+    },
 };
 
 use super::vectors::{Case, Check, Data, Result, all, equal, holds};
@@ -89,16 +99,106 @@ pub fn inputs<B: Backend>(case: &Case) -> Result<AttentionInputs<B>> {
     }
 }
 
-/// A chain of maskers from their configurations.
-pub fn research_attention<B: Backend>(
-    case: &Case,
-    maskers: &[Value],
-) -> std::result::Result<ResearchAttention<B>, ConfigError> {
-    let registry = MaskerRegistry::new();
-    let context = registry.context(&B::Device::default()).in_directory(case.directory);
-    let maskers =
-        maskers.iter().map(|config| registry.masker(config, &context)).collect::<std::result::Result<_, _>>()?;
-    ResearchAttention::new(maskers)
+/// The file of a case's hash weights, removed when dropped.
+pub struct HashFile(PathBuf);
+
+impl HashFile {
+    /// The file of the weights, if the case gives any.
+    fn of(case: &Case) -> Result<Option<Self>> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let bytes =
+            |data: &Data| data.values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect::<Vec<_>>();
+        let tensors = case.starting("hat.").map(|(name, data)| (name, &data.dims, bytes(data))).collect::<Vec<_>>();
+        if tensors.is_empty() {
+            return Ok(None);
+        }
+        let views =
+            tensors.iter().map(|(name, dims, bytes)| Ok((*name, TensorView::new(Dtype::F32, dims.to_vec(), bytes)?)));
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("conformance-hash-{}-{number}.safetensors", std::process::id());
+        let file = Self(std::env::temp_dir().join(name));
+        safetensors::serialize_to_file(views, None, &file.0)?;
+        Ok(Some(file))
+    }
+}
+
+impl Drop for HashFile {
+    fn drop(&mut self) {
+        // What is left behind in the folder for such files harms nothing.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The configuration of a masker with the file of the case's hash weights if it needs one, which lasts as long as what
+/// is given beside it.
+pub fn with_hash_weights(case: &Case, masker: &Value) -> Result<(Value, Option<HashFile>)> {
+    let mut masker = masker.clone();
+    let file = if is_type(&masker, "hash_attention_top_k") { HashFile::of(case)? } else { None };
+    if let Some(HashFile(path)) = &file {
+        masker["hat_weights"] =
+            path.to_str().ok_or("the folder for temporary files has a name that is no text")?.into();
+    }
+    Ok((masker, file))
+}
+
+/// Whether a masker is of a type.
+pub fn is_type(masker: &Value, name: &str) -> bool {
+    masker.get("type").and_then(Value::as_str) == Some(name)
+}
+
+/// The configuration of a masker whose type is known.
+pub fn config_of<T: DeserializeOwned>(masker: &Value) -> Result<T> {
+    let mut fields = masker.clone();
+    if let Some(fields) = fields.as_object_mut() {
+        fields.remove("type");
+    }
+    Ok(serde_json::from_value(fields)?)
+}
+
+/// What configurations of a case are built with.
+pub fn context<B: Backend>(case: &Case) -> Context<B> {
+    MaskerRegistry::new().context(&B::Device::default()).in_directory(case.directory)
+}
+
+/// Maskers from their configurations, with the hash weights and the projection that the case gives.
+pub fn maskers<B: Backend>(case: &Case, configs: &[Value]) -> Result<Vec<Box<dyn Masker<B>>>> {
+    let (registry, context) = (MaskerRegistry::new(), context(case));
+    let build = |masker: &Value| -> Result<Box<dyn Masker<B>>> {
+        match case.find("projection") {
+            Some(projection) if is_type(masker, "magic_pig") => {
+                let sampler = config_of::<MagicPigConfig>(masker)?.init(&context)?;
+                Ok(Box::new(sampler.with_projection(tensor(projection).squeeze_dims(&[0, 1]))))
+            }
+            _ => {
+                let (masker, _file) = with_hash_weights(case, masker)?;
+                Ok(registry.masker(&masker, &context)?)
+            }
+        }
+    };
+    configs.iter().map(build).collect()
+}
+
+/// A chain of [maskers].
+pub fn research_attention<B: Backend>(case: &Case, configs: &[Value]) -> Result<ResearchAttention<B>> {
+    Ok(ResearchAttention::new(maskers(case, configs)?)?)
+}
+
+/// What a chain makes of a mask; without one, of the empty mask.
+pub fn keep<B: Backend>(
+    chain: &ResearchAttention<B>,
+    inputs: &AttentionInputs<B>,
+    state: &mut LayerState,
+    before: Option<&Data>,
+) -> Result<Mask<B>> {
+    let Some(before) = before else { return Ok(chain.mask(inputs, state)?) };
+    let mut mask = dense_mask(before)?;
+    for masker in chain.maskers() {
+        if !mask.is_full() {
+            mask = masker.add(inputs, state, mask)?;
+        }
+    }
+    Ok(mask)
 }
 
 /// Whether the library has maskers of these types.

@@ -3,13 +3,18 @@
 use burn::tensor::backend::Backend;
 use serde_json::Value;
 use sparse_attention_hub::{
+    attention::ResearchOutput,
     masker::AdaptiveSamplingConfig,
-    prelude::{LayerState, Mask},
+    prelude::{LayerState, Mask, masked_attention},
 };
 
 use super::{
-    bridge::{EVERYTHING, attention_weights, check_flags, dense_mask, inputs, output, research_attention, weights},
-    own::{Kept, Problem, check_attention},
+    bridge::{
+        EVERYTHING, attention_weights, check_flags, config_of, inputs, is_type, keep, output, research_attention,
+        weights,
+    },
+    own::{Kept, Problem, check_attention, check_original},
+    products,
     report::{Outcome, Quirks, judge, listed},
     vectors::{Case, Check, Entry, Result, all, equal},
 };
@@ -20,46 +25,39 @@ pub fn concerning(entry: &Entry, maskers: &[Value]) -> Quirks {
     let has = |name: &str| types.contains(&name);
     let is_sized =
         |masker: &Value| masker.as_object().is_some_and(|fields| fields.keys().any(|key| key.ends_with("_size")));
+    let heads = entry.number("b").unwrap_or(1.0) * entry.number("h_kv").unwrap_or(1.0);
+    let centres = |masker: &Value| masker.get("center").and_then(Value::as_bool) == Some(true);
     let concerns = |quirk: &&str| match *quirk {
         "Q20" | "Q21" => has("local"),
         "Q22" => maskers.iter().any(is_sized),
-        "Q23" => has("oracle_top_k"),
+        "Q23" => ["oracle_top_k", "hash_attention_top_k", "double_sparsity_top_k"].into_iter().any(has),
         "Q24" => has("oracle_top_p"),
-        "Q28" => has("causal"),
+        "Q26" => has("double_sparsity_top_k"),
+        "Q27" => has("quest_top_k"),
+        "Q28" => has("causal") || has("pq_cache"),
+        "Q50" => has("magic_pig"),
+        "Q51" => has("magic_pig") && heads > 1.0,
+        "Q53" => has("magic_pig") && maskers.iter().any(centres),
         _ => false,
     };
     listed(entry).into_iter().filter(|quirk| concerns(quirk)).collect()
 }
 
-/// The configuration of the adaptive sampler.
-pub fn adaptive_config(masker: &Value) -> Result<AdaptiveSamplingConfig> {
-    let mut fields = masker.clone();
-    if let Some(fields) = fields.as_object_mut() {
-        fields.remove("type");
-    }
-    Ok(serde_json::from_value(fields)?)
-}
-
 /// Whether a case of one masker is an adaptive sampler that does not come to sampling.
 pub fn is_adaptive_shortcut(entry: &Entry) -> Result<bool> {
     let maskers = entry.maskers()?;
-    if maskers[0].get("type").and_then(Value::as_str) != Some("adaptive_sampling") {
+    if !is_type(&maskers[0], "adaptive_sampling") {
         return Ok(false);
     }
-    let config = adaptive_config(&maskers[0])?;
+    let config = config_of::<AdaptiveSamplingConfig>(&maskers[0])?;
     let keys = entry.number("sk")? as usize;
     Ok(config.base_rate_sampling.is_zero() || config.range(keys).len() < 2)
 }
 
-/// What one masker makes of the mask before it.
-fn add_one<B: Backend>(case: &Case) -> Result<Mask<B>> {
-    let inputs = inputs::<B>(case)?;
-    let before = match case.find("prev_mask") {
-        Some(before) => dense_mask(before)?,
-        None => Mask::empty(inputs.mask_shape(), &inputs.device()),
-    };
-    let chain = research_attention::<B>(case, &case.entry.maskers()?)?;
-    Ok(chain.maskers()[0].add(&inputs, &mut LayerState::new(0), before)?)
+/// What the maskers make of the mask before them.
+fn add<B: Backend>(case: &Case) -> Result<Mask<B>> {
+    let chain = research_attention(case, &case.entry.maskers()?)?;
+    keep(&chain, &inputs::<B>(case)?, &mut LayerState::new(0), case.find("prev_mask"))
 }
 
 /// Compares with the mask of the case and with how it is held.
@@ -68,50 +66,71 @@ fn expect_mask<B: Backend>(case: &Case, mask: &Mask<B>) -> Check {
     all([case.expect_mask("mask", &weights(mask)), equal("is_full", mask.is_full(), is_full)])
 }
 
+/// Whether a mask is what the maskers of a case document, computed a second time. Returns the quirks because of which it
+/// is not what the case expects.
+pub fn check_documented<B: Backend>(case: &Case, problem: &Problem, mask: &Mask<B>) -> Result<Quirks> {
+    let maskers = case.entry.maskers()?;
+    let start = || match case.find("prev_mask") {
+        Some(before) => Kept::from(problem, before.values.clone()),
+        None => Kept::nothing(problem),
+    };
+    start().chain(problem, &maskers)?.check(&weights(mask), mask.is_full())?;
+    let mut quirks = concerning(case.entry, &maskers);
+    if let [earlier @ .., last] = &maskers[..]
+        && is_type(last, "magic_pig")
+        && !case.entry.flags().is_some_and(|flags| flags.is_full)
+    {
+        check_original(case, problem, last, &start().chain(problem, earlier)?.weights)?;
+        if problem.keeps_hidden(&case.tensor("mask")?.values) {
+            quirks.push("Q57");
+        }
+    }
+    Ok(quirks)
+}
+
 /// Kind `masker`.
 pub fn masker<B: Backend>(case: &Case) -> Result<Outcome> {
-    let mask = add_one::<B>(case)?;
+    let mask = add::<B>(case)?;
     judge(expect_mask(case, &mask), || {
-        let maskers = case.entry.maskers()?;
-        let problem = Problem::of(case)?;
-        let before = match case.find("prev_mask") {
-            Some(before) => Kept::from(&problem, before.values.clone()),
-            None => Kept::nothing(&problem),
-        };
-        before.chain(&problem, &maskers)?.check(&weights(&mask), mask.is_full())?;
-        Ok(concerning(case.entry, &maskers))
+        let problem = products::problem::<B>(case, &case.entry.maskers()?, case.find("prev_mask"))?;
+        check_documented(case, &problem, &mask)
     })
 }
 
 /// Kind `masker`, for a sampler which does not come to sampling.
 pub fn shortcut<B: Backend>(case: &Case) -> Result<Outcome> {
-    let mask = add_one::<B>(case)?;
+    let mask = add::<B>(case)?;
     all([expect_mask(case, &mask), check_flags(case, &mask)])?;
     Ok(Outcome::Passed)
 }
 
-/// Kind `chain`.
+/// The kinds `chain`, `magic_pig` and `magic_pig_mask`.
 pub fn chain<B: Backend>(case: &Case) -> Result<Outcome> {
     let maskers = case.entry.maskers()?;
     let chain = research_attention::<B>(case, &maskers)?;
-    let found = chain.forward(&inputs(case)?, &mut LayerState::new(0), EVERYTHING)?;
+    let (inputs, mut state) = (inputs(case)?, LayerState::new(0));
+    let found = match case.find("prev_mask") {
+        None => chain.forward(&inputs, &mut state, EVERYTHING)?,
+        before => {
+            let mask = keep(&chain, &inputs, &mut state, before)?;
+            ResearchOutput { attention: masked_attention(&inputs, &mask, EVERYTHING)?, mask }
+        }
+    };
     let output = output(&found.attention);
     let attention_weights = attention_weights(&found.attention)?;
-    let as_dense = || all([case.expect("output", &output), case.expect("weights", &attention_weights)]);
+    let problem = products::problem::<B>(case, &maskers, case.find("prev_mask"))?;
+    let own = problem.attend(&weights(&found.mask));
+    check_attention(case, &output, Some(&attention_weights), &own)?;
+    let as_dense =
+        || all([case.expect_if_there("output", &output), case.expect_if_there("weights", &attention_weights)]);
     judge(all([expect_mask(case, &found.mask), as_dense()]), || {
         if maskers.is_empty() {
             // The Python project calls its mask empty, and attends as if it were full.
             all([equal("is_full", found.mask.is_full(), true), as_dense()])?;
             return Ok(vec!["Q01"]);
         }
-        let problem = Problem::of(case)?;
-        let kept = weights(&found.mask);
-        all([
-            Kept::nothing(&problem).chain(&problem, &maskers)?.check(&kept, found.mask.is_full()),
-            check_attention(case, &output, Some(&attention_weights), &problem.attend(&kept)),
-        ])?;
-        let mut quirks = concerning(case.entry, &maskers);
-        if case.tensor("output")?.values.iter().any(|value| value.is_nan()) {
+        let mut quirks = check_documented(case, &problem, &found.mask)?;
+        if case.find("output").is_some_and(|output| output.values.iter().any(|value| value.is_nan())) {
             quirks.push("Q02");
         }
         Ok(quirks)

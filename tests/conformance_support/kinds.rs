@@ -9,9 +9,9 @@ use burn::tensor::backend::Backend;
 use serde_json::Value;
 
 use super::{
-    attention, chains, masks, own,
+    attention, chains, decode, masks, own,
     report::Outcome,
-    sampling, tables,
+    sampling, selectors, tables,
     vectors::{Case, Entry, Result, Vectors},
 };
 
@@ -40,7 +40,10 @@ fn function<B: Backend>(entry: &Entry) -> Result<Option<Run>> {
         "attention_masked_flag" => attention::masked_flag::<B>,
         "masker" if chains::is_adaptive_shortcut(entry)? => chains::shortcut::<B>,
         "masker" if covered(&entry.maskers()?) => chains::masker::<B>,
-        "chain" if covered(&entry.maskers()?) => chains::chain::<B>,
+        "chain" | "magic_pig" | "magic_pig_mask" if covered(&entry.maskers()?) => chains::chain::<B>,
+        "decode_state" if covered(&entry.maskers()?) => decode::state::<B>,
+        "masker_topk_ties" => selectors::ties::<B>,
+        "pseudo_quantize" => selectors::quantized,
         "random_sampling" if covered_before_sampler(&entry.maskers()?) => sampling::random::<B>,
         "adaptive_sampling" if covered_before_sampler(&entry.maskers()?) => sampling::adaptive::<B>,
         "sampling_mask_budget" => sampling::mask_of_budget::<B>,

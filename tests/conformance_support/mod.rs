@@ -3,10 +3,13 @@
 pub mod attention;
 pub mod bridge;
 pub mod chains;
+pub mod decode;
 pub mod kinds;
 pub mod masks;
 pub mod own;
+pub mod products;
 pub mod report;
 pub mod sampling;
+pub mod selectors;
 pub mod tables;
 pub mod vectors;

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use super::vectors::{Check, Entry, Result};
-use crate::DIFFERENCES;
+use super::{
+    bridge::is_type,
+    vectors::{Check, Entry, Result},
+};
+use crate::{DIFFERENCES, UNNAMED};
 
 /// The names of quirks.
 pub type Quirks = Vec<&'static str>;
@@ -55,9 +58,12 @@ pub fn judge(as_expected: Check, instead: impl FnOnce() -> Result<Quirks>) -> Re
     }
 }
 
-/// The quirks which a case names and for which a difference is listed for its kind.
+/// The quirks which a case names, or need not name with its maskers, and for which a difference is listed for its kind.
 pub fn listed(entry: &Entry) -> Quirks {
-    let named = |quirk: &str| entry.quirks.iter().any(|name| name == quirk);
+    let maskers = entry.maskers().unwrap_or_default();
+    let unnamed = UNNAMED.iter().filter(|(masker, _)| maskers.iter().any(|config| is_type(config, masker)));
+    let unnamed = unnamed.flat_map(|(_, quirks)| *quirks).collect::<Vec<_>>();
+    let named = |quirk: &str| entry.quirks.iter().any(|name| name == quirk) || unnamed.contains(&&quirk);
     let listed = DIFFERENCES.iter().filter(|difference| difference.kinds.contains(&entry.kind.as_str()));
     listed.map(|difference| difference.quirk).filter(|quirk| named(quirk)).collect()
 }

@@ -8,34 +8,35 @@ use burn::tensor::backend::Backend;
 use serde_json::Value;
 use sparse_attention_hub::{
     mask::{Csr, MaskError},
-    masker::{AdaptiveBudget, sampling::with_replacement},
+    masker::{AdaptiveBudget, AdaptiveSamplingConfig, sampling::with_replacement},
     prelude::{AttentionInputs, LayerState, Mask, MaskShape, masked_attention},
 };
 
 use super::{
-    bridge::{EVERYTHING, attention_weights, inputs, output, research_attention, shape_of_case, weights},
-    chains::{adaptive_config, concerning},
+    bridge::{EVERYTHING, attention_weights, config_of, inputs, output, research_attention, shape_of_case, weights},
+    chains::concerning,
     own::{Kept, Problem, check_attention},
+    products,
     report::{Outcome, Quirks, judge},
     vectors::{Case, Check, Data, Result, Tolerance, all, close, equal, holds, number},
 };
 
 /// A sampling problem: what the maskers before the sampler keep, and the sampler.
-struct Setting<B: Backend> {
+struct Setting<'a, B: Backend> {
     inputs: AttentionInputs<B>,
-    problem: Problem,
+    problem: Problem<'a>,
     maskers: Vec<Value>,
     before: Mask<B>,
     before_weights: Vec<f64>,
 }
 
-impl<B: Backend> Setting<B> {
+impl<'a, B: Backend> Setting<'a, B> {
     /// The setting of a case; what the maskers before the sampler keep is checked against their documented semantics.
-    fn of(case: &Case) -> Result<Self> {
+    fn of(case: &'a Case<'a>) -> Result<Self> {
         let inputs = inputs::<B>(case)?;
-        let problem = Problem::of(case)?;
         let maskers = case.entry.maskers()?;
         let earlier = &maskers[..maskers.len() - 1];
+        let problem = products::problem::<B>(case, earlier, None)?;
         let before = match earlier.is_empty() {
             true => Mask::empty(inputs.mask_shape(), &inputs.device()),
             false => research_attention(case, earlier)?.mask(&inputs, &mut LayerState::new(0))?,
@@ -164,7 +165,7 @@ pub fn random<B: Backend>(case: &Case) -> Result<Outcome> {
 /// Kind `adaptive_sampling`.
 pub fn adaptive<B: Backend>(case: &Case) -> Result<Outcome> {
     let setting = Setting::<B>::of(case)?;
-    let config = adaptive_config(setting.sampler())?;
+    let config = config_of::<AdaptiveSamplingConfig>(setting.sampler())?;
     let range = config.range(setting.keys());
     all([
         equal("the start of the range", range.start, case.entry.number("start_idx")? as usize),
@@ -201,16 +202,13 @@ pub fn adaptive<B: Backend>(case: &Case) -> Result<Outcome> {
 /// Whether the earlier maskers keep what they keep in the case, where keys are visible. Returns the quirks because of
 /// which they do not.
 fn check_before<B: Backend>(case: &Case, setting: &Setting<B>) -> Result<Quirks> {
-    let Some(wanted) = case.find("prev_mask") else {
-        holds(setting.before.is_empty(), || "the mask before the sampler is not empty".into())?;
-        return Ok(Vec::new());
-    };
+    let wanted = case.find("prev_mask").map_or_else(|| vec![0.0; setting.problem.pairs()], |mask| mask.values.clone());
     let visible = |row: usize| setting.problem.logits(row).into_iter().map(|logit| logit > f64::NEG_INFINITY);
     let visible = (0..setting.problem.rows()).flat_map(visible).collect::<Vec<_>>();
     let of_visible = |weights: &[f64]| {
         weights.iter().zip(&visible).map(|(weight, &seen)| if seen { *weight } else { 0.0 }).collect()
     };
-    let (found, wanted): (Vec<f64>, Vec<f64>) = (of_visible(&setting.before_weights), of_visible(&wanted.values));
+    let (found, wanted): (Vec<f64>, Vec<f64>) = (of_visible(&setting.before_weights), of_visible(&wanted));
     match close("prev_mask", &found, &wanted, Tolerance::EXACT) {
         Ok(()) => Ok(Vec::new()),
         Err(error) => match concerning(case.entry, setting.earlier()) {
@@ -236,7 +234,7 @@ fn check_deviations(case: &Case, problem: &Problem) -> Check {
 /// Whether the pilot and the budgets are those of the case, from the case's own estimates. Returns the quirks because
 /// of which they are not.
 fn check_budgets<B: Backend>(case: &Case, setting: &Setting<B>, budgets: &[usize]) -> Result<Quirks> {
-    let config = adaptive_config(setting.sampler())?;
+    let config = config_of::<AdaptiveSamplingConfig>(setting.sampler())?;
     let population = config.range(setting.keys()).len();
     let base = config.base_count(population);
     let wanted_base = case.entry.number("num_base_samples")? as usize;

@@ -2,11 +2,13 @@
 
 use burn::tensor::backend::Backend;
 use serde_json::{Value, json};
-use sparse_attention_hub::{masker::AdaptiveBudget, prelude::Size};
+use sparse_attention_hub::{
+    masker::{AdaptiveBudget, AdaptiveSamplingConfig},
+    prelude::Size,
+};
 
 use super::{
-    bridge::{registered, research_attention},
-    chains::adaptive_config,
+    bridge::{config_of, registered, research_attention},
     report::{Outcome, Rows},
     sampling::budget_quirk,
     vectors::{Case, Result, all, close, count, equal, field, holds, integer, number},
@@ -51,7 +53,7 @@ fn sampler_with(fields: &[(&str, &Value)]) -> Value {
 pub fn sampling_range(case: &Case) -> Result<Outcome> {
     each_row(case, |row| {
         let offsets = [("init_offset", field(row, "init_offset")?), ("local_offset", field(row, "local_offset")?)];
-        let range = adaptive_config(&sampler_with(&offsets))?.range(count(row, "seq_len_keys")?);
+        let range = config_of::<AdaptiveSamplingConfig>(&sampler_with(&offsets))?.range(count(row, "seq_len_keys")?);
         let returns_full = field(row, "returns_full")?.as_bool().ok_or("returns_full is neither true nor false")?;
         let (start, end) = (integer(row, "start_idx")?, integer(row, "end_idx")?);
         all([
@@ -69,7 +71,10 @@ pub fn sampling_range(case: &Case) -> Result<Outcome> {
 /// Kind `adaptive_base_count_table`.
 pub fn base_count(case: &Case) -> Result<Outcome> {
     each_row(case, |row| {
-        let config = adaptive_config(&sampler_with(&[("base_rate_sampling", field(row, "base_rate_sampling")?)]))?;
+        let config = config_of::<AdaptiveSamplingConfig>(&sampler_with(&[(
+            "base_rate_sampling",
+            field(row, "base_rate_sampling")?,
+        )]))?;
         let (keys, wanted) = (count(row, "sampling_range")?, count(row, "num_base_samples")?);
         equal("the size of the pilot", config.base_count(keys), wanted.min(keys))?;
         Ok(if wanted <= keys { Row::Passed } else { Row::Differs("Q37") })

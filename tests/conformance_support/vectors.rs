@@ -78,6 +78,16 @@ pub struct Data {
 }
 
 impl Data {
+    /// The first positions of a tensor `[batch, heads, positions, width]`.
+    fn first_positions(&self, count: usize) -> Result<Self> {
+        let &[batch, heads, positions, width] = &self.dims[..] else {
+            return Err("there must be four dimensions".into());
+        };
+        holds(count <= positions, || format!("there are only {positions} of {count} positions"))?;
+        let values = self.values.chunks(positions * width).flat_map(|head| &head[..count * width]);
+        Ok(Self { dims: vec![batch, heads, count, width], values: values.copied().collect() })
+    }
+
     /// The values as indices.
     pub fn integers(&self) -> impl Iterator<Item = i64> + '_ {
         self.values.iter().map(|&value| value as i64)
@@ -93,6 +103,8 @@ impl Data {
 pub struct Case<'a> {
     pub entry: &'a Entry,
     pub directory: &'a Path,
+    /// How many keys there were at each call with the same state, up to this one.
+    pub calls: Vec<usize>,
     tensors: HashMap<String, Data>,
 }
 
@@ -129,7 +141,8 @@ impl Vectors {
             Some(file) => read_tensors(&self.directory.join(file))?,
             None => HashMap::new(),
         };
-        Ok(Case { entry, directory: &self.directory, tensors })
+        let calls = tensors.get("k").and_then(|keys| keys.dims.get(2)).copied();
+        Ok(Case { entry, directory: &self.directory, calls: calls.into_iter().collect(), tensors })
     }
 }
 
@@ -203,7 +216,33 @@ impl Entry {
     }
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
+    /// The calls of a case that carries a state on: in each, the tensors with its number at the end of their names stand
+    /// under the names without it, and there are the keys and values that there are by then.
+    pub fn each_call(&self) -> Result<Vec<Self>> {
+        let lengths = serde_json::from_value::<Vec<usize>>(self.entry.config("lengths")?.clone())?;
+        let call = |(number, &keys): (usize, &usize)| {
+            let mut tensors = self.tensors.clone();
+            for name in ["k", "v"] {
+                if let Some(data) = self.find(name) {
+                    tensors.insert(name.to_owned(), data.first_positions(keys)?);
+                }
+            }
+            let suffix = format!("_{number}");
+            let numbered =
+                |(name, data): (&String, &Data)| Some((name.strip_suffix(&suffix)?.to_owned(), data.clone()));
+            tensors.extend(self.tensors.iter().filter_map(numbered));
+            Ok(Case { calls: lengths[..=number].to_vec(), tensors, ..*self })
+        };
+        lengths.iter().enumerate().map(call).collect()
+    }
+
+    /// The tensors whose names start like this.
+    pub fn starting<'b>(&'b self, prefix: &'b str) -> impl Iterator<Item = (&'b str, &'b Data)> {
+        let tensors = self.tensors.iter().map(|(name, data)| (name.as_str(), data));
+        tensors.filter(move |(name, _)| name.starts_with(prefix))
+    }
+
     /// A tensor that the case may lack.
     pub fn find(&self, name: &str) -> Option<&Data> {
         self.tensors.get(name)

@@ -1,0 +1,210 @@
+//! This library's documented semantics a second time: in f64, row by row, and in the plainest way.
+
+mod kept;
+mod magic_pig;
+mod scores;
+
+use std::collections::BTreeMap;
+
+pub use kept::{Kept, MASKERS};
+pub use magic_pig::check_original;
+
+use super::vectors::{Case, Check, Result, all, close};
+
+/// A choice nearer to its boundary than this is not decided in f32.
+const BOUNDARY: f64 = 1e-5;
+
+/// An attention problem in f64.
+pub struct Problem<'a> {
+    /// Where weights, channels and projections are.
+    case: &'a Case<'a>,
+    /// The keys as quantised by the maskers that do, by their place in the chain; `[batch, kv_heads, keys, head_dim]`.
+    quantized: BTreeMap<usize, Vec<f64>>,
+    batch: usize,
+    heads: usize,
+    kv_heads: usize,
+    queries: usize,
+    pub keys: usize,
+    head_dim: usize,
+    value_dim: usize,
+    scale: f64,
+    query: Vec<f64>,
+    key: Vec<f64>,
+    value: Vec<f64>,
+    /// What is added to each logit, minus infinity where the key is hidden; its number of batches, heads and columns.
+    bias: Option<(Vec<f64>, [usize; 3])>,
+}
+
+/// What attention is made of. A row that keeps nothing is 0, and minus infinity as a logarithm.
+pub struct Attention {
+    /// `[batch, queries, heads, value_dim]`
+    pub output: Vec<f64>,
+    /// `[batch, heads, queries, keys]`
+    pub weights: Vec<f64>,
+    /// The sum of exponentials times values relative to `maximum`, `[batch, heads, queries, value_dim]`
+    pub numerator: Vec<f64>,
+    /// The sum of exponentials relative to `maximum`, `[batch, heads, queries, 1]`
+    pub denominator: Vec<f64>,
+    /// The largest logit of a visible key, `[batch, heads, queries, 1]`
+    pub maximum: Vec<f64>,
+    /// The logarithm of the sum of exponentials, `[batch, heads, queries, 1]`
+    pub log_sum_exp: Vec<f64>,
+}
+
+impl<'a> Problem<'a> {
+    /// The problem of a case; without values the keys stand for them.
+    pub fn of(case: &'a Case<'a>) -> Result<Self> {
+        let (query, key) = (case.tensor("q")?, case.tensor("k")?);
+        let value = case.find("v").unwrap_or(key);
+        let (&[batch, heads, queries, head_dim], &[_, kv_heads, keys, _]) = (&query.dims[..], &key.dims[..]) else {
+            return Err("queries and keys must have four dimensions".into());
+        };
+        let bias = case.find("attention_mask").map(|bias| {
+            let hidden = f64::from(f32::MIN) / 2.0;
+            let values = bias.values.iter().map(|&bias| if bias <= hidden { f64::NEG_INFINITY } else { bias });
+            (values.collect(), [bias.dims[0], bias.dims[1], bias.width()])
+        });
+        Ok(Self {
+            case,
+            quantized: BTreeMap::new(),
+            batch,
+            heads,
+            kv_heads,
+            queries,
+            keys,
+            head_dim,
+            value_dim: value.width(),
+            scale: case.entry.number("scaling")?,
+            query: query.values.clone(),
+            key: key.values.clone(),
+            value: value.values.clone(),
+            bias,
+        })
+    }
+
+    /// The same problem for a chain in which the maskers at some places quantise the keys like this.
+    pub fn with_quantized_keys(mut self, quantized: BTreeMap<usize, Vec<f64>>) -> Self {
+        self.quantized = quantized;
+        self
+    }
+
+    /// Number of rows, `batch * heads * queries`.
+    pub fn rows(&self) -> usize {
+        self.batch * self.heads * self.queries
+    }
+
+    /// Number of query-key pairs.
+    pub fn pairs(&self) -> usize {
+        self.rows() * self.keys
+    }
+
+    /// Batch, head and query of a row.
+    fn place(&self, row: usize) -> (usize, usize, usize) {
+        (row / self.queries / self.heads, row / self.queries % self.heads, row % self.queries)
+    }
+
+    /// The key-value head of a row, counted over the batch.
+    fn kv_head(&self, row: usize) -> usize {
+        let (batch, head, _) = self.place(row);
+        batch * self.kv_heads + head / (self.heads / self.kv_heads)
+    }
+
+    /// The position of a row's query among the keys; the queries are the last.
+    fn position(&self, row: usize) -> i64 {
+        self.keys as i64 - self.queries as i64 + self.place(row).2 as i64
+    }
+
+    /// The query of a row.
+    fn query(&self, row: usize) -> &[f64] {
+        &self.query[row * self.head_dim..][..self.head_dim]
+    }
+
+    /// The keys of a key-value head.
+    fn keys_of(&self, kv_head: usize) -> impl Iterator<Item = &[f64]> {
+        let size = self.keys * self.head_dim;
+        self.key[kv_head * size..][..size].chunks(self.head_dim)
+    }
+
+    /// What is added to the logits of a row.
+    fn biases(&self, row: usize) -> Vec<f64> {
+        let (batch, head, query) = self.place(row);
+        let Some((bias, [batches, heads, columns])) = &self.bias else { return vec![0.0; self.keys] };
+        let plane = (batch % batches) * heads + head % heads;
+        bias[(plane * self.queries + query) * columns..][..self.keys].to_vec()
+    }
+
+    /// Whether weights keep keys that their queries may not see.
+    pub fn keeps_hidden(&self, weights: &[f64]) -> bool {
+        let biases = (0..self.rows()).flat_map(|row| self.biases(row));
+        biases.zip(weights).any(|(bias, weight)| bias == f64::NEG_INFINITY && *weight > 0.0)
+    }
+
+    /// The logits of a row, minus infinity where hidden.
+    pub fn logits(&self, row: usize) -> Vec<f64> {
+        let products = self.keys_of(self.kv_head(row)).map(|key| dot(self.query(row), key));
+        products.zip(self.biases(row)).map(|(product, bias)| product * self.scale + bias).collect()
+    }
+
+    /// Attention in which each key counts `1 / weight` times, and not at all where its weight is 0.
+    pub fn attend(&self, weights: &[f64]) -> Attention {
+        let mut attention = Attention {
+            output: vec![0.0; self.rows() * self.value_dim],
+            weights: vec![0.0; self.pairs()],
+            numerator: vec![0.0; self.rows() * self.value_dim],
+            denominator: vec![0.0; self.rows()],
+            maximum: (0..self.rows()).map(|row| self.maximum(row)).collect(),
+            log_sum_exp: vec![f64::NEG_INFINITY; self.rows()],
+        };
+        for row in 0..self.rows() {
+            let kept = &weights[row * self.keys..][..self.keys];
+            let exponentials = self.exponentials(row).into_iter().zip(kept);
+            let exponentials = exponentials
+                .map(|(exponential, &weight)| if weight > 0.0 { exponential / weight } else { 0.0 })
+                .collect::<Vec<_>>();
+            let sum = exponentials.iter().sum::<f64>();
+            if sum == 0.0 {
+                continue;
+            }
+            let numerator = &mut attention.numerator[row * self.value_dim..][..self.value_dim];
+            for (key, exponential) in exponentials.into_iter().enumerate() {
+                attention.weights[row * self.keys + key] = exponential / sum;
+                let value = &self.value[(self.kv_head(row) * self.keys + key) * self.value_dim..][..self.value_dim];
+                numerator.iter_mut().zip(value).for_each(|(sum, value)| *sum += exponential * value);
+            }
+            attention.denominator[row] = sum;
+            attention.log_sum_exp[row] = sum.ln() + attention.maximum[row];
+            let (batch, head, query) = self.place(row);
+            let place = ((batch * self.queries + query) * self.heads + head) * self.value_dim;
+            let output = attention.output[place..][..self.value_dim].iter_mut();
+            output.zip(numerator).for_each(|(output, numerator)| *output = *numerator / sum);
+        }
+        attention
+    }
+
+    /// The largest logit of a row, minus infinity if nothing is visible.
+    pub fn maximum(&self, row: usize) -> f64 {
+        self.logits(row).into_iter().fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// The exponentials of a row's logits, relative to the largest visible one; 0 where hidden.
+    pub fn exponentials(&self, row: usize) -> Vec<f64> {
+        let maximum = self.maximum(row);
+        if maximum == f64::NEG_INFINITY {
+            return vec![0.0; self.keys];
+        }
+        self.logits(row).into_iter().map(|logit| (logit - maximum).exp()).collect()
+    }
+}
+
+/// Whether attention through a mask is as it is computed here from the weights of the mask.
+pub fn check_attention(case: &Case, output: &[f64], weights: Option<&[f64]>, own: &Attention) -> Check {
+    let tolerance = case.entry.attention_tolerance();
+    all([
+        close("the output", output, &own.output, tolerance),
+        weights.map_or(Ok(()), |weights| close("the attention weights", weights, &own.weights, tolerance)),
+    ])
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}

@@ -1,0 +1,138 @@
+//! The scores by which selectors pick.
+
+use serde_json::Value;
+use statrs::function::erf::erf;
+
+use super::{Problem, dot};
+use crate::conformance_support::vectors::{Result, count, text};
+
+/// The scores of a row.
+pub struct Scores {
+    pub values: Vec<f64>,
+    /// Whether equal scores are equal in any precision, so that the lower key wins.
+    pub ties_hold: bool,
+}
+
+/// The scores of a row by the masker at a place of a chain.
+pub fn of(problem: &Problem, place: usize, masker: &Value, row: usize) -> Result<Scores> {
+    match text(masker, "type")? {
+        "oracle_top_k" => Ok(logits(problem, row)),
+        "hash_attention_top_k" => hash(problem, masker, row),
+        "double_sparsity_top_k" => channels(problem, masker, row),
+        "quest_top_k" => pages(problem, masker, row),
+        "pq_cache" => products(problem, place, row),
+        other => Err(format!("{other} has no scores").into()),
+    }
+}
+
+/// The logits themselves.
+pub fn logits(problem: &Problem, row: usize) -> Scores {
+    Scores { values: problem.logits(row), ties_hold: false }
+}
+
+/// How many bits of the signatures agree minus how many do not.
+fn hash(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
+    let (_, head, _) = problem.place(row);
+    let query = signature(problem, masker, "query", head, problem.query(row))?;
+    let score = |(key, bias): (&[f64], f64)| -> Result<f64> {
+        let key = signature(problem, masker, "key", head, key)?;
+        Ok(query.iter().zip(key).map(|(a, b)| if *a == b { 1.0 } else { -1.0 }).sum::<f64>() + bias)
+    };
+    let values = problem.keys_of(problem.kv_head(row)).zip(problem.biases(row)).map(score).collect::<Result<_>>()?;
+    Ok(Scores { values, ties_hold: true })
+}
+
+/// The signs of what a head's perceptron makes of a vector.
+fn signature(problem: &Problem, masker: &Value, part: &str, head: usize, vector: &[f64]) -> Result<Vec<bool>> {
+    let layer = problem.case.entry.number("layer_idx")?;
+    let activation = activation(text(masker, "hat_mlp_activation")?)?;
+    let mut x = vector.to_vec();
+    for index in 0..count(masker, "hat_mlp_layers")? {
+        let matrix = problem.case.tensor(&format!("hat.{layer}.{part}_matrix.{index}"))?;
+        let bias = problem.case.tensor(&format!("hat.{layer}.{part}_bias.{index}"))?;
+        if index > 0 {
+            x.iter_mut().for_each(|x| *x = activation(*x));
+        }
+        let mut next = bias.values[head * bias.width()..][..bias.width()].to_vec();
+        let rows = matrix.values.chunks(matrix.width()).skip(head * x.len());
+        for (x, row) in x.iter().zip(rows) {
+            next.iter_mut().zip(row).for_each(|(next, weight)| *next += x * weight);
+        }
+        x = next;
+    }
+    Ok(x.into_iter().map(|x| x > 0.0).collect())
+}
+
+fn activation(name: &str) -> Result<fn(f64) -> f64> {
+    match name {
+        "relu" => Ok(|x| x.max(0.0)),
+        "silu" => Ok(|x| x / (1.0 + (-x).exp())),
+        "gelu" => Ok(|x| x * (1.0 + erf(x / std::f64::consts::SQRT_2)) / 2.0),
+        "tanh" => Ok(f64::tanh),
+        other => Err(format!("the activation {other} is unknown").into()),
+    }
+}
+
+/// The logits over the first channels of the head, quantised in query and key.
+fn channels(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
+    let (_, head, _) = problem.place(row);
+    let sorted = problem.case.tensor("sorted_channels")?;
+    let used = problem.head_dim / count(masker, "group_factor")?;
+    let chosen = &sorted.values[head * sorted.width()..][..used];
+    let bits = count(masker, "label_bits")?;
+    let label = |vector: &[f64]| {
+        let label = chosen.iter().map(|&channel| vector[channel as usize]).collect::<Vec<_>>();
+        quantized(&label, bits, f64::round_ties_even)
+    };
+    let query = label(problem.query(row));
+    let products = problem.keys_of(problem.kv_head(row)).map(|key| dot(&query, &label(key)) * problem.scale);
+    let values = products.zip(problem.biases(row)).map(|(product, bias)| product + bias).collect();
+    Ok(Scores { values, ties_hold: false })
+}
+
+/// A vector of which only so many bits are left between its least and its greatest value, from 16 bits on all.
+fn quantized(vector: &[f64], bits: usize, round: impl Fn(f64) -> f64) -> Vec<f64> {
+    let least = vector.iter().copied().fold(f64::INFINITY, f64::min);
+    let range = vector.iter().copied().fold(f64::NEG_INFINITY, f64::max) - least;
+    if bits >= 16 || range == 0.0 {
+        return vector.to_vec();
+    }
+    let steps = f64::from((1u32 << bits) - 1);
+    vector.iter().map(|x| round((x - least) * steps / range) * range / steps + least).collect()
+}
+
+/// The bound of its page for every key: what the page's least or greatest value gives in each channel, rounded outwards
+/// where it is quantised.
+fn pages(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
+    let (page_size, bits) = (count(masker, "page_size")?, count(masker, "label_bits")?);
+    let keys = problem.keys_of(problem.kv_head(row)).collect::<Vec<_>>();
+    let extreme = |page: &[&[f64]], better: fn(f64, f64) -> f64| {
+        let of_channel = |channel: usize| page.iter().map(|key| key[channel]).reduce(better);
+        (0..problem.head_dim).filter_map(of_channel).collect::<Vec<_>>()
+    };
+    // A value that is a step but for rounding stays where it is.
+    let outwards = |bound: Vec<f64>, round: fn(f64) -> f64, inner: f64, better: fn(f64, f64) -> f64| {
+        let rounded = quantized(&bound, bits, |step| round(step + inner * 1e-4));
+        rounded.into_iter().zip(bound).map(|(rounded, value)| better(rounded, value)).collect::<Vec<_>>()
+    };
+    let bound = |page: &[&[f64]]| {
+        let least = outwards(extreme(page, f64::min), f64::floor, 1.0, f64::min);
+        let greatest = outwards(extreme(page, f64::max), f64::ceil, -1.0, f64::max);
+        let query = problem.query(row).iter();
+        query.zip(least).zip(greatest).map(|((q, least), greatest)| (q * least).max(q * greatest)).sum::<f64>()
+    };
+    let bounds = keys.chunks(page_size).flat_map(|page| vec![bound(page) * problem.scale; page.len()]);
+    let values = bounds.zip(problem.biases(row)).map(|(bound, bias)| bound + bias).collect();
+    Ok(Scores { values, ties_hold: false })
+}
+
+/// The logits of the keys as they are quantised.
+fn products(problem: &Problem, place: usize, row: usize) -> Result<Scores> {
+    let keys = problem.quantized.get(&place).ok_or("the quantised keys were not recorded")?;
+    let (first, width) = (problem.kv_head(row) * problem.keys, problem.head_dim);
+    let keys = keys.chunks(width).skip(first).take(problem.keys);
+    let products = keys.map(|key| dot(problem.query(row), key) * problem.scale);
+    let values = products.zip(problem.biases(row)).map(|(product, bias)| product + bias).collect();
+    // Keys with the same codes have the same score.
+    Ok(Scores { values, ties_hold: true })
+}

@@ -1,0 +1,136 @@
+//! What PQCache makes of the keys. Its centroids start from keys that the library draws, so that they cannot be computed
+//! a second time; the keys as they are quantised are asked for, and must be what k-means leaves.
+
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use burn::tensor::{Tensor, backend::Backend};
+use serde_json::Value;
+use sparse_attention_hub::{
+    attention::AttentionError,
+    masker::{PqCacheConfig, TopK},
+    prelude::{AttentionInputs, LayerState, ResearchAttention},
+    scorer::{Pq, PqConfig, Scorer, ScorerConfig},
+};
+
+use super::{
+    bridge::{config_of, context, host, inputs, is_type, keep, maskers},
+    own::Problem,
+    vectors::{Case, Check, Data, Result, holds},
+};
+
+/// Quantised keys by head and position, `[batch, kv_heads, keys, head_dim]`.
+type Keys = Vec<f64>;
+
+/// The scorer, which also notes down the keys as it has quantised them.
+#[derive(Debug)]
+struct Recorder {
+    scorer: Pq,
+    keys: Arc<Mutex<Keys>>,
+}
+
+impl<B: Backend> Scorer<B> for Recorder {
+    fn score(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+    ) -> std::result::Result<Tensor<B, 4>, AttentionError> {
+        let [batch, kv_heads, _, width] = inputs.keys().dims();
+        // The product with a unit vector is a channel of the key.
+        let units =
+            Tensor::<B, 2>::eye(width, &inputs.device()).unsqueeze::<4>().expand([batch, kv_heads, width, width]);
+        let channels = AttentionInputs::new(units, inputs.keys().clone(), inputs.keys().clone())?;
+        let channels = channels.with_scale(1.0)?.with_layer(inputs.layer());
+        let keys = host(self.scorer.score(&channels, state)?.swap_dims(2, 3));
+        *self.keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = keys;
+        self.scorer.score(inputs, state)
+    }
+}
+
+/// A chain whose PQCaches note down the keys.
+pub struct Recording<B: Backend> {
+    chain: ResearchAttention<B>,
+    state: LayerState,
+    by_place: Vec<(usize, PqConfig, Arc<Mutex<Keys>>)>,
+}
+
+impl<B: Backend> Recording<B> {
+    /// A recording of the chain from these configurations, before its first call.
+    pub fn of(case: &Case, configs: &[Value]) -> Result<Self> {
+        let mut chain = maskers::<B>(case, configs)?;
+        let mut by_place = Vec::new();
+        for (place, config) in configs.iter().enumerate().filter(|(_, config)| is_type(config, "pq_cache")) {
+            let config = config_of::<PqCacheConfig>(config)?;
+            let scorer = ScorerConfig::<B>::init(&config.scorer(), &context(case))?;
+            let keys = Arc::<Mutex<Keys>>::default();
+            chain[place] = Box::new(TopK::new(config.heavy_size, Box::new(Recorder { scorer, keys: keys.clone() }))?);
+            by_place.push((place, config.scorer(), keys));
+        }
+        Ok(Self { chain: ResearchAttention::new(chain)?, state: LayerState::new(0), by_place })
+    }
+
+    /// The problem of the next call, with the keys as they are quantised in it.
+    pub fn problem<'a>(&mut self, case: &'a Case<'a>, before: Option<&Data>) -> Result<Problem<'a>> {
+        let problem = Problem::of(case)?;
+        if self.by_place.is_empty() {
+            return Ok(problem);
+        }
+        keep(&self.chain, &inputs(case)?, &mut self.state, before)?;
+        let mut quantized = BTreeMap::new();
+        for (place, config, keys) in &self.by_place {
+            let keys = std::mem::take(&mut *keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+            // A chain that is full has no use for them.
+            if !keys.is_empty() {
+                check_quantized(case, config, &keys)?;
+                quantized.insert(*place, keys);
+            }
+        }
+        Ok(problem.with_quantized_keys(quantized))
+    }
+}
+
+/// The problem of a case that makes one call of a chain.
+pub fn problem<'a, B: Backend>(case: &'a Case<'a>, configs: &[Value], before: Option<&Data>) -> Result<Problem<'a>> {
+    Recording::<B>::of(case, configs)?.problem(case, before)
+}
+
+/// Whether the keys are quantised as documented: in each part a head has at most as many centroids as codes, each key
+/// stands at the nearest one, and after a single call they are together no farther from them than from their mean.
+fn check_quantized(case: &Case, config: &PqConfig, quantized: &Keys) -> Check {
+    let keys = case.tensor("k")?;
+    let (count, width, codes) = (keys.dims[2], keys.width(), 1 << config.pq_bits);
+    for (head, (keys, quantized)) in keys.values.chunks(count * width).zip(quantized.chunks(count * width)).enumerate()
+    {
+        for first in (0..width).step_by(config.pq_sub_dim) {
+            let channels = first..width.min(first + config.pq_sub_dim);
+            let part = |keys: &[f64]| keys.chunks(width).map(|key| key[channels.clone()].to_vec()).collect::<Vec<_>>();
+            let (keys, quantized) = (part(keys), part(quantized));
+            let mut centroids = quantized.clone();
+            centroids.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+            centroids.dedup();
+            let place = || format!("in channels {channels:?} of key-value head {head}");
+            holds(centroids.len() <= codes, || format!("{} centroids {}", centroids.len(), place()))?;
+            let mut sum = 0.0;
+            for (key, own) in keys.iter().zip(&quantized) {
+                let nearest = centroids.iter().map(|centroid| distance(key, centroid)).fold(f64::INFINITY, f64::min);
+                let own = distance(key, own);
+                holds(own <= nearest + 1e-5 * (1.0 + nearest), || format!("{own} and not {nearest} far {}", place()))?;
+                sum += own;
+            }
+            let mean = (0..channels.len()).map(|at| keys.iter().map(|key| key[at]).sum::<f64>() / count as f64);
+            let mean = mean.collect::<Vec<_>>();
+            let most = keys.iter().map(|key| distance(key, &mean)).sum::<f64>() * (1.0 + 1e-5);
+            let most = if count <= codes { 1e-9 } else { most };
+            holds(case.calls.len() > 1 || sum <= most, || format!("{sum} far in all, more than {most}, {}", place()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The square of the distance.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum()
+}
