@@ -46,20 +46,20 @@ pub(crate) fn by_candidates<B: Backend, T: Clone + Send>(
 ) -> Result<Vec<T>, AttentionError> {
     let shape = mask.shape();
     let rows = Grouped { shape, group: shape.heads / inputs.kv_heads(), share };
-    if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), Taken::of(mask)) {
-        if let Some(scorer) = scorer.by_row(inputs, state)? {
-            return Ok(rows.work(
-                |kv_head, query, scores| {
-                    scorer.score_group(kv_head, query, scores);
-                    let seen = seen(query, shape.keys);
-                    for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
-                        scores[seen..].fill(f32::NEG_INFINITY);
-                        taken.hide(rows.row(kv_head, head, query), query, scores);
-                    }
-                },
-                work,
-            ));
-        }
+    if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), Taken::of(mask))
+        && let Some(scorer) = scorer.by_row(inputs, state)?
+    {
+        return Ok(rows.work(
+            |kv_head, query, scores| {
+                scorer.score_group(kv_head, query, scores);
+                let seen = seen(query, shape.keys);
+                for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
+                    scores[seen..].fill(f32::NEG_INFINITY);
+                    taken.hide(rows.row(kv_head, head, query), query, scores);
+                }
+            },
+            work,
+        ));
     }
     let all = candidate_scores(inputs, mask, scorer.score(inputs, state)?);
     Ok(rows.work(

@@ -6,7 +6,6 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    prefetch::prefetch,
     products::{TILE, score},
     real::{Real, Stored},
     softmax::Softmax,
@@ -297,18 +296,21 @@ impl<'a, T: Stored> Tile<'a, T> {
         let Self { problem, keys, values } = self;
         let count = tile.len();
         let mut rows = [&[][..]; TILE];
-        for key in tile.clone() {
-            prefetch(problem.value(kv_head, key));
+        let mut ahead = [&[][..]; TILE];
+        for (row, key) in ahead.iter_mut().zip(tile.clone()) {
+            *row = problem.value(kv_head, key);
         }
         fill(&mut rows, keys, problem.head_dim, tile.clone().map(|key| problem.key(kv_head, key)));
-        score(simd, queries, &rows[..count], scores);
+        score(simd, queries, &rows[..count], scores, &ahead[..count]);
         drop(scores);
-        for key in next {
-            prefetch(problem.key(kv_head, key));
-        }
         let mut rows = [&[][..]; TILE];
-        fill(&mut rows, values, problem.value_dim, tile.map(|key| problem.value(kv_head, key)));
-        softmax.absorb(simd, scores, &rows[..count]);
+        fill(&mut rows, values, problem.value_dim, ahead[..count].iter().copied());
+        let mut ahead = [&[][..]; TILE];
+        let coming = next.len();
+        for (row, key) in ahead.iter_mut().zip(next) {
+            *row = problem.key(kv_head, key);
+        }
+        softmax.absorb(simd, scores, &rows[..count], &ahead[..coming]);
     }
 }
 

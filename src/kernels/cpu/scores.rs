@@ -13,6 +13,9 @@ pub(crate) fn products(some: &[f32], many: &[f32], width: usize, products: &mut 
     Arch::new().dispatch(Products::<f32> { some, many, width, products });
 }
 
+/// Keys that follow each other are fetched ahead by the machine itself.
+const NOTHING_AHEAD: &[&[f32]] = &[];
+
 struct Products<'a, T: Stored> {
     some: &'a [T::Real],
     many: &'a [T],
@@ -38,7 +41,7 @@ impl<T: Stored> WithSimd for Products<'_, T> {
                 *key = T::widen(vector, buffer);
                 rest = later;
             }
-            score(simd, some, &keys[..length], &mut tile[..rows * length]);
+            score(simd, some, &keys[..length], &mut tile[..rows * length], NOTHING_AHEAD);
             for (row, tile) in tile[..rows * length].chunks_exact(length).enumerate() {
                 let products = &mut products[row * count + first..][..length];
                 products.iter_mut().zip(tile).for_each(|(to, from)| *to = from.to_f32());

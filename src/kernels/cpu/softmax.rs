@@ -26,8 +26,9 @@ impl<R: Real> Softmax<R> {
     }
 
     /// Takes in a tile of keys. `scores` is `[queries, keys]`, minus infinity where a key is not kept, and is used up.
+    /// The rows of `ahead`, at most as many, are asked for meanwhile.
     #[inline(always)]
-    pub fn absorb<S: Simd>(&mut self, simd: S, scores: &mut [R], values: &[&[R]]) {
+    pub fn absorb<S: Simd, T>(&mut self, simd: S, scores: &mut [R], values: &[&[R]], ahead: &[&[T]]) {
         let value_dim = self.value_dim();
         for (query, scores) in scores.chunks_exact_mut(values.len()).enumerate() {
             let highest = largest(scores);
@@ -51,7 +52,7 @@ impl<R: Real> Softmax<R> {
             scores.iter_mut().for_each(|score| *score = score.sub(maximum).exp());
             self.denominator[query] = self.denominator[query].add(sum(scores));
         }
-        add_weighted(simd, scores, values, &mut self.numerator);
+        add_weighted(simd, scores, values, &mut self.numerator, ahead);
     }
 
     /// Takes in what passed by elsewhere.
@@ -80,24 +81,29 @@ const LANES: usize = 16;
 
 #[inline(always)]
 fn largest<R: Real>(numbers: &[R]) -> R {
-    let mut lanes = [R::LEAST; LANES];
-    let (whole, rest) = numbers.as_chunks::<LANES>();
-    for numbers in whole {
-        for (lane, &number) in lanes.iter_mut().zip(numbers) {
-            *lane = if number > *lane { number } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).fold(R::LEAST, |most, &number| if number > most { number } else { most })
+    fold(numbers, R::LEAST, |most, number| if number > most { number } else { most })
 }
 
 #[inline(always)]
 fn sum<R: Real>(numbers: &[R]) -> R {
-    let mut lanes = [R::ZERO; LANES];
+    fold(numbers, R::ZERO, R::add)
+}
+
+#[inline(always)]
+fn fold<R: Real>(numbers: &[R], start: R, join: impl Fn(R, R) -> R) -> R {
+    let mut lanes = [start; LANES];
     let (whole, rest) = numbers.as_chunks::<LANES>();
     for numbers in whole {
         for (lane, &number) in lanes.iter_mut().zip(numbers) {
-            *lane = lane.add(number);
+            *lane = join(*lane, number);
         }
     }
-    lanes.iter().chain(rest).fold(R::ZERO, |sum, &number| sum.add(number))
+    let mut count = LANES;
+    while count > 1 {
+        count /= 2;
+        for at in 0..count {
+            lanes[at] = join(lanes[at], lanes[at + count]);
+        }
+    }
+    rest.iter().fold(lanes[0], |sum, &number| join(sum, number))
 }
