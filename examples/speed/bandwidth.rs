@@ -2,10 +2,13 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use crate::measure::median;
+
 /// Larger than any cache.
 const BYTES: usize = 1 << 29;
 
-/// Bytes a second that all threads together read from memory: the best of some runs over half a gibibyte.
+/// Bytes a second that all threads together read from memory: the median of some runs over half a gibibyte, as the
+/// times beside it are medians.
 pub fn bandwidth() -> f64 {
     let memory = (0..BYTES as u64 / 8).collect::<Vec<_>>();
     let read = || {
@@ -15,6 +18,5 @@ pub fn bandwidth() -> f64 {
         std::hint::black_box(sum);
         start.elapsed().as_secs_f64()
     };
-    let fastest = (0..7).map(|_| read()).fold(f64::INFINITY, f64::min);
-    BYTES as f64 / fastest
+    BYTES as f64 / median(&(0..15).map(|_| read()).collect::<Vec<_>>())
 }

@@ -242,7 +242,7 @@ fn milliseconds<B: Backend>(
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-fn median(times: &[f64]) -> f64 {
+pub fn median(times: &[f64]) -> f64 {
     let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]

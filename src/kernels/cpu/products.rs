@@ -5,7 +5,7 @@ use pulp::Simd;
 use super::{prefetch::prefetch, real::Real};
 
 /// Keys whose scores are made together. Their keys and values fit the first-level cache.
-pub(crate) const TILE: usize = 32;
+pub(crate) const TILE: usize = 16;
 
 /// The scores of some queries, `[queries, head_dim]`, for a tile of keys: `scores` is `[queries, keys]`. The rows of
 /// `ahead`, one a key or none, are asked for meanwhile.
