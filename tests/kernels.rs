@@ -109,7 +109,7 @@ fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64, sampled: bool) -
     }
     let dims = [shape.batch, shape.heads, shape.queries, width];
     let indices = Tensor::from_data(TensorData::new(indices, dims), &B::Device::default());
-    Mask::from_rows(shape, Rows { indices, probability: tensor(&probability, dims) }).unwrap()
+    Mask::from_rows(shape, Rows::new(indices, tensor(&probability, dims)).unwrap()).unwrap()
 }
 
 fn lists_are_the_reference<B: Backend>() {

@@ -199,7 +199,7 @@ fn bad_masks_are_refused<B: Backend>() {
         let indices = Tensor::<B, 4, Int>::from_data(TensorData::new(indices.to_vec(), dims), &device);
         let probability =
             tensor(&indices.to_data().iter::<i64>().map(|i| if i < 0 { 0.0 } else { 1.0 }).collect::<Vec<_>>(), dims);
-        Mask::from_rows(shape, Rows { indices, probability }).map(|_| ())
+        Mask::from_rows(shape, Rows::new(indices, probability)?).map(|_| ())
     };
     assert_eq!(rows([0, -1, 4, 3]), Ok(()));
     assert_eq!(rows([0, -2, 4, 3]), Err(MaskError::Index { row: 0, index: -2, keys: 5 }));

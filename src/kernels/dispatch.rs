@@ -55,7 +55,7 @@ pub fn native_path<B: Backend>() -> bool {
 }
 
 /// The table of `T`, if `T` is `B`.
-#[allow(dead_code)] // Without a CPU backend no type is known here.
+#[cfg(any(feature = "flex", feature = "ndarray"))]
 fn if_same<T: SparseBackend, B: Backend>() -> Option<Table<B>> {
     (&Table::<T>::of() as &dyn Any).downcast_ref::<Table<B>>().copied()
 }

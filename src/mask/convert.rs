@@ -36,12 +36,9 @@ impl<B: Backend> Mask<B> {
 
     /// The same keys, each kept for certain.
     pub fn support(&self) -> Self {
-        let ones = |weights: &Tensor<B, 4>| as_f32(weights.clone().greater_elem(0.0).float());
         let form = match self.form() {
-            MaskForm::Rows(rows) => {
-                MaskForm::Rows(Rows { indices: rows.indices.clone(), probability: ones(&rows.probability) })
-            }
-            MaskForm::Dense(weights) => MaskForm::Dense(ones(weights)),
+            MaskForm::Rows(rows) => MaskForm::Rows(rows.support()),
+            MaskForm::Dense(weights) => MaskForm::Dense(as_f32(weights.clone().greater_elem(0.0).float())),
             closed => closed.clone(),
         };
         Self::with_form(self.shape(), form, &self.device())
@@ -51,13 +48,10 @@ impl<B: Backend> Mask<B> {
     pub(crate) fn head(&self, batch: usize, head: usize) -> Self {
         let mut shape = self.shape();
         (shape.batch, shape.heads) = (1, 1);
-        let one = |tensor: &Tensor<B, 4>| tensor.clone().slice_dim(0, batch..batch + 1).slice_dim(1, head..head + 1);
+        let (batches, heads) = (batch..batch + 1, head..head + 1);
         let form = match self.form() {
-            MaskForm::Rows(rows) => MaskForm::Rows(Rows {
-                indices: rows.indices.clone().slice_dim(0, batch..batch + 1).slice_dim(1, head..head + 1),
-                probability: one(&rows.probability),
-            }),
-            MaskForm::Dense(weights) => MaskForm::Dense(one(weights)),
+            MaskForm::Rows(rows) => MaskForm::Rows(rows.narrow([batches, heads, 0..shape.queries])),
+            MaskForm::Dense(weights) => MaskForm::Dense(weights.clone().slice_dim(0, batches).slice_dim(1, heads)),
             closed => closed.clone(),
         };
         Self::with_form(shape, form, &self.device())
@@ -71,10 +65,7 @@ impl<B: Backend> Mask<B> {
             MaskForm::Pattern(pattern) => {
                 MaskForm::Pattern(Pattern { offset: pattern.offset + rows.start as isize, ..*pattern })
             }
-            MaskForm::Rows(lists) => MaskForm::Rows(Rows {
-                indices: lists.indices.clone().slice_dim(2, rows.clone()),
-                probability: lists.probability.clone().slice_dim(2, rows),
-            }),
+            MaskForm::Rows(lists) => MaskForm::Rows(lists.narrow([0..shape.batch, 0..shape.heads, rows])),
             MaskForm::Dense(weights) => MaskForm::Dense(weights.clone().slice_dim(2, rows)),
             closed => closed.clone(),
         };
@@ -84,8 +75,8 @@ impl<B: Backend> Mask<B> {
 
 fn scatter_rows<B: Backend>(rows: &Rows<B>, dims: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
     // Unused slots add their probability of 0 to key 0; the keys of a row are distinct, so addition assigns.
-    let indices = rows.indices.clone().clamp_min(0);
-    Tensor::zeros(dims, (device, DType::F32)).scatter(3, indices, rows.probability.clone(), IndexingUpdateOp::Add)
+    let indices = rows.indices().clamp_min(0);
+    Tensor::zeros(dims, (device, DType::F32)).scatter(3, indices, rows.probability(), IndexingUpdateOp::Add)
 }
 
 /// Which of some columns each of some rows keeps, `[1, 1, rows, columns]`.

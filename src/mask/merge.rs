@@ -1,4 +1,4 @@
-use burn::tensor::{Int, Tensor, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 
 use super::{Mask, MaskError, MaskForm, MaskShape, Pattern, Rows, rows::Kept};
 
@@ -30,7 +30,7 @@ impl<B: Backend> Mask<B> {
             },
             (MaskForm::Pattern(pattern), MaskForm::Rows(rows)) | (MaskForm::Rows(rows), MaskForm::Pattern(pattern)) => {
                 match self.pattern_rows(*pattern) {
-                    Some(kept) => MaskForm::Rows(concatenate(kept, outside(rows, *pattern))),
+                    Some(kept) => MaskForm::Rows(kept.concatenate(rows.outside(*pattern))),
                     None => self.merge_dense(other),
                 }
             }
@@ -48,9 +48,9 @@ impl<B: Backend> Mask<B> {
         let form = match self.form() {
             MaskForm::Empty => MaskForm::Rows(new.clone()),
             MaskForm::Full => MaskForm::Full,
-            MaskForm::Rows(old) => MaskForm::Rows(concatenate(old.clone(), new.clone())),
+            MaskForm::Rows(old) => MaskForm::Rows(old.clone().concatenate(new.clone())),
             MaskForm::Pattern(pattern) => match self.pattern_rows(*pattern) {
-                Some(old) => MaskForm::Rows(concatenate(old, new.clone())),
+                Some(old) => MaskForm::Rows(old.concatenate(new.clone())),
                 None => self.merge_dense(&added),
             },
             MaskForm::Dense(_) => self.merge_dense(&added),
@@ -97,29 +97,6 @@ impl<B: Backend> Mask<B> {
             .collect::<Vec<_>>();
         let head_shape = MaskShape { batch: 1, heads: 1, ..shape };
         let rows = Rows::<B>::from_host(head_shape, &one_head, &self.device())?;
-        let dims = [shape.batch, shape.heads, shape.queries, rows.width()];
-        Some(Rows { indices: rows.indices.expand(dims), probability: rows.probability.expand(dims) })
-    }
-}
-
-fn concatenate<B: Backend>(a: Rows<B>, b: Rows<B>) -> Rows<B> {
-    Rows {
-        indices: Tensor::cat(vec![a.indices, b.indices], 3),
-        probability: Tensor::cat(vec![a.probability, b.probability], 3),
-    }
-}
-
-/// The rows without the keys that a pattern keeps anyway.
-fn outside<B: Backend>(rows: &Rows<B>, pattern: Pattern) -> Rows<B> {
-    let [_, _, queries, _] = rows.indices.dims();
-    let first = pattern.offset as i64;
-    let position =
-        Tensor::<B, 1, Int>::arange(first..first + queries as i64, &rows.indices.device()).reshape([1, 1, queries, 1]);
-    let distance = position.sub(rows.indices.clone());
-    let in_window = distance.clone().greater_equal_elem(0).bool_and(distance.lower_elem(pattern.window as i64));
-    let kept = in_window.bool_or(rows.indices.clone().lower_elem(pattern.sink as i64));
-    Rows {
-        indices: rows.indices.clone().mask_fill(kept.clone(), -1),
-        probability: rows.probability.clone().mask_fill(kept, 0.0),
+        Some(rows.repeat(shape.batch, shape.heads))
     }
 }

@@ -87,11 +87,10 @@ impl<B: Backend> Mask<B> {
     ///
     /// # Errors
     /// If a shape does not fit, an index is neither a key nor -1, a row names a key twice, or a probability is not in
-    /// (0, 1]. Both tensors are read back to check this.
+    /// (0, 1]. The lists are read back to check this.
     pub fn from_rows(shape: MaskShape, rows: Rows<B>) -> Result<Self, MaskError> {
         rows.validate(shape)?;
-        let device = rows.indices.device();
-        let rows = Rows { indices: rows.indices, probability: convert::as_f32(rows.probability) };
+        let device = rows.device();
         Ok(Self::with_form(shape, MaskForm::Rows(rows), &device))
     }
 

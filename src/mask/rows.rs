@@ -1,19 +1,33 @@
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-use super::{MaskError, MaskShape};
+use super::{MaskError, MaskShape, Pattern, convert::as_f32};
 
 /// Kept keys as lists: what a top-k yields and what gather kernels read.
 ///
-/// # Shapes
-/// - indices: `[batch, heads, queries, width]`, the kept keys of each row without repetition; -1 marks an unused slot.
-/// - probability: `[batch, heads, queries, width]`, f32, with what probability each key was kept, in (0, 1]; 0 in
-///   unused slots.
+/// The lists are in the memory of the host, in tensors, or in both, and are carried over when they are first asked for:
+/// a mask that was chosen on the host and is read there never becomes a tensor.
 #[derive(Debug, Clone)]
 pub struct Rows<B: Backend> {
-    /// The kept keys, -1 for an unused slot.
-    pub indices: Tensor<B, 4, Int>,
-    /// With what probability each was kept.
-    pub probability: Tensor<B, 4>,
+    /// `[batch, heads, queries, width]`.
+    dims: [usize; 4],
+    device: B::Device,
+    // One of the two is filled from the start.
+    lists: OnceLock<Arc<Lists>>,
+    tensors: OnceLock<(Tensor<B, 4, Int>, Tensor<B, 4>)>,
+}
+
+/// Kept keys as lists in the memory of the host, row after row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Lists {
+    /// The kept keys of each row, -1 for an unused slot.
+    pub indices: Vec<i32>,
+    /// With what probability each was kept, 0 in unused slots.
+    pub probability: Vec<f32>,
 }
 
 /// One kept key of a row on the host.
@@ -30,9 +44,40 @@ impl Kept {
 }
 
 impl<B: Backend> Rows<B> {
-    /// Slots per row.
-    pub fn width(&self) -> usize {
-        self.indices.dims()[3]
+    /// Lists of kept keys, which [Mask::from_rows](super::Mask::from_rows) checks.
+    ///
+    /// # Shapes
+    /// - indices: `[batch, heads, queries, width]`, the kept keys of each row without repetition; -1 marks an unused
+    ///   slot.
+    /// - probability: `[batch, heads, queries, width]`, with what probability each key was kept, in (0, 1]; anything in
+    ///   unused slots.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn new(indices: Tensor<B, 4, Int>, probability: Tensor<B, 4>) -> Result<Self, MaskError> {
+        let dims = indices.dims();
+        if dims != probability.dims() {
+            let [batch, heads, queries, keys] = dims;
+            return Err(MaskError::Shape {
+                what: "the tensor of probabilities",
+                found: probability.dims().to_vec(),
+                expected: MaskShape { batch, heads, queries, keys },
+            });
+        }
+        let used = indices.clone().greater_equal_elem(0);
+        let probability = as_f32(probability).mask_fill(used.bool_not(), 0.0);
+        Ok(Self::from_tensors(indices, probability))
+    }
+
+    /// Tensors of the same shape, the probability f32 and 0 in unused slots.
+    pub(super) fn from_tensors(indices: Tensor<B, 4, Int>, probability: Tensor<B, 4>) -> Self {
+        let (dims, device) = (indices.dims(), indices.device());
+        Self { dims, device, lists: OnceLock::new(), tensors: OnceLock::from((indices, probability)) }
+    }
+
+    /// Lists of `dims[3]` slots a row.
+    fn from_lists(dims: [usize; 4], lists: Lists, device: &B::Device) -> Self {
+        Self { dims, device: device.clone(), lists: OnceLock::from(Arc::new(lists)), tensors: OnceLock::new() }
     }
 
     /// Rows given as lists on the host, padded to the longest. `None` if all are empty.
@@ -41,56 +86,194 @@ impl<B: Backend> Rows<B> {
         if width == 0 {
             return None;
         }
-        let mut indices = vec![-1i32; rows.len() * width];
-        let mut probability = vec![0f32; rows.len() * width];
+        let mut lists = Lists { indices: vec![-1; rows.len() * width], probability: vec![0.0; rows.len() * width] };
         for (row, kept) in rows.iter().enumerate() {
             for (slot, kept) in kept.iter().enumerate() {
-                indices[row * width + slot] = kept.key as i32;
-                probability[row * width + slot] = kept.probability;
+                lists.indices[row * width + slot] = kept.key as i32;
+                lists.probability[row * width + slot] = kept.probability;
             }
         }
-        let dims = [shape.batch, shape.heads, shape.queries, width];
-        Some(Self {
-            indices: Tensor::from_data(TensorData::new(indices, dims), device),
-            probability: Tensor::from_data(TensorData::new(probability, dims), (device, DType::F32)),
+        Some(Self::from_lists([shape.batch, shape.heads, shape.queries, width], lists, device))
+    }
+
+    /// `[batch, heads, queries, width]`.
+    pub fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+
+    /// Slots per row.
+    pub fn width(&self) -> usize {
+        self.dims[3]
+    }
+
+    /// Where the tensors live, or would live.
+    pub fn device(&self) -> B::Device {
+        self.device.clone()
+    }
+
+    /// The kept keys of each row, -1 for an unused slot.
+    ///
+    /// # Shapes
+    /// - output: `[batch, heads, queries, width]`.
+    pub fn indices(&self) -> Tensor<B, 4, Int> {
+        self.tensors().0.clone()
+    }
+
+    /// With what probability each key was kept, 0 in unused slots.
+    ///
+    /// # Shapes
+    /// - output: `[batch, heads, queries, width]`, f32.
+    pub fn probability(&self) -> Tensor<B, 4> {
+        self.tensors().1.clone()
+    }
+
+    fn tensors(&self) -> &(Tensor<B, 4, Int>, Tensor<B, 4>) {
+        self.tensors.get_or_init(|| {
+            let lists = self.lists();
+            let indices = TensorData::new(lists.indices.clone(), self.dims);
+            let probability = TensorData::new(lists.probability.clone(), self.dims);
+            let probability = Tensor::from_data(probability, (&self.device, DType::F32));
+            (Tensor::from_data(indices, &self.device), probability)
+        })
+    }
+
+    /// The lists in the memory of the host.
+    pub(crate) fn lists(&self) -> &Arc<Lists> {
+        self.lists.get_or_init(|| {
+            let (indices, probability) = self.tensors();
+            // What does not fit in 32 bits is no key, and stays none.
+            let index = |index: i64| i32::try_from(index).unwrap_or(i32::MIN);
+            let indices = indices.to_data().convert::<i64>().iter::<i64>().map(index).collect();
+            let probability = probability.to_data().convert::<f32>().iter::<f32>().collect();
+            Arc::new(Lists { indices, probability })
         })
     }
 
     /// The rows as lists on the host, in slot order.
     pub(crate) fn to_host(&self) -> Vec<Vec<Kept>> {
-        let width = self.width();
-        let indices = self.indices.to_data().convert::<i64>();
-        let probability = self.probability.to_data().convert::<f32>();
-        let rows = indices.iter::<i64>().zip(probability.iter::<f32>()).collect::<Vec<_>>();
-        rows.chunks(width.max(1))
-            .map(|row| {
-                row.iter()
-                    .filter(|(index, _)| *index >= 0)
-                    .map(|&(index, probability)| Kept { key: index as u32, probability })
-                    .collect()
-            })
-            .collect()
+        let lists = self.lists();
+        let width = self.width().max(1);
+        let rows = lists.indices.chunks(width).zip(lists.probability.chunks(width));
+        rows.map(|(indices, probability)| {
+            let slots = indices.iter().zip(probability).filter(|(index, _)| **index >= 0);
+            slots.map(|(&index, &probability)| Kept { key: index as u32, probability }).collect()
+        })
+        .collect()
     }
 
-    /// Checks what the type promises, reading both tensors back.
-    pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), MaskError> {
-        let expected = [shape.batch, shape.heads, shape.queries, self.width()];
-        for (what, found) in
-            [("the tensor of indices", self.indices.dims()), ("the tensor of probabilities", self.probability.dims())]
-        {
-            if found != expected {
-                return Err(MaskError::Shape { what, found: found.to_vec(), expected: shape });
+    /// The same keys, each kept for certain.
+    pub(super) fn support(&self) -> Self {
+        match self.lists.get() {
+            Some(lists) => {
+                let probability = lists.indices.iter().map(|&index| if index >= 0 { 1.0 } else { 0.0 }).collect();
+                let lists = Lists { indices: lists.indices.clone(), probability };
+                Self::from_lists(self.dims, lists, &self.device)
+            }
+            None => {
+                let indices = self.indices();
+                let ones = as_f32(indices.clone().greater_equal_elem(0).float());
+                Self::from_tensors(indices, ones)
             }
         }
+    }
+
+    /// Some batches, heads and queries.
+    pub(super) fn narrow(&self, ranges: [Range<usize>; 3]) -> Self {
+        let [batch, heads, queries] = ranges;
+        let width = self.width();
+        match self.lists.get() {
+            Some(lists) => {
+                let dims = [batch.len(), heads.len(), queries.len(), width];
+                let slots = dims.iter().product();
+                let mut narrowed = Lists { indices: Vec::with_capacity(slots), probability: Vec::with_capacity(slots) };
+                for batch in batch {
+                    for head in heads.clone() {
+                        let first = (batch * self.dims[1] + head) * self.dims[2];
+                        let slots = (first + queries.start) * width..(first + queries.end) * width;
+                        narrowed.indices.extend_from_slice(&lists.indices[slots.clone()]);
+                        narrowed.probability.extend_from_slice(&lists.probability[slots]);
+                    }
+                }
+                Self::from_lists(dims, narrowed, &self.device)
+            }
+            None => {
+                let ranges = [batch, heads, queries, 0..width];
+                Self::from_tensors(self.indices().slice(ranges.clone()), self.probability().slice(ranges))
+            }
+        }
+    }
+
+    /// The same row of each query in every batch and head.
+    pub(super) fn repeat(&self, batch: usize, heads: usize) -> Self {
+        let lists = self.lists();
+        let [_, _, queries, width] = self.dims;
+        let times = batch * heads;
+        let lists = Lists { indices: lists.indices.repeat(times), probability: lists.probability.repeat(times) };
+        Self::from_lists([batch, heads, queries, width], lists, &self.device)
+    }
+
+    /// The slots of both, side by side.
+    pub(super) fn concatenate(self, other: Self) -> Self {
+        let (Some(a), Some(b)) = (self.lists.get(), other.lists.get()) else {
+            let indices = Tensor::cat(vec![self.indices(), other.indices()], 3);
+            return Self::from_tensors(indices, Tensor::cat(vec![self.probability(), other.probability()], 3));
+        };
+        let ([batch, heads, queries, left], right) = (self.dims, other.width());
+        let lists = Lists {
+            indices: side_by_side(&a.indices, left, &b.indices, right),
+            probability: side_by_side(&a.probability, left, &b.probability, right),
+        };
+        Self::from_lists([batch, heads, queries, left + right], lists, &self.device)
+    }
+
+    /// The rows without the keys that a pattern keeps anyway.
+    pub(super) fn outside(&self, pattern: Pattern) -> Self {
+        let [_, _, queries, width] = self.dims;
+        if let Some(lists) = self.lists.get() {
+            let mut lists = Lists::clone(lists);
+            let slots = lists.indices.iter_mut().zip(&mut lists.probability);
+            for (slot, (index, probability)) in slots.enumerate() {
+                let query = slot / width % queries;
+                if usize::try_from(*index).is_ok_and(|key| pattern.keeps(query, key)) {
+                    (*index, *probability) = (-1, 0.0);
+                }
+            }
+            return Self::from_lists(self.dims, lists, &self.device);
+        }
+        let indices = self.indices();
+        let first = pattern.offset as i64;
+        let position =
+            Tensor::<B, 1, Int>::arange(first..first + queries as i64, &self.device).reshape([1, 1, queries, 1]);
+        let distance = position.sub(indices.clone());
+        let in_window = distance.clone().greater_equal_elem(0).bool_and(distance.lower_elem(pattern.window as i64));
+        let kept = in_window.bool_or(indices.clone().lower_elem(pattern.sink as i64));
+        Self::from_tensors(indices.mask_fill(kept.clone(), -1), self.probability().mask_fill(kept, 0.0))
+    }
+
+    /// Checks what the type promises, on the host.
+    pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), MaskError> {
+        if self.dims[..3] != [shape.batch, shape.heads, shape.queries] {
+            let what = "the tensor of indices";
+            return Err(MaskError::Shape { what, found: self.dims.to_vec(), expected: shape });
+        }
         let width = self.width().max(1);
-        let indices = self.indices.to_data().convert::<i64>();
-        for (slot, index) in indices.iter::<i64>().enumerate() {
-            if index < -1 || index >= shape.keys as i64 {
-                return Err(MaskError::Index { row: slot / width, index, keys: shape.keys });
+        for (slot, &index) in self.lists().indices.iter().enumerate() {
+            if index < -1 || i64::from(index) >= shape.keys as i64 {
+                return Err(MaskError::Index { row: slot / width, index: i64::from(index), keys: shape.keys });
             }
         }
         validate_rows(self.to_host().iter().map(Vec::as_slice), shape.keys)
     }
+}
+
+/// Rows of `left` and of `right` elements, joined row by row.
+fn side_by_side<T: Copy>(a: &[T], left: usize, b: &[T], right: usize) -> Vec<T> {
+    let mut joined = Vec::with_capacity(a.len() + b.len());
+    for (a, b) in a.chunks(left.max(1)).zip(b.chunks(right.max(1))) {
+        joined.extend_from_slice(a);
+        joined.extend_from_slice(b);
+    }
+    joined
 }
 
 /// Each key at most once in a row, each probability in (0, 1].
@@ -109,4 +292,42 @@ pub(super) fn validate_rows<'a>(rows: impl Iterator<Item = &'a [Kept]>, keys: us
         }
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn_flex::Flex;
+
+    use super::*;
+
+    /// Each operation on lists and on tensors yields the same.
+    #[test]
+    fn lists_and_tensors_agree() {
+        let shape = MaskShape::new([2, 3, 5, 11]);
+        let kept = |row: usize| (0..row % 4).map(move |slot| ((row * 3 + slot * 2) % 11) as u32);
+        let probability = |key| if key % 3 == 0 { 0.25 } else { 1.0 };
+        let rows = (0..shape.rows())
+            .map(|row| kept(row).map(|key| Kept { key, probability: probability(key) }).collect())
+            .collect::<Vec<_>>();
+        let device = Default::default();
+        let lists = || Rows::<Flex>::from_host(shape, &rows, &device).expect("some are kept");
+        let tensors = || Rows::new(lists().indices(), lists().probability()).expect("the shapes agree");
+        let pattern = Pattern { sink: 2, window: 4, offset: 6 };
+        let operations: [(&str, fn(Rows<Flex>, Pattern) -> Rows<Flex>); 5] = [
+            ("themselves", |rows, _| rows),
+            ("support", |rows, _| rows.support()),
+            ("narrow", |rows, _| rows.narrow([1..2, 1..3, 2..5])),
+            ("outside", |rows, pattern| rows.outside(pattern)),
+            ("concatenate", |rows, pattern| rows.clone().concatenate(rows.outside(pattern))),
+        ];
+        for (name, operation) in operations {
+            let (a, b) = (operation(lists(), pattern), operation(tensors(), pattern));
+            assert_eq!(a.dims(), b.dims(), "{name}");
+            assert_eq!(a.lists(), b.lists(), "{name}");
+            assert_eq!(a.indices().to_data(), b.indices().to_data(), "{name}");
+        }
+        let gone = lists().outside(pattern);
+        assert!(gone.to_host().iter().flatten().all(|kept| kept.key >= 2));
+        assert_eq!(lists().to_host(), rows);
+    }
 }

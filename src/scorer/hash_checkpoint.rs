@@ -60,6 +60,12 @@ impl Checkpoint {
         config: &HashConfig,
         device: &B::Device,
     ) -> Result<HeadPerceptrons<B>, FileError> {
+        // Asked for first: with too many layers in the configuration, the shape of the last one would be blamed.
+        let last =
+            format!("{layer}.learning_to_hash_transformation_{part}.0.{}.weight", 2 * (config.hat_mlp_layers - 1));
+        if self.tensors.get(&last).is_none() {
+            return Err(self.missing(last));
+        }
         let mut width_in = None;
         let layers = (0..config.hat_mlp_layers).map(|index| {
             let last = index + 1 == config.hat_mlp_layers;

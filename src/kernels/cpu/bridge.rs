@@ -28,10 +28,12 @@ pub(crate) fn gather_attention<B: SparseBackend>(
     rows: &Rows<B>,
     requested: Requested,
 ) -> Option<AttentionOutput<B>> {
-    let indices = rows.indices.to_data().convert::<i32>();
-    let probability = rows.probability.to_data().convert::<f32>();
-    let (indices, probability) = (indices.as_slice::<i32>().ok()?, probability.as_slice::<f32>().ok()?);
-    attend(inputs, requested, Work::Gather(Lists { indices, probability, width: rows.width() }))
+    let lists = rows.lists();
+    attend(
+        inputs,
+        requested,
+        Work::Gather(Lists { indices: &lists.indices, probability: &lists.probability, width: rows.width() }),
+    )
 }
 
 enum Work<'a> {
