@@ -40,7 +40,7 @@ const fn sampler(config: Config, full: Full) -> Method {
     Method { config, full, selects: true, samples: true }
 }
 
-const METHODS: [Method; 25] = [
+const METHODS: [Method; 28] = [
     position(|_| json!({"type": "sink", "sink_size": 2}), |_| Some(json!({"type": "sink", "sink_size": 1.0}))),
     position(|_| json!({"type": "local", "window_size": 3}), |_| Some(json!({"type": "local", "window_size": 1000}))),
     position(|_| json!({"type": "causal"}), |_| Some(json!({"type": "causal"}))),
@@ -55,6 +55,18 @@ const METHODS: [Method; 25] = [
     selector(|_| top_k(json!(4), json!({"type": "pages", "page_size": 3, "label_bits": 4})), |_| None),
     selector(|_| top_k(json!(4), json!({"type": "pq", "pq_sub_dim": 5, "pq_bits": 3})), |_| None),
     selector(|_| top_k(json!(4), json!({"type": "socket", "tables": 9, "bits": 5, "temperature": 0.4})), |_| None),
+    selector(
+        |_| sharing(top_k(json!(4), json!({"type": "oracle"})), json!("max")),
+        |_| Some(sharing(top_k(json!(1.0), json!({"type": "oracle"})), json!("max"))),
+    ),
+    selector(
+        |sizes| sharing(preset("double_sparsity_top_k", json!(3), channels(sizes)), json!(true)),
+        |sizes| Some(sharing(preset("double_sparsity_top_k", json!(112), channels(sizes)), json!(true))),
+    ),
+    selector(
+        |_| sharing(json!({"type": "quest_top_k", "heavy_size": 6, "page_size": 2, "label_bits": 5}), json!("mean")),
+        |_| None,
+    ),
     selector(
         |sizes| preset("hash_attention_top_k", json!(0.1), hash(sizes)),
         |sizes| Some(preset("hash_attention_top_k", json!(111), hash(sizes))),
@@ -113,48 +125,14 @@ fn preset(name: &str, heavy_size: Value, mut scorer: Value) -> Value {
     scorer
 }
 
+/// The same, chosen by the heads of a group together.
+fn sharing(mut config: Value, how: Value) -> Value {
+    config["share_group"] = how;
+    config
+}
+
 fn twilight(share: f64, candidates: Value) -> Value {
     json!({"type": "top_p", "top_p": share, "scorer": {"type": "pages", "page_size": 2}, "candidates": candidates})
-}
-
-/// Where a file of the test may lie that is made for some sizes.
-fn scratch(kind: &str, sizes: &Sizes) -> std::path::PathBuf {
-    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "-");
-    let name = format!("{kind}-{}-{}-{thread}", sizes.heads, sizes.head_dim);
-    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
-
-/// Random perceptrons of two matrices for as many heads as the sizes have.
-fn hash(sizes: &Sizes) -> Value {
-    let (path, widths) = (scratch("hash", sizes), [sizes.head_dim, 7, 70]);
-    let mut rng = generator(5);
-    let mut tensors = Vec::new();
-    for part in ["query", "key"] {
-        for (layer, width) in widths.windows(2).enumerate() {
-            let shape = vec![sizes.heads, width[0], width[1]];
-            tensors.push((format!("hat.0.{part}_matrix.{layer}"), shape));
-            tensors.push((format!("hat.0.{part}_bias.{layer}"), vec![sizes.heads, width[1]]));
-        }
-    }
-    let numbers = tensors.iter().map(|(_, shape)| normal(&mut rng, shape.iter().product()));
-    let bytes = numbers.map(|x| x.into_iter().flat_map(f32::to_le_bytes).collect()).collect::<Vec<Vec<u8>>>();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
-        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, &path).unwrap();
-    json!({"type": "hash", "hat_bits": 70, "hat_mlp_layers": 2, "hat_mlp_hidden_size": 7, "hat_mlp_activation": "silu",
-           "hat_weights": path})
-}
-
-/// Channels in an order that differs from head to head.
-fn channels(sizes: &Sizes) -> Value {
-    let path = scratch("channels", sizes);
-    let in_order = |head| (0..sizes.head_dim).map(|channel| (channel + head) % sizes.head_dim).collect::<Vec<_>>();
-    let by_head = (0..sizes.heads).map(in_order).collect::<Vec<_>>();
-    std::fs::write(&path, json!({"model.layers.0.self_attn.qk_proj": by_head}).to_string()).unwrap();
-    let factor = if sizes.head_dim > 2 { 2 } else { 1 };
-    json!({"type": "channels", "sorted_channel_file": path, "group_factor": factor, "label_bits": 4,
-           "channel_selection": "qk_proj"})
 }
 
 fn verified(target: &str, pilot: usize) -> Value {

@@ -14,7 +14,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use bandwidth::bandwidth;
+use bandwidth::Probe;
 use cases::Case;
 use measure::{Row, measure};
 
@@ -67,16 +67,16 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let json =
         arguments.json.as_ref().map(|path| std::fs::File::create(path).map_err(|e| format!("{}: {e}", path.display())));
     let json = json.transpose()?;
-    let bandwidth = bandwidth();
-    println!("{} threads, {:.1} GB/s read from memory\n", rayon::current_num_threads(), bandwidth / 1e9);
+    let probe = Probe::new();
+    println!("{} threads\n", rayon::current_num_threads());
     table::heading();
     let mut rows = Vec::new();
     #[cfg(feature = "flex")]
-    rows.extend(backend::<burn_flex::Flex>("flex", arguments, &cases, bandwidth)?);
+    rows.extend(backend::<burn_flex::Flex>("flex", arguments, &cases, &probe)?);
     #[cfg(feature = "ndarray")]
-    rows.extend(backend::<burn_ndarray::NdArray>("ndarray", arguments, &cases, bandwidth)?);
+    rows.extend(backend::<burn_ndarray::NdArray>("ndarray", arguments, &cases, &probe)?);
     if let Some(file) = json {
-        serde_json::to_writer_pretty(file, &json!({"bytes_per_second": bandwidth, "rows": rows}))?;
+        serde_json::to_writer_pretty(file, &json!({"rows": rows}))?;
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ fn backend<B: Backend>(
     name: &'static str,
     arguments: &Arguments,
     cases: &[Case],
-    bandwidth: f64,
+    probe: &Probe,
 ) -> Result<Vec<Row>, Box<dyn Error>> {
     if arguments.backend.as_ref().is_some_and(|part| !name.contains(part)) {
         return Ok(Vec::new());
@@ -96,7 +96,7 @@ fn backend<B: Backend>(
     let mut rows = Vec::new();
     for case in cases {
         progress.set_message(format!("{name}, {} keys, {}", case.keys, case.method.name()));
-        let row = measure::<B>(name, case, arguments.steps, bandwidth)?;
+        let row = measure::<B>(name, case, arguments.steps, probe)?;
         progress.suspend(|| table::row(&row));
         rows.push(row);
         progress.inc(1);

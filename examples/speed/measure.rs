@@ -14,6 +14,7 @@ use sparse_attention_hub::{
 
 use crate::{
     ALLOCATOR,
+    bandwidth::Probe,
     cases::{BITS, CHANNELS, Case, HEAD_DIM, Method, PAGE, SINK},
 };
 
@@ -32,6 +33,7 @@ pub struct Row {
     pub dense_milliseconds: Option<f64>,
     pub ratio_to_dense: Option<f64>,
     pub bytes_touched: u64,
+    pub bytes_per_second: f64,
     pub floor_milliseconds: f64,
     pub ratio_to_floor: f64,
     pub extra_bytes: usize,
@@ -47,7 +49,7 @@ pub fn measure<B: Backend>(
     backend: &'static str,
     case: &Case,
     steps: usize,
-    bandwidth: f64,
+    probe: &Probe,
 ) -> Result<Row, Box<dyn Error>> {
     let device = B::Device::default();
     let decode = case.queries == 1;
@@ -67,7 +69,7 @@ pub fn measure<B: Backend>(
         AttentionInputs::new(queries.clone(), part(&keys), part(&values))?.causal()
     };
     let mut step = stepper::<B>(case, &inputs(0)?)?;
-    let (mut sparse, mut dense) = (Vec::new(), Vec::new());
+    let (mut sparse, mut dense, mut bandwidth) = (Vec::new(), Vec::new(), Vec::new());
     let with_dense = case.method != Method::Dense && (decode || case.keys * case.queries <= DENSE_PAIRS);
     let mut extra_bytes = 0;
     for at in 0..steps {
@@ -75,6 +77,7 @@ pub fn measure<B: Backend>(
         if with_dense && (decode || at == 0) {
             dense.push(milliseconds(|| Ok(dense_attention(&inputs, Requested::default()).output))?);
         }
+        bandwidth.push(probe.read());
         let before = ALLOCATOR.current_usage();
         ALLOCATOR.reset_peak_usage();
         sparse.push(milliseconds(|| step(&inputs))?);
@@ -86,6 +89,7 @@ pub fn measure<B: Backend>(
     let milliseconds = median(&sparse[warm..]);
     let dense_milliseconds = (!dense.is_empty()).then(|| median(if dense.len() > 1 { &dense[warm..] } else { &dense }));
     let (kept, bytes_touched) = cost(case);
+    let bandwidth = median(&bandwidth);
     let floor_milliseconds = bytes_touched as f64 / bandwidth * 1e3;
     Ok(Row {
         backend,
@@ -100,6 +104,7 @@ pub fn measure<B: Backend>(
         dense_milliseconds,
         ratio_to_dense: dense_milliseconds.map(|dense| milliseconds / dense),
         bytes_touched,
+        bytes_per_second: bandwidth,
         floor_milliseconds,
         ratio_to_floor: milliseconds / floor_milliseconds,
         extra_bytes,

@@ -2,7 +2,7 @@ use crate::measure::Row;
 
 pub fn heading() {
     println!(
-        "{:<8} {:>7} {:>7} {:>6}  {:<34} {:>8} {:>9} {:>9} {:>8} {:>9} {:>8} {:>9}",
+        "{:<8} {:>7} {:>7} {:>6}  {:<34} {:>8} {:>9} {:>9} {:>8} {:>6} {:>9} {:>8} {:>9}",
         "backend",
         "keys",
         "queries",
@@ -12,6 +12,7 @@ pub fn heading() {
         "ms",
         "dense ms",
         "x dense",
+        "GB/s",
         "floor ms",
         "x floor",
         "extra MB"
@@ -22,7 +23,7 @@ pub fn row(row: &Row) {
     let optional =
         |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
     println!(
-        "{:<8} {:>7} {:>7} {:>6}  {:<34} {:>6.1} % {:>9.3} {:>9} {:>8} {:>9.3} {:>8.2} {:>9.2}",
+        "{:<8} {:>7} {:>7} {:>6}  {:<34} {:>6.1} % {:>9.3} {:>9} {:>8} {:>6.1} {:>9.3} {:>8.2} {:>9.2}",
         row.backend,
         row.keys,
         row.queries,
@@ -32,6 +33,7 @@ pub fn row(row: &Row) {
         row.milliseconds,
         optional(row.dense_milliseconds, 3),
         optional(row.ratio_to_dense, 3),
+        row.bytes_per_second / 1e9,
         row.floor_milliseconds,
         row.ratio_to_floor,
         row.extra_bytes as f64 / 1e6,

@@ -313,7 +313,8 @@ mod tests {
         let lists = || Rows::<Flex>::from_host(shape, &rows, &device).expect("some are kept");
         let tensors = || Rows::new(lists().indices(), lists().probability()).expect("the shapes agree");
         let pattern = Pattern { sink: 2, window: 4, offset: 6 };
-        let operations: [(&str, fn(Rows<Flex>, Pattern) -> Rows<Flex>); 5] = [
+        type Operation = fn(Rows<Flex>, Pattern) -> Rows<Flex>;
+        let operations: [(&str, Operation); 5] = [
             ("themselves", |rows, _| rows),
             ("support", |rows, _| rows.support()),
             ("narrow", |rows, _| rows.narrow([1..2, 1..3, 2..5])),

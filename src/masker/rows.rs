@@ -46,7 +46,7 @@ pub(crate) fn by_candidates<B: Backend, T: Clone + Send>(
 ) -> Result<Vec<T>, AttentionError> {
     let shape = mask.shape();
     let rows = Grouped { shape, group: shape.heads / inputs.kv_heads(), share };
-    if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), Taken::of(mask))
+    if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), Taken::of_sparse(mask))
         && let Some(scorer) = scorer.by_row(inputs, state)?
     {
         return Ok(rows.work(
@@ -130,31 +130,69 @@ impl Grouped {
 }
 
 /// What a mask keeps already, in a form that tells it row by row.
-enum Taken {
+pub(crate) enum Taken {
     Nothing,
+    Everything,
     Pattern(Pattern),
     Rows(Vec<Vec<Kept>>),
+    Dense(Vec<f32>),
 }
 
 impl Taken {
-    fn of<B: Backend>(mask: &Mask<B>) -> Option<Self> {
+    /// What a mask in any form keeps.
+    pub(crate) fn of<B: Backend>(mask: &Mask<B>) -> Self {
         match mask.form() {
-            MaskForm::Empty => Some(Self::Nothing),
-            MaskForm::Pattern(pattern) => Some(Self::Pattern(*pattern)),
-            MaskForm::Rows(rows) => Some(Self::Rows(rows.to_host())),
-            MaskForm::Full | MaskForm::Dense(_) => None,
+            MaskForm::Empty => Self::Nothing,
+            MaskForm::Full => Self::Everything,
+            MaskForm::Pattern(pattern) => Self::Pattern(*pattern),
+            MaskForm::Rows(rows) => Self::Rows(rows.to_host()),
+            MaskForm::Dense(weights) => Self::Dense(host(weights.clone())),
+        }
+    }
+
+    /// What a mask keeps, unless it is held as a weight for every pair.
+    fn of_sparse<B: Backend>(mask: &Mask<B>) -> Option<Self> {
+        match mask.form() {
+            MaskForm::Dense(_) => None,
+            _ => Some(Self::of(mask)),
         }
     }
 
     fn hide(&self, row: usize, query: usize, scores: &mut [f32]) {
         match self {
             Self::Nothing => {}
+            Self::Everything => scores.fill(f32::NEG_INFINITY),
             Self::Pattern(pattern) => {
                 for kept in pattern.row(query, scores.len()) {
                     scores[kept].fill(f32::NEG_INFINITY);
                 }
             }
             Self::Rows(rows) => rows[row].iter().for_each(|kept| scores[kept.key as usize] = f32::NEG_INFINITY),
+            Self::Dense(weights) => {
+                let kept = &weights[row * scores.len()..][..scores.len()];
+                for (score, _) in scores.iter_mut().zip(kept).filter(|(_, weight)| **weight > 0.0) {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
+    /// The weight of each key of a row; `None` if all are 0.
+    pub(crate) fn weights(&self, row: usize, query: usize, keys: usize) -> Option<Vec<f32>> {
+        match self {
+            Self::Nothing => None,
+            Self::Everything => Some(vec![1.0; keys]),
+            Self::Pattern(pattern) => {
+                let mut weights = vec![0.0; keys];
+                pattern.row(query, keys).into_iter().for_each(|kept| weights[kept].fill(1.0));
+                Some(weights)
+            }
+            Self::Rows(rows) => {
+                let mut weights = vec![0.0; keys];
+                rows[row].iter().for_each(|kept| weights[kept.key as usize] = kept.probability);
+                Some(weights)
+            }
+            Self::Dense(weights) => Some(weights[row * keys..][..keys].to_vec()),
         }
     }
 }

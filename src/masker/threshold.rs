@@ -2,8 +2,8 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
-    rows::{add_by_row, candidate_scores, host},
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup,
+    rows::{Taken, by_candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -56,16 +56,16 @@ impl<B: Backend> Masker<B> for Threshold<B> {
         if self.threshold == 0.0 {
             return Ok(Mask::full(shape, &device));
         }
-        let scores = self.scorer.score(inputs, state)?;
-        let visible = candidate_scores(inputs, &Mask::empty(shape, &device), scores);
-        let kept = host(mask.to_dense());
-        Ok(add_by_row(&mask, &visible, |row, scores| {
-            let kept = &kept[row * shape.keys..(row + 1) * shape.keys];
+        let (kept, nothing) = (Taken::of(&mask), Mask::empty(shape, &device));
+        let chosen = by_candidates(inputs, &nothing, self.scorer.as_ref(), state, ShareGroup::No, |row, scores| {
+            let kept = kept.weights(row, row % shape.queries, shape.keys);
             let limit = limit(scores, self.threshold);
             let reaches = |score: f32| score > f32::NEG_INFINITY && f64::from(score) >= limit;
-            let chosen = (0..).zip(scores).zip(kept).filter(|((_, score), kept)| reaches(**score) && **kept == 0.0);
-            chosen.map(|((key, _), _)| Kept::certainly(key)).collect()
-        }))
+            let is_new = |key: u32| kept.as_ref().is_none_or(|kept| kept[key as usize] == 0.0);
+            let chosen = (0..).zip(scores).filter(|&(key, &score)| reaches(score) && is_new(key));
+            chosen.map(|(key, _)| Kept::certainly(key)).collect()
+        })?;
+        Ok(mask.merge_disjoint(&chosen))
     }
 }
 

@@ -2,11 +2,12 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, TopK, TopKConfig,
-    rows::{add_by_row, by_falling_score, candidate_scores, candidates, host},
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, TopK, TopKConfig,
+    rows::{Taken, by_candidates, by_falling_score, candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    kernels::cpu::heaviest,
     mask::{Kept, Mask},
     scorer::{Oracle, Scorer},
 };
@@ -102,26 +103,25 @@ impl<B: Backend> Masker<B> for TopP<B> {
         if self.share >= 1.0 {
             return Ok(reach);
         }
-        let scores = self.scorer.score(inputs, state)?;
-        let scores = match reach.is_full() {
-            true => scores,
-            false => scores.mask_fill(reach.to_dense().equal_elem(0.0), f32::NEG_INFINITY),
-        };
-        let visible = candidate_scores(inputs, &Mask::empty(shape, &device), scores);
-        let kept = match mask.is_empty() {
-            true => Vec::new(),
-            false => host(mask.to_dense()),
-        };
-        Ok(add_by_row(&mask, &visible, |row, visible| {
-            let kept = kept.get(row * shape.keys..(row + 1) * shape.keys);
-            nucleus(visible, kept, self.share).into_iter().map(Kept::certainly).collect()
-        }))
+        let (kept, reach) = (Taken::of(&mask), (!reach.is_full()).then(|| Taken::of(&reach)));
+        let nothing = Mask::empty(shape, &device);
+        let chosen = by_candidates(inputs, &nothing, self.scorer.as_ref(), state, ShareGroup::No, |row, visible| {
+            let query = row % shape.queries;
+            let kept = kept.weights(row, query, shape.keys);
+            // No candidate at all is not the same as every key.
+            let reach = reach.as_ref().map(|reach| reach.weights(row, query, shape.keys).unwrap_or_default());
+            let reached = |key: u32| {
+                reach.as_ref().is_none_or(|reach| reach.get(key as usize).is_some_and(|weight| *weight > 0.0))
+            };
+            let keys = candidates(visible).into_iter().filter(|&key| reached(key)).collect();
+            nucleus(visible, keys, kept.as_deref(), self.share).into_iter().map(Kept::certainly).collect()
+        })?;
+        Ok(mask.merge_disjoint(&chosen))
     }
 }
 
-/// The fewest keys, in ascending order, that bring the kept mass to a share of the whole.
-fn nucleus(scores: &[f32], kept: Option<&[f32]>, share: f64) -> Vec<u32> {
-    let mut keys = candidates(scores);
+/// The fewest of some keys, in ascending order, that bring the kept mass to a share of the mass of all these.
+fn nucleus(scores: &[f32], mut keys: Vec<u32>, kept: Option<&[f32]>, share: f64) -> Vec<u32> {
     let maximum = keys.iter().map(|&key| scores[key as usize]).fold(f32::NEG_INFINITY, f32::max);
     let mass = |key: u32| f64::from(scores[key as usize] - maximum).exp();
     let probability = |key: u32| kept.map_or(0.0, |kept| f64::from(kept[key as usize]));
@@ -134,12 +134,12 @@ fn nucleus(scores: &[f32], kept: Option<&[f32]>, share: f64) -> Vec<u32> {
         }
     }
     keys.retain(|&key| probability(key) == 0.0);
-    keys.sort_unstable_by(by_falling_score(scores));
-    let wanted = share * total;
-    let mut chosen = 0;
-    while chosen < keys.len() && (reached < wanted || (chosen == 0 && !keeps_something)) {
-        reached += mass(keys[chosen]);
-        chosen += 1;
+    let at_least = usize::from(!keeps_something).min(keys.len());
+    let chosen = heaviest(&mut keys, by_falling_score(scores), mass, share * total - reached).max(at_least);
+    if chosen == 1 {
+        // `heaviest` leaves the order open where it needs none of them.
+        let first = keys.iter().copied().min_by(by_falling_score(scores));
+        return first.into_iter().collect();
     }
     keys.truncate(chosen);
     keys.sort_unstable();
@@ -148,7 +148,7 @@ fn nucleus(scores: &[f32], kept: Option<&[f32]>, share: f64) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::nucleus;
+    use super::{candidates, nucleus};
 
     /// Masses 0.4, 0.1, 0.3, 0.2.
     fn scores() -> [f32; 4] {
@@ -157,24 +157,24 @@ mod tests {
 
     #[test]
     fn the_fewest_keys_reach_the_share() {
-        assert_eq!(nucleus(&scores(), None, 0.0), [0]);
-        assert_eq!(nucleus(&scores(), None, 0.39), [0]);
-        assert_eq!(nucleus(&scores(), None, 0.65), [0, 2]);
-        assert_eq!(nucleus(&scores(), None, 0.75), [0, 2, 3]);
+        assert_eq!(nucleus(&scores(), vec![0, 1, 2, 3], None, 0.0), [0]);
+        assert_eq!(nucleus(&scores(), vec![0, 1, 2, 3], None, 0.39), [0]);
+        assert_eq!(nucleus(&scores(), vec![0, 1, 2, 3], None, 0.65), [0, 2]);
+        assert_eq!(nucleus(&scores(), vec![0, 1, 2, 3], None, 0.75), [0, 2, 3]);
     }
 
     #[test]
     fn what_is_kept_counts_towards_the_share() {
-        assert!(nucleus(&scores(), Some(&[0.0, 0.0, 1.0, 1.0]), 0.45).is_empty());
-        assert_eq!(nucleus(&scores(), Some(&[0.0, 1.0, 0.0, 0.0]), 0.45), [0]);
+        assert!(nucleus(&scores(), vec![0, 1, 2, 3], Some(&[0.0, 0.0, 1.0, 1.0]), 0.45).is_empty());
+        assert_eq!(nucleus(&scores(), vec![0, 1, 2, 3], Some(&[0.0, 1.0, 0.0, 0.0]), 0.45), [0]);
         // The last key stands for two: 0.4 of the mass.
-        assert!(nucleus(&scores(), Some(&[0.0, 0.0, 0.0, 0.5]), 0.39).is_empty());
+        assert!(nucleus(&scores(), vec![0, 1, 2, 3], Some(&[0.0, 0.0, 0.0, 0.5]), 0.39).is_empty());
     }
 
     #[test]
     fn hidden_keys_have_no_mass() {
         let scores = [f32::NEG_INFINITY, 0.0, 0.0, f32::NEG_INFINITY];
-        assert_eq!(nucleus(&scores, None, 0.4), [1]);
-        assert!(nucleus(&[f32::NEG_INFINITY; 3], None, 0.5).is_empty());
+        assert_eq!(nucleus(&scores, candidates(&scores), None, 0.4), [1]);
+        assert!(nucleus(&[f32::NEG_INFINITY; 3], Vec::new(), None, 0.5).is_empty());
     }
 }

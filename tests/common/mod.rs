@@ -1,7 +1,10 @@
 //! What the test files share: backends, random tensors, and a naive attention to compare with.
 #![allow(dead_code)] // Each test file uses its part.
 
+mod files;
+
 use burn::tensor::{Tensor, TensorData, backend::Backend};
+pub use files::{channels, hash};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use sparse_attention_hub::prelude::*;

@@ -150,7 +150,7 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
         for at in tiles {
             let range = unit.tile(at);
             let scores = &mut scores[..rows * range.len()];
-            let next = if at + 1 < unit.tiles { unit.tile(at + 1) } else { 0..0 };
+            let next = 0..0;
             tile.absorb(simd, unit.kv_head, range.clone(), next, &queries, scores, &mut softmax, |scores| {
                 for (row, scores) in scores.chunks_exact_mut(range.len()).enumerate() {
                     let query = unit.queries.start + row % unit.queries.len();
@@ -301,7 +301,7 @@ impl<'a, T: Stored> Tile<'a, T> {
             *row = problem.value(kv_head, key);
         }
         fill(&mut rows, keys, problem.head_dim, tile.clone().map(|key| problem.key(kv_head, key)));
-        score(simd, queries, &rows[..count], scores, &ahead[..count]);
+        score::<_, _, T>(simd, queries, &rows[..count], scores, &[]);
         drop(scores);
         let mut rows = [&[][..]; TILE];
         fill(&mut rows, values, problem.value_dim, ahead[..count].iter().copied());

@@ -1,6 +1,6 @@
 //! Partial selection: the largest scores of a row without sorting it.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, cmp::Ordering};
 
 /// Bits of a score by which scores are counted first.
 const COUNTED_BITS: u32 = 11;
@@ -52,6 +52,38 @@ pub(crate) fn largest(scores: &[f32], size: usize) -> Vec<u32> {
     chosen
 }
 
+/// Below this many keys, sorting is cheaper than halving.
+const SORTED: usize = 32;
+
+/// Moves to the front the fewest keys, from the first in `order` on, whose mass reaches `wanted`, and returns how many
+/// they are: all of them if all are not enough.
+///
+/// The half in which the boundary lies is halved again until it is short, so that no more than a few keys are sorted.
+pub(crate) fn heaviest(
+    keys: &mut [u32],
+    order: impl Fn(&u32, &u32) -> Ordering,
+    mass: impl Fn(u32) -> f64,
+    wanted: f64,
+) -> usize {
+    let (mut from, mut to, mut reached) = (0, keys.len(), 0.0);
+    while to - from > SORTED {
+        let middle = from + (to - from) / 2;
+        keys[from..to].select_nth_unstable_by(middle - from, &order);
+        let upper = keys[from..middle].iter().map(|&key| mass(key)).sum::<f64>();
+        if reached + upper < wanted {
+            (from, reached) = (middle, reached + upper);
+        } else {
+            to = middle;
+        }
+    }
+    keys[from..to].sort_unstable_by(&order);
+    while from < to && reached < wanted {
+        reached += mass(keys[from]);
+        from += 1;
+    }
+    from
+}
+
 /// A number that orders as scores do: 0 for what is never chosen, above that the higher the score.
 #[inline(always)]
 fn order(score: f32) -> u32 {
@@ -71,7 +103,7 @@ fn class_of(order: u32) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::largest;
+    use super::{heaviest, largest};
 
     /// By a full sort.
     fn by_sorting(scores: &[f32], size: usize) -> Vec<u32> {
@@ -97,6 +129,30 @@ mod tests {
     }
 
     proptest! {
+        /// Masses are small whole numbers, whose sums are exact.
+        #[test]
+        fn the_heaviest_are_what_sorting_gives(
+            masses in proptest::collection::vec(0u8..6, 0..200),
+            wanted in -1.0f64..600.0,
+        ) {
+            let mass = |key: u32| f64::from(masses[key as usize]);
+            let order = |a: &u32, b: &u32| masses[*b as usize].cmp(&masses[*a as usize]).then(a.cmp(b));
+            let mut sorted = (0..masses.len() as u32).collect::<Vec<_>>();
+            sorted.sort_by(order);
+            let (mut reached, mut count) = (0.0, 0);
+            while count < sorted.len() && reached < wanted {
+                reached += mass(sorted[count]);
+                count += 1;
+            }
+            sorted.truncate(count);
+            let mut keys = (0..masses.len() as u32).rev().collect::<Vec<_>>();
+            let chosen = heaviest(&mut keys, order, mass, wanted);
+            keys.truncate(chosen);
+            keys.sort_unstable();
+            sorted.sort_unstable();
+            prop_assert_eq!(keys, sorted);
+        }
+
         #[test]
         fn selection_is_what_sorting_gives(
             scores in proptest::collection::vec(
