@@ -5,51 +5,105 @@ use std::{cell::RefCell, cmp::Ordering};
 /// Bits of a score by which scores are counted first.
 const COUNTED_BITS: u32 = 11;
 
+/// Scores are counted in so many tables in turn: neighbours are often of the same class, and a count that is written has
+/// to wait for the one before it.
+const TABLES: usize = 4;
+
+const CLASSES: usize = 1 << COUNTED_BITS;
+
 thread_local! {
-    static COUNTS: RefCell<Vec<u32>> = RefCell::new(vec![0; 1 << COUNTED_BITS]);
+    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers { counts: vec![[0; TABLES]; CLASSES], members: Vec::new() });
+}
+
+/// Memory kept for the next row.
+struct Buffers {
+    /// By class, then by table.
+    counts: Vec<[u32; TABLES]>,
+    /// The positions in the class of the boundary.
+    members: Vec<u32>,
 }
 
 /// The positions of the `size` largest scores, in ascending order; the lower position first among equals. What is minus
 /// infinity or not a number is never chosen.
 ///
 /// The scores are counted by their leading bits, which leaves one class in which the boundary must lie; only that class
-/// is selected from. Three passes over the row, whatever `size` is.
+/// is selected from. Two passes over the row, whatever `size` is.
 pub(crate) fn largest(scores: &[f32], size: usize) -> Vec<u32> {
-    let (class, above, all) = COUNTS.with_borrow_mut(|counts| {
-        counts.fill(0);
-        // Candidates come after what cannot be chosen, which is order 0.
-        for &score in scores {
-            counts[class_of(order(score))] += 1;
-        }
-        let all = scores.len() - scores.iter().filter(|&&score| order(score) == 0).count();
-        let mut above = 0;
-        let class = (0..counts.len()).rev().find(|&class| {
-            let reached = above + counts[class] as usize;
-            let found = reached >= size;
-            above = if found { above } else { reached };
-            found
-        });
-        (class.unwrap_or(0), above, all)
-    });
     if size == 0 {
         return Vec::new();
     }
-    if all <= size {
-        return (0..scores.len() as u32).filter(|&key| order(scores[key as usize]) > 0).collect();
+    BUFFERS.with_borrow_mut(|Buffers { counts, members }| {
+        let (class, above) = boundary(counts, scores, size);
+        let first = order_of_class(class);
+        // One place more than is used: what is not chosen is written there, so that nothing branches.
+        let mut chosen = vec![0u32; above + 1];
+        members.resize(scores.len() + 1, 0);
+        let (mut count, mut in_class) = (0, 0);
+        for (at, &score) in scores.iter().enumerate() {
+            let order = order(score);
+            let is_above = class_of(order) > class;
+            chosen[count] = at as u32;
+            count += usize::from(is_above);
+            members[in_class] = at as u32;
+            in_class += usize::from(!is_above && order >= first);
+        }
+        chosen.truncate(above);
+        let members = &mut members[..in_class];
+        // Fewer than wanted where there are not enough candidates.
+        let wanted = (size - above).min(in_class);
+        if wanted < in_class {
+            // Falling order, then rising position.
+            let place = |&at: &u32| (u64::from(!order(scores[at as usize])) << 32) | u64::from(at);
+            members.select_nth_unstable_by_key(wanted - 1, place);
+            members[..wanted].sort_unstable();
+        }
+        merge(&mut chosen, &members[..wanted]);
+        chosen
+    })
+}
+
+/// The class in which the boundary lies, and how many scores are in the classes above it.
+fn boundary(counts: &mut [[u32; TABLES]], scores: &[f32], size: usize) -> (usize, usize) {
+    counts.fill([0; TABLES]);
+    let (blocks, rest) = scores.as_chunks::<TABLES>();
+    for block in blocks {
+        for (table, &score) in block.iter().enumerate() {
+            counts[class_of(order(score))][table] += 1;
+        }
     }
-    // Falling order, then rising position.
-    let place = |(at, &score): (usize, &f32)| (u64::from(!order(score)) << 32) | at as u64;
-    let members = scores.iter().enumerate().filter(|(_, score)| class_of(order(**score)) == class);
-    let mut members = members.map(place).collect::<Vec<_>>();
-    let (_, &mut last, _) = members.select_nth_unstable(size - above - 1);
-    let mut chosen = vec![0u32; size + 1];
-    let mut count = 0;
-    for entry in scores.iter().enumerate() {
-        chosen[count] = entry.0 as u32;
-        count += usize::from(place(entry) <= last);
+    for &score in rest {
+        counts[class_of(order(score))][0] += 1;
     }
-    chosen.truncate(size);
-    chosen
+    let mut above = 0;
+    for class in (1..CLASSES).rev() {
+        let reached = above + counts[class].iter().sum::<u32>() as usize;
+        if reached >= size {
+            return (class, above);
+        }
+        above = reached;
+    }
+    (0, above)
+}
+
+/// The least order of a class. That of the last class is 1, since 0 is what is never chosen.
+fn order_of_class(class: usize) -> u32 {
+    ((class as u32) << (32 - COUNTED_BITS)).max(1)
+}
+
+/// Adds ascending positions to others.
+fn merge(chosen: &mut Vec<u32>, more: &[u32]) {
+    let (mut left, mut right) = (chosen.len(), more.len());
+    chosen.resize(left + right, 0);
+    while right > 0 {
+        let to = left + right - 1;
+        if left > 0 && chosen[left - 1] > more[right - 1] {
+            left -= 1;
+            chosen[to] = chosen[left];
+        } else {
+            right -= 1;
+            chosen[to] = more[right];
+        }
+    }
 }
 
 /// Below this many keys, sorting is cheaper than halving.
