@@ -26,12 +26,67 @@ struct Buffers {
 /// The positions of the `size` largest scores, in ascending order; the lower position first among equals. What is minus
 /// infinity or not a number is never chosen.
 ///
-/// The scores are counted by their leading bits, which leaves one class in which the boundary must lie; only that class
-/// is selected from. Two passes over the row, whatever `size` is.
+/// No row is sorted. Of a long one, a sample tells a score that a few more than `size` reach, and only these are selected
+/// from; where too few reach it after all, and for short rows, the scores are counted.
 pub(crate) fn largest(scores: &[f32], size: usize) -> Vec<u32> {
     if size == 0 {
         return Vec::new();
     }
+    sampled(scores, size).unwrap_or_else(|| counted(scores, size))
+}
+
+/// Every so many scores one is looked at to guess the boundary.
+const SAMPLED: usize = 16;
+
+/// Shorter rows give too small a sample.
+const LONG: usize = 2048;
+
+/// One pass over the row, and a selection among the few that reach a guess. `None` if the guess was too high.
+fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
+    if scores.len() < LONG {
+        return None;
+    }
+    let mut sample = scores.iter().step_by(SAMPLED).map(|&score| order(score)).collect::<Vec<_>>();
+    let expected = size as f64 / SAMPLED as f64;
+    // Three deviations more than expected, so that the guess is seldom too high.
+    let rank = (expected + 3.0 * expected.sqrt() + 2.0) as usize;
+    if rank * 2 > sample.len() {
+        return None;
+    }
+    let (_, &mut guess, _) = sample.select_nth_unstable_by(rank, |a, b| b.cmp(a));
+    if guess == 0 {
+        return None;
+    }
+    let guess = score_of(guess);
+    BUFFERS.with_borrow_mut(|Buffers { members, .. }| {
+        members.resize(scores.len() + 1, 0);
+        let mut count = 0;
+        for (at, &score) in scores.iter().enumerate() {
+            members[count] = at as u32;
+            count += usize::from(score >= guess);
+        }
+        let members = &members[..count];
+        if count < size {
+            return None;
+        }
+        let place = |at: u32| place(scores[at as usize], at);
+        let mut places = members.iter().map(|&at| place(at)).collect::<Vec<_>>();
+        let (_, &mut last, _) = places.select_nth_unstable(size - 1);
+        let mut chosen = Vec::with_capacity(size);
+        chosen.extend(members.iter().filter(|&&at| place(at) <= last));
+        Some(chosen)
+    })
+}
+
+/// Orders by falling score, then by rising position.
+#[inline(always)]
+fn place(score: f32, at: u32) -> u64 {
+    (u64::from(!order(score)) << 32) | u64::from(at)
+}
+
+/// The scores are counted by their leading bits, which leaves one class in which the boundary must lie; only that class
+/// is selected from. Two passes over the row, whatever `size` is.
+fn counted(scores: &[f32], size: usize) -> Vec<u32> {
     BUFFERS.with_borrow_mut(|Buffers { counts, members }| {
         let (class, above) = boundary(counts, scores, size);
         let first = order_of_class(class);
@@ -52,9 +107,7 @@ pub(crate) fn largest(scores: &[f32], size: usize) -> Vec<u32> {
         // Fewer than wanted where there are not enough candidates.
         let wanted = (size - above).min(in_class);
         if wanted < in_class {
-            // Falling order, then rising position.
-            let place = |&at: &u32| (u64::from(!order(scores[at as usize])) << 32) | u64::from(at);
-            members.select_nth_unstable_by_key(wanted - 1, place);
+            members.select_nth_unstable_by_key(wanted - 1, |&at| place(scores[at as usize], at));
             members[..wanted].sort_unstable();
         }
         merge(&mut chosen, &members[..wanted]);
@@ -148,6 +201,11 @@ fn order(score: f32) -> u32 {
     if score > f32::NEG_INFINITY { ordered } else { 0 }
 }
 
+/// The score of an order above 0.
+fn score_of(order: u32) -> f32 {
+    f32::from_bits(if order & 0x8000_0000 != 0 { order ^ 0x8000_0000 } else { !order })
+}
+
 #[inline(always)]
 fn class_of(order: u32) -> usize {
     (order >> (32 - COUNTED_BITS)) as usize
@@ -157,7 +215,10 @@ fn class_of(order: u32) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{heaviest, largest};
+    use rand::{RngExt, SeedableRng};
+    use rand_xoshiro::Xoshiro256PlusPlus;
+
+    use super::{SAMPLED, heaviest, largest, order, score_of};
 
     /// By a full sort.
     fn by_sorting(scores: &[f32], size: usize) -> Vec<u32> {
@@ -180,6 +241,13 @@ mod tests {
         assert!(largest(&[f32::NEG_INFINITY; 3], 2).is_empty());
         assert!(largest(&scores, 0).is_empty());
         assert_eq!(largest(&[f32::INFINITY, f32::MAX, f32::MIN], 3), [0, 1, 2]);
+    }
+
+    #[test]
+    fn orders_lead_back_to_their_scores() {
+        for score in [f32::MIN, -1.5, -f32::MIN_POSITIVE, 0.0, 1e-40, 3.0, f32::MAX, f32::INFINITY] {
+            assert_eq!(score_of(order(score)), score);
+        }
     }
 
     proptest! {
@@ -215,6 +283,26 @@ mod tests {
             ),
             size in 0usize..310,
         ) {
+            prop_assert_eq!(largest(&scores, size), by_sorting(&scores, size));
+        }
+
+        /// Long enough for a guess, with many equal scores and with few; `shift` makes the guess wrong, since what is
+        /// sampled is then above the rest, or below it.
+        #[test]
+        fn long_rows_are_selected_from_as_short_ones(
+            seed in any::<u64>(),
+            length in 2000usize..5000,
+            size in 1usize..900,
+            levels in prop_oneof![Just(5.0f32), Just(1e6)],
+            shift in prop_oneof![Just(0.0f32), Just(-2.0), Just(2.0)],
+            hidden in 0.0f32..1.0,
+        ) {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            let scores = (0..length).map(|at| {
+                let score = (rng.random::<f32>() * levels).round() / levels + if at % SAMPLED == 0 { shift } else { 0.0 };
+                if rng.random::<f32>() < hidden { f32::NEG_INFINITY } else { score - 0.5 }
+            });
+            let scores = scores.collect::<Vec<_>>();
             prop_assert_eq!(largest(&scores, size), by_sorting(&scores, size));
         }
     }
