@@ -15,11 +15,7 @@ use burn::{
     },
 };
 use clap::Parser;
-use sparse_attention_hub::{
-    backend::Selected,
-    masker::{LocalConfig, SinkConfig},
-    prelude::*,
-};
+use sparse_attention_hub::{backend::Selected, prelude::*};
 
 /// Counts what is allocated, for the columns of extra memory.
 #[global_allocator]

@@ -2,20 +2,21 @@
 #![cfg(feature = "train")]
 
 mod common;
+#[cfg(feature = "ndarray")]
+#[path = "gradients_support/finite_differences.rs"]
+mod finite_differences;
+mod gradients_support;
 
 use burn::{
     backend::autodiff::{Autodiff, checkpoint::strategy::BalancedCheckpointing},
-    tensor::{
-        DType, Tensor, TensorData,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::{Tensor, backend::Backend},
 };
 use common::*;
-use rand::{RngExt, seq::SliceRandom};
+use gradients_support::*;
 use sparse_attention_hub::{
     attention::{SoftmaxStatistics, reference_attention},
     kernels::native_path,
-    mask::{Csr, MaskForm, Rows},
+    mask::Csr,
     prelude::*,
 };
 
@@ -32,84 +33,6 @@ on_each_backend!(
     statistics_have_the_gradients_of_the_reference,
     the_gradient_of_a_log_sum_exp_is_the_mean_key,
 );
-
-type Leaf<B> = Tensor<B, 4>;
-
-/// Sums in another order, relative to the largest gradient. On ndarray it is the reference that is off: its gradient of a
-/// division multiplies with reciprocals, which burn-ndarray's vectors have to 12 bits.
-fn f32_tolerance<B: Backend>() -> f64 {
-    if B::name(&B::Device::default()).contains("ndarray") { 5e-4 } else { 1e-5 }
-}
-
-fn masked<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf<B> {
-    masked_attention(inputs, mask, Requested::default()).unwrap().output
-}
-
-fn reference<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf<B> {
-    reference_attention(inputs, mask, Requested::default()).unwrap().output
-}
-
-/// Inputs over other tensors that see the same.
-fn over<B: Backend>(inputs: &AttentionInputs<B>, [queries, keys, values]: [Leaf<B>; 3]) -> AttentionInputs<B> {
-    let inputs_over = AttentionInputs::new(queries, keys, values).unwrap();
-    inputs_over.with_visibility(inputs.visibility().clone()).unwrap().with_scale(inputs.scale()).unwrap()
-}
-
-fn numbers<B: Backend>(tensor: Tensor<B, 4>) -> Vec<f64> {
-    tensor.into_data().convert::<f64>().iter::<f64>().collect()
-}
-
-/// What an output is multiplied with to make one number of it, so that no two gradients are alike by accident.
-fn multipliers<B: Backend>(output: &Tensor<B, 4>) -> Tensor<B, 4> {
-    let dims = output.dims();
-    tensor::<B>(&normal(&mut generator(77), dims.iter().product()), dims).cast(output.dtype())
-}
-
-/// The gradients of queries, keys and values.
-fn gradients<B: AutodiffBackend>(
-    inputs: &AttentionInputs<B>,
-    attend: impl Fn(&AttentionInputs<B>) -> Leaf<B>,
-) -> [Vec<f64>; 3] {
-    let leaf = |tensor: &Leaf<B>| tensor.clone().detach().require_grad();
-    let leaves = [leaf(inputs.queries()), leaf(inputs.keys()), leaf(inputs.values())];
-    let output = attend(&over(inputs, leaves.clone()));
-    // What nothing is kept of is not part of the graph; like this it is, with a gradient of 0.
-    let [queries, keys, values] = leaves.clone().map(|leaf| leaf.sum().mul_scalar(0));
-    let loss = (output.clone() * multipliers(&output)).sum() + queries + keys + values;
-    let gradients = loss.backward();
-    leaves.map(|leaf| numbers(leaf.grad(&gradients).unwrap()))
-}
-
-#[track_caller]
-fn assert_same(found: &[Vec<f64>], wanted: &[Vec<f64>], tolerance: f64, what: &str) {
-    for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
-        let name = ["queries", "keys", "values"][at];
-        let largest = wanted.iter().fold(1f64, |most, x| most.max(x.abs()));
-        assert_eq!(found.len(), wanted.len(), "{what}: number of gradients of {name}");
-        for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
-            let error = (found - wanted).abs();
-            // Written so that what is not a number fails.
-            assert!(error <= tolerance * largest, "{what}: gradient {at} of {name} is {found}, not {wanted}");
-        }
-    }
-}
-
-#[track_caller]
-fn check<B: AutodiffBackend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, tolerance: f64, what: &str) {
-    assert!(native_path::<B>(), "{what}");
-    let found = gradients(inputs, |inputs| masked(inputs, mask));
-    let wanted = gradients(inputs, |inputs| reference(inputs, mask));
-    assert_same(&found, &wanted, tolerance, what);
-}
-
-/// What a method keeps, alone and after a sink and a window.
-fn masks_of<B: Backend>(method: &Method, inputs: &AttentionInputs<B>, sizes: &Sizes) -> [Mask<B>; 2] {
-    let shape = sizes.mask_shape();
-    let masker = MaskerRegistry::new().masker(&(method.config)(sizes), &Context::new(&inputs.device())).unwrap();
-    let window = Pattern { sink: 1, window: 2, offset: inputs.offset() };
-    let before = [Mask::empty(shape, &inputs.device()), Mask::pattern(shape, window, &inputs.device())];
-    before.map(|mask| masker.add(inputs, &mut LayerState::new(1), mask).unwrap())
-}
 
 fn every_method_has_the_gradients_of_the_reference<B: Backend>() {
     for (case, sizes) in SIZES.into_iter().enumerate() {
@@ -165,27 +88,6 @@ fn bands_have_the_gradients_of_the_reference<B: Backend>() {
             }
         }
     }
-}
-
-/// Rows with keys in any order, unused slots among them, some rows without any.
-fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64) -> Mask<B> {
-    let mut rng = generator(seed);
-    let shape = sizes.mask_shape();
-    let width = (sizes.keys as f64 * share).ceil() as usize;
-    let (mut indices, mut probability) = (Vec::new(), Vec::new());
-    for row in 0..shape.rows() {
-        let mut keys = (0..sizes.keys as i32).collect::<Vec<_>>();
-        keys.shuffle(&mut rng);
-        for &key in &keys[..width] {
-            let unused = row % 5 == 3 || rng.random::<f32>() < 0.2;
-            indices.push(if unused { -1 } else { key });
-            probability.push(if rng.random::<f32>() < 0.5 { rng.random_range(0.05..1.0f32) } else { 1.0 });
-        }
-    }
-    let dims = [shape.batch, shape.heads, shape.queries, width];
-    let indices = Tensor::from_data(TensorData::new(indices, dims), &B::Device::default());
-    let probability = Tensor::from_data(TensorData::new(probability, dims), (&B::Device::default(), DType::F32));
-    Mask::from_rows(shape, Rows::new(indices, probability).unwrap()).unwrap()
 }
 
 fn lists_have_the_gradients_of_the_reference<B: Backend>() {
@@ -289,33 +191,6 @@ fn what_asks_for_no_gradient_gets_none<B: Backend>() {
     }
 }
 
-/// The forward step on the backend inside.
-fn reference_like<B: Backend>(inputs: &AttentionInputs<Autodiff<B>>, mask: &Mask<Autodiff<B>>) -> Tensor<B, 4> {
-    let [queries, keys, values] =
-        [inputs.queries(), inputs.keys(), inputs.values()].map(|tensor| tensor.clone().inner());
-    let inner = AttentionInputs::new(queries, keys, values).unwrap().causal().unwrap();
-    masked(&inner, &carried(mask))
-}
-
-/// A mask on another backend, in the same form.
-fn carried<A: Backend, B: Backend>(mask: &Mask<A>) -> Mask<B> {
-    let (shape, device) = (mask.shape(), B::Device::default());
-    match mask.form() {
-        MaskForm::Empty => Mask::empty(shape, &device),
-        MaskForm::Full => Mask::full(shape, &device),
-        MaskForm::Pattern(pattern) => Mask::pattern(shape, *pattern, &device),
-        MaskForm::Rows(rows) => {
-            let data = (rows.indices().into_data(), rows.probability().into_data());
-            let probability = Tensor::from_data(data.1, (&device, DType::F32));
-            let rows = Rows::new(Tensor::from_data(data.0, &device), probability).unwrap();
-            Mask::from_rows(shape, rows).unwrap()
-        }
-        MaskForm::Dense(weights) => {
-            Mask::from_dense(Tensor::from_data(weights.to_data(), (&device, DType::F32))).unwrap()
-        }
-    }
-}
-
 fn parts_of_a_longer_cache_pass_gradients_on<B: Backend>() {
     let sizes = Sizes::new(2, 6, 3, 2, 63, 20);
     let long = inputs::<Autodiff<B>>(Sizes { keys: 90, ..sizes }, 4);
@@ -413,6 +288,7 @@ fn the_gradient_of_a_log_sum_exp_is_the_mean_key<B: Backend>() {
 #[cfg(feature = "flex")]
 #[test]
 fn other_types_of_numbers_on_flex() {
+    use burn::tensor::DType;
     type B = Autodiff<burn_flex::Flex>;
     for (dtype, tolerance) in [(DType::F16, 1.5e-3), (DType::BF16, 1.2e-2), (DType::F64, 1e-7)] {
         for (case, sizes) in SIZES.into_iter().chain([LONG[0]]).enumerate() {
@@ -442,97 +318,6 @@ fn backends_agree() {
         let (flex, ndarray) = (of::<burn_flex::Flex>(sizes), of::<burn_ndarray::NdArray>(sizes));
         for (flex, ndarray) in flex.iter().zip(&ndarray) {
             assert_same(ndarray, flex, 2e-6, &format!("{sizes:?}"));
-        }
-    }
-}
-
-/// Central differences in f64 of the attention on the backend inside.
-#[cfg(feature = "ndarray")]
-mod finite_differences {
-    use burn_ndarray::NdArray;
-
-    use super::*;
-
-    type Inner = NdArray<f64>;
-    const STEP: f64 = 1e-5;
-
-    fn in_f64(inputs: &AttentionInputs<Autodiff<NdArray>>) -> [(Vec<f64>, [usize; 4]); 3] {
-        [inputs.queries(), inputs.keys(), inputs.values()].map(|tensor| (numbers(tensor.clone()), tensor.dims()))
-    }
-
-    fn leaf<B: Backend>((numbers, dims): &(Vec<f64>, [usize; 4])) -> Leaf<B> {
-        Tensor::from_data(TensorData::new(numbers.clone(), *dims), (&B::Device::default(), DType::F64))
-    }
-
-    fn inputs_of<B: Backend>(
-        tensors: &[(Vec<f64>, [usize; 4]); 3],
-        like: &AttentionInputs<Autodiff<NdArray>>,
-    ) -> AttentionInputs<B> {
-        let [queries, keys, values] = tensors.each_ref().map(leaf);
-        let visibility = match like.visibility() {
-            Visibility::Causal { offset } => Visibility::Causal { offset: *offset },
-            Visibility::Masked(hidden) => {
-                Visibility::Masked(Tensor::from_data(hidden.to_data(), &B::Device::default()))
-            }
-            _ => Visibility::Full,
-        };
-        let inputs = AttentionInputs::new(queries, keys, values).unwrap().with_visibility(visibility).unwrap();
-        inputs.with_scale(like.scale()).unwrap()
-    }
-
-    fn check_differences(inputs: &AttentionInputs<Autodiff<NdArray>>, mask: &Mask<Autodiff<NdArray>>, what: &str) {
-        let tensors = in_f64(inputs);
-        let tracked = inputs_of::<Autodiff<Inner>>(&tensors, inputs);
-        let found = gradients(&tracked, |inputs| masked(inputs, &carried(mask)));
-        let mask = carried::<_, Inner>(mask);
-        let loss = |tensors: &[(Vec<f64>, [usize; 4]); 3]| {
-            let output = masked(&inputs_of::<Inner>(tensors, inputs), &mask);
-            numbers((output.clone() * multipliers(&output)).sum().reshape([1, 1, 1, 1]))[0]
-        };
-        let mut wanted = [Vec::new(), Vec::new(), Vec::new()];
-        for (at, wanted) in wanted.iter_mut().enumerate() {
-            for entry in 0..tensors[at].0.len() {
-                let moved = |by: f64| {
-                    let mut tensors = tensors.clone();
-                    tensors[at].0[entry] += by;
-                    loss(&tensors)
-                };
-                wanted.push((moved(STEP) - moved(-STEP)) / (2.0 * STEP));
-            }
-        }
-        assert_same(&found, &wanted, 1e-7, what);
-    }
-
-    /// With and without groups of heads, one query and several.
-    const SMALL: [Sizes; 3] =
-        [Sizes::new(1, 2, 2, 4, 11, 3), Sizes::new(1, 4, 2, 3, 13, 4), Sizes::new(2, 3, 1, 1, 9, 5)];
-
-    #[test]
-    fn of_every_method() {
-        for (case, sizes) in SMALL.into_iter().enumerate() {
-            for (name, visibility) in visibilities(sizes, case as u64).into_iter().take(4) {
-                let inputs = inputs(sizes, case as u64).with_visibility(visibility).unwrap();
-                for method in &METHODS {
-                    for mask in masks_of(method, &inputs, &sizes) {
-                        check_differences(&inputs, &mask, &format!("{} on {sizes:?}, {name}", (method.config)(&sizes)));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn of_rows_that_keep_nothing_and_of_sampled_keys() {
-        for (case, sizes) in SMALL.into_iter().enumerate() {
-            for offset in [0, sizes.keys - sizes.queries] {
-                let inputs = inputs(sizes, case as u64).with_visibility(Visibility::Causal { offset }).unwrap();
-                check_differences(&inputs, &random_rows(sizes, case as u64, 0.5), &format!("lists on {sizes:?}"));
-                let outside = Pattern { sink: 0, window: 2, offset: -2 };
-                let mask = Mask::pattern(sizes.mask_shape(), outside, &inputs.device());
-                check_differences(&inputs, &mask, &format!("no keys on {sizes:?}"));
-                let full = Mask::full(sizes.mask_shape(), &inputs.device());
-                check_differences(&inputs, &full, &format!("all keys on {sizes:?}"));
-            }
         }
     }
 }
