@@ -86,7 +86,7 @@ pub fn masked_attention<B: Backend>(
 }
 
 /// The same as [masked_attention] in plain tensor operations on every backend: what native kernels are tested against,
-/// and what `Autodiff` tracks.
+/// and what `Autodiff` tracks where nothing native has gradients of its own.
 ///
 /// Masks of a [pattern](MaskForm::Pattern) are computed block by block over the columns that the block keeps; other masks
 /// over all visible keys.
@@ -122,18 +122,8 @@ fn attend_in_blocks<B: Backend>(
     mask: &Mask<B>,
     requested: Requested,
 ) -> AttentionOutput<B> {
-    let MaskShape { batch, heads, queries, keys } = inputs.mask_shape();
-    let rows_at_a_time = match requested.weights {
-        true => queries,
-        false => (PAIRS_AT_A_TIME / (batch * heads * keys)).clamp(1, queries),
-    };
-    // A window's block reads `rows + window` keys for `rows` queries: as many rows as the window is long waste least.
-    let rows_at_a_time = match mask.form() {
-        MaskForm::Pattern(pattern) if !requested.weights && pattern.window < keys => {
-            rows_at_a_time.min(pattern.window.clamp(64, 1024))
-        }
-        _ => rows_at_a_time,
-    };
+    let queries = inputs.mask_shape().queries;
+    let rows_at_a_time = rows_at_a_time(inputs, mask, requested);
     let blocks = (0..queries)
         .step_by(rows_at_a_time)
         .map(|start| {
@@ -142,6 +132,20 @@ fn attend_in_blocks<B: Backend>(
         })
         .collect::<Vec<_>>();
     concatenate(blocks)
+}
+
+/// How many queries a block has.
+pub(super) fn rows_at_a_time<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> usize {
+    let MaskShape { batch, heads, queries, keys } = inputs.mask_shape();
+    if requested.weights {
+        return queries;
+    }
+    let rows_at_a_time = (PAIRS_AT_A_TIME / (batch * heads * keys)).clamp(1, queries);
+    // A window's block reads `rows + window` keys for `rows` queries: as many rows as the window is long waste least.
+    match mask.form() {
+        MaskForm::Pattern(pattern) if pattern.window < keys => rows_at_a_time.min(pattern.window.clamp(64, 1024)),
+        _ => rows_at_a_time,
+    }
 }
 
 fn concatenate<B: Backend>(mut blocks: Vec<AttentionOutput<B>>) -> AttentionOutput<B> {
@@ -185,23 +189,7 @@ fn attend_block<B: Backend>(
     if columns.is_empty() || mask.is_empty() {
         return nothing_kept(inputs, rows.len(), requested);
     }
-    let dims = [shape.batch, shape.heads, rows.len(), columns.iter().map(Range::len).sum()];
-    let scores = logits(inputs, rows.clone(), &columns);
-    let floor = scores.dtype().finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
-    let kept = match causal_both(inputs, mask) {
-        true => Keys { dropped: None, log_probability: None },
-        false => Keys::of(mask, &rows, &columns),
-    };
-    let hidden = inputs.visibility().hidden(shape, rows.clone(), &columns, &inputs.device());
-    let dropped = match (kept.dropped, hidden) {
-        (Some(dropped), Some(hidden)) => Some(dropped.expand(dims).bool_or(hidden.expand(dims))),
-        (Some(one), None) | (None, Some(one)) => Some(one.expand(dims)),
-        (None, None) => None,
-    };
-    let scores = match kept.log_probability {
-        Some(log_probability) => scores.clone() - cast(log_probability, scores.dtype()),
-        None => scores,
-    };
+    let Masked { scores, dropped, floor } = masked_scores(inputs, mask, rows, &columns);
     let scores = match &dropped {
         Some(dropped) => scores.mask_fill(dropped.clone(), floor),
         None => scores,
@@ -230,8 +218,49 @@ fn attend_block<B: Backend>(
     }
 }
 
+/// The scores of some rows and columns under a mask.
+pub(super) struct Masked<B: Backend> {
+    /// Logits less the logarithms of the probabilities.
+    pub scores: Tensor<B, 4>,
+    /// Which are hidden or not kept; `None` if none is.
+    pub dropped: Option<Tensor<B, 4, Bool>>,
+    /// The least number of the scores' type.
+    pub floor: f64,
+}
+
+pub(super) fn masked_scores<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    rows: Range<usize>,
+    columns: &[Range<usize>],
+) -> Masked<B> {
+    let shape = inputs.mask_shape();
+    let dims = [shape.batch, shape.heads, rows.len(), columns.iter().map(Range::len).sum()];
+    let scores = logits(inputs, rows.clone(), columns);
+    let floor = scores.dtype().finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
+    let kept = match causal_both(inputs, mask) {
+        true => Keys { dropped: None, log_probability: None },
+        false => Keys::of(mask, &rows, columns),
+    };
+    let hidden = inputs.visibility().hidden(shape, rows.clone(), columns, &inputs.device());
+    let dropped = match (kept.dropped, hidden) {
+        (Some(dropped), Some(hidden)) => Some(dropped.expand(dims).bool_or(hidden.expand(dims))),
+        (Some(one), None) | (None, Some(one)) => Some(one.expand(dims)),
+        (None, None) => None,
+    };
+    let scores = match kept.log_probability {
+        Some(log_probability) => scores.clone() - cast(log_probability, scores.dtype()),
+        None => scores,
+    };
+    Masked { scores, dropped, floor }
+}
+
 /// The columns that some rows can need: at most two ranges, none of them empty.
-fn columns<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, rows: &Range<usize>) -> Vec<Range<usize>> {
+pub(super) fn columns<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    rows: &Range<usize>,
+) -> Vec<Range<usize>> {
     let keys = inputs.mask_shape().keys;
     let end = inputs.visibility().end(rows, keys);
     let ranges = match mask.form() {

@@ -118,6 +118,16 @@ impl<B: Backend> AttentionInputs<B> {
         Ok(self)
     }
 
+    /// The same problem over tensors of the same shapes on another backend.
+    #[cfg(feature = "train")]
+    pub(crate) fn over<T: Backend>(
+        &self,
+        [queries, keys, values]: [Tensor<T, 4>; 3],
+        visibility: Visibility<T>,
+    ) -> AttentionInputs<T> {
+        AttentionInputs { queries, keys, values, visibility, scale: self.scale, layer: self.layer }
+    }
+
     /// The index of the layer that asks, for methods with weights or state by layer.
     pub fn with_layer(mut self, layer: usize) -> Self {
         self.layer = layer;

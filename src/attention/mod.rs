@@ -1,8 +1,11 @@
 //! Attention: what it is given, dense and masked, and how far the one is from the other.
 
 mod attend;
+#[cfg(feature = "train")]
+mod backward;
 mod efficient;
 mod error;
+mod gradients;
 mod inputs;
 mod report;
 mod research;
@@ -12,8 +15,11 @@ mod visibility;
 pub use attend::{
     AttentionOutput, Requested, SoftmaxStatistics, dense_attention, masked_attention, reference_attention,
 };
+#[cfg(feature = "train")]
+pub(crate) use backward::gradients_in_blocks;
 pub use efficient::{DoubleSparsity, DoubleSparsityConfig, EfficientAttention, HashAttention, HashAttentionConfig};
 pub use error::AttentionError;
+pub use gradients::{AttentionGradients, AttentionTrace};
 pub use inputs::AttentionInputs;
 pub use report::{AttentionReport, HeadReport};
 pub use research::{ResearchAttention, ResearchOutput};

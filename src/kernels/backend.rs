@@ -2,7 +2,7 @@ use burn::tensor::{backend::Backend, ops::FloatTensor};
 
 use super::HostTensor;
 use crate::{
-    attention::{AttentionInputs, AttentionOutput, Requested},
+    attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     mask::{Pattern, Rows},
 };
 
@@ -34,6 +34,26 @@ pub trait SparseBackend: Backend {
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
         let _ = (inputs, rows, requested);
+        None
+    }
+
+    /// The gradients of [band attention](Self::band_attention), at its cost in time and memory.
+    fn band_backward(
+        inputs: &AttentionInputs<Self>,
+        pattern: Pattern,
+        trace: &AttentionTrace<Self>,
+    ) -> Option<AttentionGradients<Self>> {
+        let _ = (inputs, pattern, trace);
+        None
+    }
+
+    /// The gradients of [attention over listed keys](Self::gather_attention), at its cost in time and memory.
+    fn gather_backward(
+        inputs: &AttentionInputs<Self>,
+        rows: &Rows<Self>,
+        trace: &AttentionTrace<Self>,
+    ) -> Option<AttentionGradients<Self>> {
+        let _ = (inputs, rows, trace);
         None
     }
 }

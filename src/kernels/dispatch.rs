@@ -48,8 +48,11 @@ pub fn register<B: SparseBackend>() {
     registered.get_or_insert_default().insert(TypeId::of::<B>(), Box::new(Table::<B>::of()));
 }
 
-/// Whether a backend has native kernels. Others compute the same with generic tensor operations; so does `Autodiff`,
-/// which tracks them.
+/// Whether a backend has native kernels. Others compute the same with generic tensor operations.
+///
+/// With the feature `train`, `Autodiff` of a backend that has them does too: sparse attention is then one step of the
+/// graph, whose gradients cost what the forward step does. Dense attention, and what is asked for weights, is tracked
+/// operation by operation.
 pub fn native_path<B: Backend>() -> bool {
     table::<B>().is_some()
 }
@@ -64,14 +67,29 @@ fn known() -> Vec<&'static (dyn Any + Send + Sync)> {
             &TABLE as &'static (dyn Any + Send + Sync)
         }),*] };
     }
+    #[cfg(all(feature = "train", any(feature = "flex", feature = "ndarray")))]
+    use burn::backend::autodiff::{Autodiff, checkpoint::strategy::BalancedCheckpointing};
     #[allow(unused_mut)] // In a build without a CPU backend.
     let mut known = Vec::new();
     #[cfg(feature = "flex")]
-    known.extend(tables![burn_flex::Flex]);
+    {
+        use burn_flex::Flex;
+        known.extend(tables![Flex]);
+        #[cfg(feature = "train")]
+        known.extend(tables![Autodiff<Flex>, Autodiff<Flex, BalancedCheckpointing>]);
+    }
     #[cfg(feature = "ndarray")]
     {
         use burn_ndarray::NdArray;
         known.extend(tables![NdArray, NdArray<f64>, NdArray<f32, i32>, NdArray<f64, i32>]);
+        #[cfg(feature = "train")]
+        {
+            type Balanced<B> = Autodiff<B, BalancedCheckpointing>;
+            known.extend(tables![Autodiff<NdArray>, Autodiff<NdArray<f64>>]);
+            known.extend(tables![Autodiff<NdArray<f32, i32>>, Autodiff<NdArray<f64, i32>>]);
+            known.extend(tables![Balanced<NdArray>, Balanced<NdArray<f64>>]);
+            known.extend(tables![Balanced<NdArray<f32, i32>>, Balanced<NdArray<f64, i32>>]);
+        }
     }
     known
 }

@@ -4,6 +4,8 @@
 //! [SparseBackend]; [attention](crate::attention) looks it up at run time, so that no bound but `B: Backend` shows in the
 //! public interface. The backends of this crate's features are known; [register] adds another.
 
+#[cfg(feature = "train")]
+mod autodiff;
 mod backend;
 mod choice;
 // A build without a CPU backend has no caller for some of these; the scorers use the others in every build.

@@ -96,6 +96,13 @@ impl<B: Backend> Rows<B> {
         Some(Self::from_lists([shape.batch, shape.heads, shape.queries, width], lists, device))
     }
 
+    /// The same lists for another backend.
+    #[cfg(feature = "train")]
+    pub(crate) fn on_backend<T: Backend<Device = B::Device>>(&self) -> Rows<T> {
+        let lists = OnceLock::from(self.lists().clone());
+        Rows { dims: self.dims, device: self.device.clone(), lists, tensors: OnceLock::new() }
+    }
+
     /// `[batch, heads, queries, width]`.
     pub fn dims(&self) -> [usize; 4] {
         self.dims

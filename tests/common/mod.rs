@@ -2,9 +2,11 @@
 #![allow(dead_code, unused_imports)] // Each test file uses its part.
 
 mod files;
+mod methods;
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 pub use files::{channels, hash};
+pub use methods::{METHODS, Method, adaptive};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use sparse_attention_hub::prelude::*;

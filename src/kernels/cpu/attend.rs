@@ -51,7 +51,7 @@ impl<T: Stored> Problem<'_, T> {
     }
 
     /// Scaled queries of a group, `[heads of the group, queries, head_dim]`.
-    fn scaled(&self, kv_head: usize, queries: &Range<usize>) -> Vec<T::Real> {
+    pub fn scaled(&self, kv_head: usize, queries: &Range<usize>) -> Vec<T::Real> {
         let group = self.group();
         let scale = T::Real::of(self.scale);
         let mut buffer = vec![T::Real::ZERO; self.head_dim];
@@ -181,7 +181,7 @@ pub(crate) struct Lists<'a> {
 }
 
 impl Lists<'_> {
-    fn row(&self, row: usize) -> (&[i32], &[f32]) {
+    pub fn row(&self, row: usize) -> (&[i32], &[f32]) {
         let range = row * self.width..(row + 1) * self.width;
         (&self.indices[range.clone()], &self.probability[range])
     }
@@ -256,7 +256,7 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
 }
 
 /// The keys of the used slots that are seen, and the logarithms of their probabilities, without these if all are 1.
-fn used<R: Real>((indices, probability): &(&[i32], &[f32]), seen: usize) -> (Vec<u32>, Vec<R>) {
+pub(super) fn used<R: Real>((indices, probability): &(&[i32], &[f32]), seen: usize) -> (Vec<u32>, Vec<R>) {
     let is_used = |index: i32| index >= 0 && (index as usize) < seen;
     let used = || indices.iter().zip(*probability).filter(|(index, _)| is_used(**index));
     let keys = used().map(|(&index, _)| index as u32).collect();
@@ -313,7 +313,7 @@ impl<'a, T: Stored> Tile<'a, T> {
 }
 
 #[inline(always)]
-fn fill<'a, T: Stored>(
+pub(super) fn fill<'a, T: Stored>(
     rows: &mut [&'a [T::Real]; TILE],
     buffer: &'a mut [T::Real],
     width: usize,

@@ -28,17 +28,19 @@ pub(crate) fn gather_attention<B: SparseBackend>(
     rows: &Rows<B>,
     requested: Requested,
 ) -> Option<AttentionOutput<B>> {
-    let lists = rows.lists();
-    attend(
-        inputs,
-        requested,
-        Work::Gather(Lists { indices: &lists.indices, probability: &lists.probability, width: rows.width() }),
-    )
+    attend(inputs, requested, Work::of_rows(rows))
 }
 
-enum Work<'a> {
+pub(super) enum Work<'a> {
     Band(Pattern),
     Gather(Lists<'a>),
+}
+
+impl<'a> Work<'a> {
+    pub fn of_rows<B: Backend>(rows: &'a Rows<B>) -> Self {
+        let lists = rows.lists();
+        Self::Gather(Lists { indices: &lists.indices, probability: &lists.probability, width: rows.width() })
+    }
 }
 
 fn attend<B: SparseBackend>(
@@ -57,7 +59,7 @@ fn attend<B: SparseBackend>(
     }
 }
 
-fn host<B: SparseBackend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn HostTensor>> {
+pub(super) fn host<B: SparseBackend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn HostTensor>> {
     match tensor.clone().into_primitive() {
         TensorPrimitive::Float(tensor) => B::host_tensor(tensor),
         TensorPrimitive::QFloat(_) => None,
@@ -76,13 +78,28 @@ fn run<B: SparseBackend, T: Stored>(
 where
     T::Real: burn::tensor::Element,
 {
+    let problem = problem(inputs, queries, keys, values)?;
+    let rows = match work {
+        Work::Band(pattern) => band(&problem, pattern),
+        Work::Gather(lists) => gather(&problem, &lists),
+    };
+    Some(output(inputs, requested, sums, rows))
+}
+
+/// The problem of some inputs; `None` if kernels know nothing of its visibility.
+pub(super) fn problem<'a, B: Backend, T>(
+    inputs: &AttentionInputs<B>,
+    queries: Vec<&'a [T]>,
+    keys: Vec<&'a [T]>,
+    values: Vec<&'a [T]>,
+) -> Option<Problem<'a, T>> {
     let shape = inputs.mask_shape();
     let causal = match inputs.visibility() {
         Visibility::Full => None,
         Visibility::Causal { offset } => Some(*offset),
         Visibility::Masked(_) | Visibility::Biased(_) => return None,
     };
-    let problem = Problem {
+    Some(Problem {
         queries,
         keys,
         values,
@@ -92,12 +109,7 @@ where
         value_dim: inputs.values().dims()[3],
         scale: inputs.scale(),
         causal,
-    };
-    let rows = match work {
-        Work::Band(pattern) => band(&problem, pattern),
-        Work::Gather(lists) => gather(&problem, &lists),
-    };
-    Some(output(inputs, requested, sums, rows))
+    })
 }
 
 fn output<B: Backend, R: Real + burn::tensor::Element>(

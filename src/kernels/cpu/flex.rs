@@ -1,9 +1,9 @@
 use burn::tensor::{DType, ops::FloatTensor};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{Heads, HostTensor, band_attention, gather_attention};
+use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward};
 use crate::{
-    attention::{AttentionInputs, AttentionOutput, Requested},
+    attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
     mask::{Pattern, Rows},
 };
@@ -31,6 +31,22 @@ impl SparseBackend for Flex {
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
         gather_attention(inputs, rows, requested)
+    }
+
+    fn band_backward(
+        inputs: &AttentionInputs<Self>,
+        pattern: Pattern,
+        trace: &AttentionTrace<Self>,
+    ) -> Option<AttentionGradients<Self>> {
+        band_backward(inputs, pattern, trace)
+    }
+
+    fn gather_backward(
+        inputs: &AttentionInputs<Self>,
+        rows: &Rows<Self>,
+        trace: &AttentionTrace<Self>,
+    ) -> Option<AttentionGradients<Self>> {
+        gather_backward(inputs, rows, trace)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Kernels for the host's processor. They know slices and nothing of tensors or backends.
 
 mod attend;
+mod backward;
 mod bridge;
 mod host;
 mod prefetch;
@@ -15,6 +16,7 @@ mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
+pub(crate) use backward::{band_backward, gather_backward};
 pub(crate) use bridge::{band_attention, gather_attention};
 pub use host::{Heads, HostTensor};
 use real::{Real, Stored};

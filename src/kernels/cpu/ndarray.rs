@@ -2,9 +2,9 @@ use burn::tensor::{TensorMetadata, ops::FloatTensor};
 use burn_ndarray::{FloatNdArrayElement, IntNdArrayElement, NdArray, NdArrayTensor, QuantElement, SharedArray};
 use ndarray::{ArrayView, Axis, IxDyn};
 
-use super::{Heads, HostTensor, band_attention, gather_attention};
+use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward};
 use crate::{
-    attention::{AttentionInputs, AttentionOutput, Requested},
+    attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
     mask::{Pattern, Rows},
 };
@@ -44,6 +44,22 @@ where
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
         gather_attention(inputs, rows, requested)
+    }
+
+    fn band_backward(
+        inputs: &AttentionInputs<Self>,
+        pattern: Pattern,
+        trace: &AttentionTrace<Self>,
+    ) -> Option<AttentionGradients<Self>> {
+        band_backward(inputs, pattern, trace)
+    }
+
+    fn gather_backward(
+        inputs: &AttentionInputs<Self>,
+        rows: &Rows<Self>,
+        trace: &AttentionTrace<Self>,
+    ) -> Option<AttentionGradients<Self>> {
+        gather_backward(inputs, rows, trace)
     }
 }
 

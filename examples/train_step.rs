@@ -1,0 +1,147 @@
+//! One training step of an attention layer, forward and backward, sparse beside dense: time and memory by length.
+//!
+//! `cargo run --release --features train --example train_step`
+
+use std::{error::Error, process::ExitCode, time::Instant};
+
+use burn::{
+    backend::Autodiff,
+    module::Module,
+    nn::{Linear, LinearConfig},
+    optim::GradientsParams,
+    tensor::{
+        Distribution, Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use clap::Parser;
+use sparse_attention_hub::{backend::Selected, prelude::*};
+
+/// Counts what is allocated, for the columns of extra memory.
+#[global_allocator]
+static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
+
+const HEADS: usize = 8;
+const HEAD_DIM: usize = 64;
+const SINK: usize = 64;
+const WINDOW: usize = 256;
+
+/// Times training steps of causal self-attention over a sink and a window, and over everything.
+#[derive(Debug, Parser)]
+#[command(name = "train_step")]
+struct Arguments {
+    /// Lengths of the sequence
+    #[arg(long, value_delimiter = ',', default_values_t = [1024, 2048, 4096, 8192])]
+    tokens: Vec<usize>,
+    /// Dense attention up to this length only
+    #[arg(long, default_value_t = 8192)]
+    dense: usize,
+    /// Steps of each, of which the median counts
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+}
+
+/// Self-attention as a layer of a transformer has it.
+#[derive(Module, Debug)]
+struct Layer<B: Backend> {
+    query: Linear<B>,
+    key: Linear<B>,
+    value: Linear<B>,
+    output: Linear<B>,
+}
+
+impl<B: Backend> Layer<B> {
+    fn new(device: &B::Device) -> Self {
+        let linear = || LinearConfig::new(HEADS * HEAD_DIM, HEADS * HEAD_DIM).init(device);
+        Self { query: linear(), key: linear(), value: linear(), output: linear() }
+    }
+
+    /// `[batch, tokens, width]` to the same.
+    fn forward(&self, x: Tensor<B, 3>, method: Option<&ResearchAttention<B>>) -> Result<Tensor<B, 3>, Box<dyn Error>> {
+        let dims @ [batch, tokens, _] = x.dims();
+        let heads = |x: Tensor<B, 3>| x.reshape([batch, tokens, HEADS, HEAD_DIM]).swap_dims(1, 2);
+        let (queries, keys) = (self.query.forward(x.clone()), self.key.forward(x.clone()));
+        let inputs = AttentionInputs::new(heads(queries), heads(keys), heads(self.value.forward(x)))?.causal()?;
+        let context = match method {
+            Some(method) => method.forward(&inputs, &mut LayerState::new(0), Requested::default())?.attention.output,
+            None => dense_attention(&inputs, Requested::default()).output,
+        };
+        drop(inputs);
+        Ok(self.output.forward(context.swap_dims(1, 2).reshape(dims)))
+    }
+}
+
+/// What a step takes.
+struct Cost {
+    milliseconds: f64,
+    /// At its highest, beyond what is there before the step: weights and input.
+    bytes: usize,
+}
+
+fn measure<B: AutodiffBackend>(
+    layer: &Layer<B>,
+    x: &Tensor<B, 3>,
+    method: Option<&ResearchAttention<B>>,
+    steps: usize,
+) -> Result<Cost, Box<dyn Error>> {
+    let (mut times, mut bytes) = (Vec::new(), usize::MAX);
+    // One more, which warms the memory.
+    for _ in 0..steps + 1 {
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
+        let start = Instant::now();
+        let loss = layer.forward(x.clone(), method)?.powi_scalar(2).mean();
+        let gradients = GradientsParams::from_grads(loss.backward(), layer);
+        // A device may still be at work; the gradient of the first weight comes last.
+        let last = gradients.get::<B::InnerBackend, 2>(layer.query.weight.id).map(|gradient| gradient.into_data());
+        std::hint::black_box(last);
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        bytes = bytes.min(ALLOCATOR.peak_usage().saturating_sub(before));
+    }
+    times.remove(0);
+    times.sort_by(f64::total_cmp);
+    Ok(Cost { milliseconds: times[times.len() / 2], bytes })
+}
+
+fn main() -> ExitCode {
+    match run::<Autodiff<Selected>>(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run<B: AutodiffBackend>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let device = B::Device::default();
+    let layer = Layer::<B>::new(&device);
+    let registry = MaskerRegistry::<B>::new();
+    let method = format!(r#"[{{"type": "sink", "sink_size": {SINK}}}, {{"type": "local", "window_size": {WINDOW}}}]"#);
+    let method = registry.research_attention(&method, &device)?;
+    println!(
+        "{} threads, {HEADS} heads of {HEAD_DIM}, sink {SINK}, window {WINDOW}, causal\n",
+        rayon::current_num_threads()
+    );
+    println!(
+        "{:>7} {:>11} {:>11} {:>6} {:>11} {:>11} {:>6}",
+        "tokens", "sparse ms", "dense ms", "x", "sparse MB", "dense MB", "x"
+    );
+    for &tokens in &arguments.tokens {
+        let x = Tensor::<B, 3>::random([1, tokens, HEADS * HEAD_DIM], Distribution::Normal(0.0, 1.0), &device);
+        let sparse = measure(&layer, &x, Some(&method), arguments.steps)?;
+        let dense = (tokens <= arguments.dense).then(|| measure(&layer, &x, None, arguments.steps)).transpose()?;
+        let beside = |value: fn(&Cost) -> f64| match &dense {
+            Some(dense) => format!("{:>11.1} {:>6.3}", value(dense), value(&sparse) / value(dense)),
+            None => format!("{:>11} {:>6}", "-", "-"),
+        };
+        println!(
+            "{tokens:>7} {:>11.1} {} {:>11.1} {}",
+            sparse.milliseconds,
+            beside(|cost| cost.milliseconds),
+            sparse.bytes as f64 / 1e6,
+            beside(|cost| cost.bytes as f64 / 1e6),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+use burn::tensor::{Tensor, backend::Backend};
+
+use super::{
+    AttentionGradients, AttentionInputs, AttentionTrace, Requested,
+    attend::{Masked, columns, masked_scores, rows_at_a_time},
+    scores::{accumulation_dtype, cast, grouped_matmul},
+    visibility::take,
+};
+use crate::mask::{Mask, MaskShape};
+
+/// The gradients in plain tensor operations, in the blocks of queries in which the forward step goes.
+pub(crate) fn gradients_in_blocks<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    trace: &AttentionTrace<B>,
+) -> AttentionGradients<B> {
+    let MaskShape { batch, heads, queries, .. } = inputs.mask_shape();
+    let (kv_heads, head_dim) = (inputs.kv_heads(), inputs.queries().dims()[3]);
+    let group = heads / kv_heads;
+    let dtype = accumulation_dtype(inputs.queries().dtype());
+    let [all_queries, all_keys, all_values, output_gradient] =
+        [inputs.queries(), inputs.keys(), inputs.values(), &trace.output_gradient]
+            .map(|tensor| cast(tensor.clone(), dtype));
+    let (mut of_keys, mut of_values) = (all_keys.zeros_like(), all_values.zeros_like());
+    let mut of_queries = Vec::new();
+    let block = rows_at_a_time(inputs, mask, Requested::default());
+    for start in (0..queries).step_by(block) {
+        let rows = start..(start + block).min(queries);
+        let columns = columns(inputs, mask, &rows);
+        if columns.is_empty() || mask.is_empty() {
+            of_queries.push(Tensor::zeros([batch, heads, rows.len(), head_dim], (&inputs.device(), dtype)));
+            continue;
+        }
+        let of_rows = |tensor: &Tensor<B, 4>| tensor.clone().slice_dim(2, rows.clone());
+        let of_columns = |tensor: &Tensor<B, 4>| take(tensor.clone(), 2, &columns);
+        let Masked { scores, dropped, .. } = masked_scores(inputs, mask, rows.clone(), &columns);
+        let weights = (scores - of_rows(&trace.log_sum_exp)).exp();
+        let weights = match dropped {
+            Some(dropped) => weights.mask_fill(dropped, 0.0),
+            None => weights,
+        };
+        let gradient = of_rows(&output_gradient);
+        let slopes = grouped_matmul(gradient.clone(), of_columns(&all_values).swap_dims(2, 3)) - of_rows(&trace.mean);
+        let slopes = (weights.clone() * slopes).mul_scalar(inputs.scale());
+        of_queries.push(grouped_matmul(slopes.clone(), of_columns(&all_keys)));
+        // The heads of a group are stacked as rows, so that the product sums over them.
+        let stack = |tensor: Tensor<B, 4>| {
+            let width = tensor.dims()[3];
+            tensor.reshape([batch, kv_heads, group * rows.len(), width])
+        };
+        let by_key = |pairs: Tensor<B, 4>, rows: Tensor<B, 4>| stack(pairs).swap_dims(2, 3).matmul(stack(rows));
+        let block_keys = by_key(slopes, of_rows(&all_queries));
+        let block_values = by_key(weights, gradient);
+        let mut first = 0;
+        for range in &columns {
+            let part = first..first + range.len();
+            let add = |sums: Tensor<B, 4>, block: &Tensor<B, 4>| {
+                let [batch, kv_heads, _, width] = sums.dims();
+                let place = [0..batch, 0..kv_heads, range.clone(), 0..width];
+                let sum = sums.clone().slice(place.clone()) + block.clone().slice_dim(2, part.clone());
+                sums.slice_assign(place, sum)
+            };
+            (of_keys, of_values) = (add(of_keys, &block_keys), add(of_values, &block_values));
+            first = part.end;
+        }
+    }
+    AttentionGradients {
+        queries: cast(Tensor::cat(of_queries, 2), inputs.queries().dtype()),
+        keys: cast(of_keys, inputs.keys().dtype()),
+        values: cast(of_values, inputs.values().dtype()),
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Distribution, TensorData};
+    use burn_flex::Flex;
+
+    use super::*;
+    use crate::{
+        attention::{AttentionOutput, Visibility, reference_attention},
+        kernels::SparseBackend,
+        mask::{MaskForm, Pattern, Rows},
+    };
+
+    fn inputs(queries: usize, keys: usize) -> AttentionInputs<Flex> {
+        let random = |dims| Tensor::<Flex, 4>::random(dims, Distribution::Normal(0.0, 1.0), &Default::default());
+        let (queries, keys, values) = (random([2, 6, queries, 12]), random([2, 2, keys, 12]), random([2, 2, keys, 7]));
+        AttentionInputs::new(queries, keys, values).expect("the shapes fit")
+    }
+
+    fn close(found: Tensor<Flex, 4>, wanted: Tensor<Flex, 4>, what: &str) {
+        let largest = wanted.clone().abs().max().into_scalar().max(1.0);
+        let error = (found - wanted).abs().max().into_scalar();
+        assert!(error <= 3e-6 * largest, "{what}: off by {error}, of {largest}");
+    }
+
+    /// The gradients of native kernels, which are tested against `Autodiff`.
+    #[test]
+    fn blocks_are_the_native_gradients() {
+        let inputs = inputs(401, 463);
+        let shape = inputs.mask_shape();
+        let device = inputs.device();
+        let index = |slot: usize| if slot % 5 == 3 { -1 } else { ((slot * 7 + slot / 9) % 463) as i32 };
+        let slots = shape.rows() * 9;
+        let dims = [shape.batch, shape.heads, shape.queries, 9];
+        let indices = TensorData::new((0..slots).map(index).collect::<Vec<_>>(), dims);
+        let probability = (0..slots).map(|slot| if slot % 4 == 1 { 0.3f32 } else { 1.0 }).collect::<Vec<_>>();
+        let probability = Tensor::from_data(TensorData::new(probability, dims), &device);
+        let rows = Rows::new(Tensor::from_data(indices, &device), probability).expect("the shapes agree");
+        let patterns = [(0, 7), (5, 64), (3, 111), (9, 0), (0, usize::MAX)];
+        let patterns =
+            patterns.map(|(sink, window)| Mask::pattern(shape, Pattern { sink, window, offset: 62 }, &device));
+        let lists = Mask::from_rows(shape, rows).expect("each key once in a row");
+        for seen in [Visibility::Full, Visibility::Causal { offset: 62 }, Visibility::Causal { offset: 0 }] {
+            let inputs = inputs.clone().with_visibility(seen).expect("nothing to fit");
+            for mask in patterns.iter().chain([&lists]) {
+                let requested = Requested { weights: false, statistics: true };
+                let forward = reference_attention(&inputs, mask, requested).expect("the shapes fit");
+                let AttentionOutput { output, statistics, .. } = forward;
+                let log_sum_exp = statistics.expect("asked for").log_sum_exp;
+                let output_gradient = output.clone().sin();
+                // The log-sum-exp has the gradient 1.
+                let mean = (output * output_gradient.clone()).sum_dim(3).sub_scalar(1);
+                let trace = AttentionTrace { output_gradient, log_sum_exp, mean };
+                let native = match mask.form() {
+                    MaskForm::Pattern(pattern) => Flex::band_backward(&inputs, *pattern, &trace),
+                    MaskForm::Rows(rows) => Flex::gather_backward(&inputs, rows, &trace),
+                    _ => None,
+                };
+                let native = native.expect("on the host");
+                let found = gradients_in_blocks(&inputs, mask, &trace);
+                let what = format!("{:?} of {:?}", inputs.visibility(), mask.form());
+                let what = &what[..what.len().min(100)];
+                close(found.queries, native.queries, what);
+                close(found.keys, native.keys, what);
+                close(found.values, native.values, what);
+            }
+        }
+    }
+}

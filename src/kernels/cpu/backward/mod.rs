@@ -1,0 +1,215 @@
+//! Gradients of attention over bands and over lists of keys.
+//!
+//! The weights are made again from the scores and the log-sum-exp, a tile at a time, and never stand in memory
+//! together. Each task takes some queries of a group: the gradients of these are its own, and to those of the keys and
+//! values it contributes, which is added up in order when all are done. How the work is cut does not depend on the
+//! number of threads, and so neither does the result.
+
+mod band;
+mod bridge;
+mod gather;
+
+use std::ops::Range;
+
+pub(crate) use bridge::{band_backward, gather_backward};
+use pulp::Simd;
+use rayon::prelude::*;
+
+use super::{
+    attend::Problem,
+    products::{TILE, add_weighted},
+    real::{Real, Stored},
+};
+
+/// Work is cut into so many parts at least, if it is long enough. Each holds gradients of the keys that it touches.
+const PARTS: usize = 16;
+
+/// The fewest queries of a part.
+const QUERIES_OF_A_PART: usize = 64;
+
+/// What attention left and what came back, by head over the batch.
+struct Trace<'a, T: Stored> {
+    /// The gradients of the outputs, `[queries, value_dim]`.
+    gradients: Vec<&'a [T]>,
+    /// `[queries]`, minus infinity where nothing is kept.
+    log_sum_exp: Vec<&'a [T::Real]>,
+    /// `[queries]`, what the gradient of each weight loses to the normalization.
+    means: Vec<&'a [T::Real]>,
+}
+
+/// Heads over the batch.
+struct Gradients<R> {
+    /// `[heads, queries, head_dim]`
+    queries: Vec<R>,
+    /// `[kv_heads, keys, head_dim]`
+    keys: Vec<R>,
+    /// `[kv_heads, keys, value_dim]`
+    values: Vec<R>,
+}
+
+/// Some queries of a group with what belongs to them, by row of `[heads of the group, queries]`.
+struct Rows<R> {
+    /// Scaled, `[rows, head_dim]`.
+    queries: Vec<R>,
+    /// The gradients of the outputs, `[rows, value_dim]`.
+    gradients: Vec<R>,
+    log_sum_exp: Vec<R>,
+    means: Vec<R>,
+}
+
+impl<R: Real> Rows<R> {
+    fn of<T: Stored<Real = R>>(problem: &Problem<T>, trace: &Trace<T>, kv_head: usize, queries: &Range<usize>) -> Self {
+        let (group, width) = (problem.group(), problem.value_dim);
+        let count = group * queries.len();
+        let mut rows = Self {
+            queries: problem.scaled(kv_head, queries),
+            gradients: Vec::with_capacity(count * width),
+            log_sum_exp: Vec::with_capacity(count),
+            means: Vec::with_capacity(count),
+        };
+        let mut wide = vec![R::ZERO; width];
+        for head in kv_head * group..(kv_head + 1) * group {
+            rows.log_sum_exp.extend_from_slice(&trace.log_sum_exp[head][queries.clone()]);
+            rows.means.extend_from_slice(&trace.means[head][queries.clone()]);
+            for gradient in trace.gradients[head].chunks_exact(width).skip(queries.start).take(queries.len()) {
+                rows.gradients.extend_from_slice(T::widen(gradient, &mut wide));
+            }
+        }
+        rows
+    }
+}
+
+/// Turns the scores of a tile into weights, and the gradients of the weights into those of the scores. Both are
+/// `[rows, keys]`; a key that is not kept has the score minus infinity.
+#[inline(always)]
+fn weigh<R: Real>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_exp: &[R], means: &[R]) {
+    let rows = scores.chunks_exact_mut(keys).zip(slopes.chunks_exact_mut(keys));
+    for ((scores, slopes), (&log_sum_exp, &mean)) in rows.zip(log_sum_exp.iter().zip(means)) {
+        if log_sum_exp == R::LEAST {
+            scores.fill(R::ZERO);
+            slopes.fill(R::ZERO);
+            continue;
+        }
+        for (score, slope) in scores.iter_mut().zip(slopes) {
+            *score = score.sub(log_sum_exp).exp();
+            *slope = score.mul(slope.sub(mean));
+        }
+    }
+}
+
+/// Adds each row times its weight to the sums of some keys, `[keys, width]`: `weights` is `[rows, keys]`.
+#[inline(always)]
+fn add_by_key<R: Real, S: Simd>(simd: S, weights: &[R], keys: usize, rows: &[R], width: usize, sums: &mut [R]) {
+    let mut turned = [R::ZERO; TILE * TILE];
+    for (weights, rows) in weights.chunks(TILE * keys).zip(rows.chunks(TILE * width)) {
+        let count = weights.len() / keys;
+        for (row, weights) in weights.chunks_exact(keys).enumerate() {
+            for (key, &weight) in weights.iter().enumerate() {
+                turned[key * count + row] = weight;
+            }
+        }
+        let mut vectors = [&[][..]; TILE];
+        vectors.iter_mut().zip(rows.chunks_exact(width)).for_each(|(vector, row)| *vector = row);
+        add_weighted(simd, &turned[..keys * count], &vectors[..count], sums, nothing_ahead::<R>());
+    }
+}
+
+/// Adds a row times its weight to another.
+#[inline(always)]
+fn add_row<R: Real, S: Simd>(simd: S, weight: R, row: &[R], sums: &mut [R]) {
+    let weight = R::splat(simd, weight);
+    let (vectors, rest) = R::vectors::<S>(row);
+    let (sums, rest_of_sums) = R::vectors_mut::<S>(sums);
+    for (sum, &vector) in sums.iter_mut().zip(vectors) {
+        *sum = R::mul_add(simd, weight, vector, *sum);
+    }
+    if !rest.is_empty() {
+        let sum = R::mul_add(simd, weight, R::load(simd, rest), R::load(simd, rest_of_sums));
+        R::store(simd, rest_of_sums, sum);
+    }
+}
+
+fn nothing_ahead<'a, R>() -> &'a [&'a [R]] {
+    &[]
+}
+
+/// How many queries each part has, a multiple of `block` but for the last.
+fn queries_of_a_part<T: Stored>(problem: &Problem<T>, block: usize) -> usize {
+    let parts = PARTS.div_ceil(problem.keys.len());
+    problem.query_count.div_ceil(parts).max(QUERIES_OF_A_PART).next_multiple_of(block)
+}
+
+/// What some queries of a group contribute.
+struct Part<R> {
+    queries: Range<usize>,
+    /// `[heads of the group, queries, head_dim]`, without the scale.
+    of_queries: Vec<R>,
+    /// The keys that any of the queries may keep.
+    columns: [Range<usize>; 2],
+    /// `[columns, head_dim]`
+    of_keys: Vec<R>,
+    /// `[columns, value_dim]`
+    of_values: Vec<R>,
+}
+
+impl<R: Real> Part<R> {
+    fn new<T: Stored<Real = R>>(problem: &Problem<T>, queries: Range<usize>, columns: [Range<usize>; 2]) -> Self {
+        let zeros = |count, width| vec![R::ZERO; count * width];
+        let keys = columns.iter().map(Range::len).sum();
+        Self {
+            of_queries: zeros(problem.group() * queries.len(), problem.head_dim),
+            of_keys: zeros(keys, problem.head_dim),
+            of_values: zeros(keys, problem.value_dim),
+            queries,
+            columns,
+        }
+    }
+
+    /// Where the gradients of a key stand.
+    fn place(&self, key: usize) -> usize {
+        let [first, second] = &self.columns;
+        if first.contains(&key) { key - first.start } else { first.len() + key - second.start }
+    }
+}
+
+/// Works the parts of all groups and adds up what they contribute. A group is finished as soon as its parts are, so that
+/// few of these stand in memory together.
+fn in_parts<T: Stored>(
+    problem: &Problem<T>,
+    share: usize,
+    work: impl Fn(usize, Range<usize>) -> Part<T::Real> + Sync,
+) -> Gradients<T::Real> {
+    let (group, count, key_count) = (problem.group(), problem.query_count, problem.key_count);
+    let (head_dim, value_dim) = (problem.head_dim, problem.value_dim);
+    let scale = T::Real::of(problem.scale);
+    let zeros = |count, width| vec![T::Real::ZERO; count * width];
+    let mut gradients = Gradients {
+        queries: zeros(problem.queries.len() * count, head_dim),
+        keys: zeros(problem.keys.len() * key_count, head_dim),
+        values: zeros(problem.keys.len() * key_count, value_dim),
+    };
+    let groups = gradients.queries.par_chunks_mut(group * count * head_dim);
+    let groups = groups.zip(gradients.keys.par_chunks_mut(key_count * head_dim));
+    let groups = groups.zip(gradients.values.par_chunks_mut(key_count * value_dim));
+    groups.enumerate().for_each(|(kv_head, ((queries, keys), values))| {
+        let parts = (0..count.div_ceil(share)).into_par_iter();
+        let parts = parts.map(|part| work(kv_head, part * share..((part + 1) * share).min(count)));
+        for part in parts.collect::<Vec<_>>() {
+            let length = part.queries.len() * head_dim;
+            for (head, from) in part.of_queries.chunks_exact(length).enumerate() {
+                let to = &mut queries[(head * count + part.queries.start) * head_dim..][..length];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from.mul(scale));
+            }
+            for range in part.columns.iter().filter(|range| !range.is_empty()) {
+                let from = part.place(range.start);
+                add(&mut keys[range.start * head_dim..range.end * head_dim], &part.of_keys[from * head_dim..]);
+                add(&mut values[range.start * value_dim..range.end * value_dim], &part.of_values[from * value_dim..]);
+            }
+        }
+    });
+    gradients
+}
+
+fn add<R: Real>(sums: &mut [R], numbers: &[R]) {
+    sums.iter_mut().zip(numbers).for_each(|(sum, &number)| *sum = sum.add(number));
+}

@@ -1,0 +1,141 @@
+//! The matrix of methods: one row for every masker, through which all tests of methods go.
+//!
+//! A new method adds a row to [METHODS].
+
+use serde_json::{Value, json};
+
+use super::{Sizes, channels, hash};
+
+/// A row of the matrix.
+pub struct Method {
+    /// A configuration that keeps some keys of a dozen and not all.
+    pub config: fn(&Sizes) -> Value,
+    /// A configuration that keeps everything, if there is one: attention must equal dense attention.
+    pub full: fn(&Sizes) -> Option<Value>,
+    /// Whether it picks by what the keys are, and so must leave hidden keys alone.
+    pub selects: bool,
+    /// Whether it draws.
+    pub samples: bool,
+}
+
+type Config = fn(&Sizes) -> Value;
+type Full = fn(&Sizes) -> Option<Value>;
+
+/// A row for a masker that keeps keys by position.
+const fn position(config: Config, full: Full) -> Method {
+    Method { config, full, selects: false, samples: false }
+}
+
+/// A row for a masker that selects keys by score.
+const fn selector(config: Config, full: Full) -> Method {
+    Method { config, full, selects: true, samples: false }
+}
+
+/// A row for a masker that draws keys.
+const fn sampler(config: Config, full: Full) -> Method {
+    Method { config, full, selects: true, samples: true }
+}
+
+pub const METHODS: [Method; 28] = [
+    position(|_| json!({"type": "sink", "sink_size": 2}), |_| Some(json!({"type": "sink", "sink_size": 1.0}))),
+    position(|_| json!({"type": "local", "window_size": 3}), |_| Some(json!({"type": "local", "window_size": 1000}))),
+    position(|_| json!({"type": "causal"}), |_| Some(json!({"type": "causal"}))),
+    selector(
+        |_| json!({"type": "oracle_top_k", "heavy_size": 4}),
+        |_| Some(json!({"type": "oracle_top_k", "heavy_size": 1.0})),
+    ),
+    selector(|_| top_k(json!(0.2), json!({"type": "oracle"})), |_| Some(top_k(json!(112), json!({"type": "oracle"})))),
+    selector(|_| top_k(json!(4), json!({"type": "oracle", "label_bits": 3})), |_| None),
+    selector(|sizes| top_k(json!(4), hash(sizes)), |sizes| Some(top_k(json!(1.0), hash(sizes)))),
+    selector(|sizes| top_k(json!(4), channels(sizes)), |sizes| Some(top_k(json!(1.0), channels(sizes)))),
+    selector(|_| top_k(json!(4), json!({"type": "pages", "page_size": 3, "label_bits": 4})), |_| None),
+    selector(|_| top_k(json!(4), json!({"type": "pq", "pq_sub_dim": 5, "pq_bits": 3})), |_| None),
+    selector(|_| top_k(json!(4), json!({"type": "socket", "tables": 9, "bits": 5, "temperature": 0.4})), |_| None),
+    selector(
+        |_| sharing(top_k(json!(4), json!({"type": "oracle"})), json!("max")),
+        |_| Some(sharing(top_k(json!(1.0), json!({"type": "oracle"})), json!("max"))),
+    ),
+    selector(
+        |sizes| sharing(preset("double_sparsity_top_k", json!(3), channels(sizes)), json!(true)),
+        |sizes| Some(sharing(preset("double_sparsity_top_k", json!(112), channels(sizes)), json!(true))),
+    ),
+    selector(
+        |_| sharing(json!({"type": "quest_top_k", "heavy_size": 6, "page_size": 2, "label_bits": 5}), json!("mean")),
+        |_| None,
+    ),
+    selector(
+        |sizes| preset("hash_attention_top_k", json!(0.1), hash(sizes)),
+        |sizes| Some(preset("hash_attention_top_k", json!(111), hash(sizes))),
+    ),
+    selector(
+        |sizes| preset("double_sparsity_top_k", json!(5), channels(sizes)),
+        |sizes| Some(preset("double_sparsity_top_k", json!(1.0), channels(sizes))),
+    ),
+    selector(
+        |_| json!({"type": "quest_top_k", "heavy_size": 6, "page_size": 3, "label_bits": 16, "minimum_pages": 1}),
+        |_| Some(json!({"type": "quest_top_k", "heavy_size": 1.0, "page_size": 3, "label_bits": 16})),
+    ),
+    selector(
+        |_| json!({"type": "pq_cache", "heavy_size": 0.1, "pq_sub_dim": 4, "pq_bits": 2}),
+        |_| Some(json!({"type": "pq_cache", "heavy_size": 1.0, "pq_sub_dim": 4, "pq_bits": 2})),
+    ),
+    selector(
+        |_| json!({"type": "oracle_top_p", "top_p": 0.6}),
+        |_| Some(json!({"type": "oracle_top_p", "top_p": 1.0})),
+    ),
+    selector(
+        |_| json!({"type": "top_p", "top_p": 0.3, "scorer": {"type": "oracle"}}),
+        |_| Some(json!({"type": "top_p", "top_p": 1.0, "scorer": {"type": "oracle"}})),
+    ),
+    selector(
+        |_| twilight(0.7, json!({"heavy_size": 8, "scorer": {"type": "pages", "page_size": 4}})),
+        |_| Some(twilight(1.0, json!({"heavy_size": 1.0, "scorer": {"type": "pages", "page_size": 4}}))),
+    ),
+    selector(
+        |_| json!({"type": "threshold", "threshold": 0.05, "scorer": {"type": "oracle"}}),
+        |_| Some(json!({"type": "threshold", "threshold": 0.0, "scorer": {"type": "oracle"}})),
+    ),
+    sampler(
+        |_| json!({"type": "random_sampling", "sampling_rate": 0.3}),
+        |_| Some(json!({"type": "random_sampling", "sampling_rate": 1.0})),
+    ),
+    sampler(|_| adaptive(0.2, 0.5, 1), |_| Some(adaptive(0.99, 0.000001, 0))),
+    sampler(|_| verified("output", 2), |_| Some(verified("numerator", 112))),
+    sampler(|_| json!({"type": "priority_sampling", "k": 4}), |_| Some(json!({"type": "priority_sampling", "k": 1.0}))),
+    sampler(
+        |_| json!({"type": "pps_sampling", "sampling_size": 0.3}),
+        |_| Some(json!({"type": "pps_sampling", "sampling_size": 112, "uniform_share": 0.0})),
+    ),
+    // It draws once for all steps, and no number of tables makes it keep everything for certain.
+    selector(|_| json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2, "minimum_hits": 2}), |_| None),
+];
+
+fn top_k(heavy_size: Value, scorer: Value) -> Value {
+    json!({"type": "top_k", "heavy_size": heavy_size, "scorer": scorer})
+}
+
+/// A scorer's fields and a budget, under the name of a preset.
+fn preset(name: &str, heavy_size: Value, mut scorer: Value) -> Value {
+    scorer["type"] = json!(name);
+    scorer["heavy_size"] = heavy_size;
+    scorer
+}
+
+/// The same, chosen by the heads of a group together.
+fn sharing(mut config: Value, how: Value) -> Value {
+    config["share_group"] = how;
+    config
+}
+
+fn twilight(share: f64, candidates: Value) -> Value {
+    json!({"type": "top_p", "top_p": share, "scorer": {"type": "pages", "page_size": 2}, "candidates": candidates})
+}
+
+fn verified(target: &str, pilot: usize) -> Value {
+    json!({"type": "verified_sampling", "target": target, "epsilon": 0.9, "delta": 0.2, "pilot_size": pilot})
+}
+
+pub fn adaptive(base: f64, epsilon: f64, offset: usize) -> Value {
+    json!({"type": "adaptive_sampling", "base_rate_sampling": base, "epsilon": epsilon, "delta": 0.2,
+           "init_offset": offset, "local_offset": offset})
+}
