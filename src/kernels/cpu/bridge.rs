@@ -80,7 +80,7 @@ where
     let causal = match inputs.visibility() {
         Visibility::Full => None,
         Visibility::Causal { offset } => Some(*offset),
-        Visibility::Masked(_) | Visibility::Biased(_) => return None,
+        Visibility::Window { .. } | Visibility::Masked(_) | Visibility::Biased(_) => return None,
     };
     let problem = Problem {
         queries,
@@ -91,6 +91,7 @@ where
         head_dim: inputs.keys().dims()[3],
         value_dim: inputs.values().dims()[3],
         scale: inputs.scale(),
+        softcap: inputs.softcap(),
         causal,
     };
     let rows = match work {
