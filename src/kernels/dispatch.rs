@@ -3,7 +3,7 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
-    sync::{PoisonError, RwLock},
+    sync::{OnceLock, PoisonError, RwLock},
 };
 
 use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
@@ -21,6 +21,8 @@ type Gather<B> = fn(&AttentionInputs<B>, &Rows<B>, Requested) -> Option<Attentio
 /// which is what lets a downcast find it.
 pub(super) struct Table<B: Backend> {
     host_tensor: fn(FloatTensor<B>) -> Option<Box<dyn HostTensor>>,
+    write_rows: fn(FloatTensor<B>, usize, FloatTensor<B>) -> FloatTensor<B>,
+    first_rows: fn(FloatTensor<B>, usize) -> FloatTensor<B>,
     pub band_attention: Band<B>,
     pub gather_attention: Gather<B>,
 }
@@ -34,8 +36,14 @@ impl<B: Backend> Clone for Table<B> {
 impl<B: Backend> Copy for Table<B> {}
 
 impl<B: SparseBackend> Table<B> {
-    fn of() -> Self {
-        Self { host_tensor: B::host_tensor, band_attention: B::band_attention, gather_attention: B::gather_attention }
+    const fn of() -> Self {
+        Self {
+            host_tensor: B::host_tensor,
+            write_rows: B::write_rows,
+            first_rows: B::first_rows,
+            band_attention: B::band_attention,
+            gather_attention: B::gather_attention,
+        }
     }
 }
 
@@ -54,27 +62,32 @@ pub fn native_path<B: Backend>() -> bool {
     table::<B>().is_some()
 }
 
-/// The table of `T`, if `T` is `B`.
-#[cfg(any(feature = "flex", feature = "ndarray"))]
-fn if_same<T: SparseBackend, B: Backend>() -> Option<Table<B>> {
-    (&Table::<T>::of() as &dyn Any).downcast_ref::<Table<B>>().copied()
-}
-
-pub(super) fn table<B: Backend>() -> Option<Table<B>> {
-    #[cfg(feature = "flex")]
-    if let Some(table) = if_same::<burn_flex::Flex, B>() {
-        return Some(table);
+/// The tables of the backends that this crate names. Made here and not in a generic function: otherwise every program would
+/// compile the kernels of all of them again, for every backend that it uses.
+#[inline(never)]
+fn known() -> Vec<&'static (dyn Any + Send + Sync)> {
+    macro_rules! tables {
+        ($($backend:ty),*) => { [$({
+            static TABLE: Table<$backend> = Table::<$backend>::of();
+            &TABLE as &'static (dyn Any + Send + Sync)
+        }),*] };
     }
+    #[allow(unused_mut)] // In a build without a CPU backend.
+    let mut known = Vec::new();
+    #[cfg(feature = "flex")]
+    known.extend(tables![burn_flex::Flex]);
     #[cfg(feature = "ndarray")]
     {
         use burn_ndarray::NdArray;
-        let known = if_same::<NdArray, B>()
-            .or_else(if_same::<NdArray<f64>, B>)
-            .or_else(if_same::<NdArray<f32, i32>, B>)
-            .or_else(if_same::<NdArray<f64, i32>, B>);
-        if let Some(table) = known {
-            return Some(table);
-        }
+        known.extend(tables![NdArray, NdArray<f64>, NdArray<f32, i32>, NdArray<f64, i32>]);
+    }
+    known
+}
+
+pub(super) fn table<B: Backend>() -> Option<Table<B>> {
+    static KNOWN: OnceLock<Vec<&'static (dyn Any + Send + Sync)>> = OnceLock::new();
+    if let Some(table) = KNOWN.get_or_init(known).iter().find_map(|table| table.downcast_ref::<Table<B>>()) {
+        return Some(*table);
     }
     let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
     registered.as_ref()?.get(&TypeId::of::<B>())?.downcast_ref::<Table<B>>().copied()
@@ -86,5 +99,36 @@ pub(crate) fn host_tensor<B: Backend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn H
     match tensor.clone().into_primitive() {
         TensorPrimitive::Float(tensor) => (table.host_tensor)(tensor),
         TensorPrimitive::QFloat(_) => None,
+    }
+}
+
+/// A tensor with rows written over those from `first` on, in place where nobody else holds the tensor.
+///
+/// # Shapes
+/// - tensor, output: `[batch, heads, length, width]`
+/// - rows: `[batch, heads, rows, width]`
+pub(crate) fn write_rows<B: Backend>(tensor: Tensor<B, 4>, first: usize, rows: Tensor<B, 4>) -> Tensor<B, 4> {
+    let [batch, heads, count, width] = rows.dims();
+    match table::<B>() {
+        Some(table) => {
+            let written = (table.write_rows)(tensor.into_primitive().tensor(), first, rows.into_primitive().tensor());
+            Tensor::from_primitive(TensorPrimitive::Float(written))
+        }
+        None => tensor.slice_assign([0..batch, 0..heads, first..first + count, 0..width], rows),
+    }
+}
+
+/// The first rows of a tensor, a view where that can be.
+///
+/// # Shapes
+/// - tensor: `[batch, heads, length, width]`
+/// - output: `[batch, heads, count, width]`
+pub(crate) fn first_rows<B: Backend>(tensor: &Tensor<B, 4>, count: usize) -> Tensor<B, 4> {
+    match table::<B>() {
+        Some(table) => {
+            let rows = (table.first_rows)(tensor.clone().into_primitive().tensor(), count);
+            Tensor::from_primitive(TensorPrimitive::Float(rows))
+        }
+        None => tensor.clone().slice_dim(2, 0..count),
     }
 }

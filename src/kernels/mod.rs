@@ -14,5 +14,5 @@ mod dispatch;
 pub use backend::SparseBackend;
 pub(crate) use choice::attend;
 pub use cpu::{Heads, HostTensor};
-pub(crate) use dispatch::host_tensor;
+pub(crate) use dispatch::{first_rows, host_tensor, write_rows};
 pub use dispatch::{native_path, register};

@@ -1,5 +1,9 @@
-use burn::tensor::{DType, ops::FloatTensor};
+use burn::tensor::{
+    DType, Slice,
+    ops::{FloatTensor, FloatTensorOps},
+};
 use burn_flex::{Flex, FlexTensor};
+use half::{bf16, f16};
 
 use super::{Heads, HostTensor, band_attention, gather_attention};
 use crate::{
@@ -17,6 +21,25 @@ impl SparseBackend for Flex {
         })
     }
 
+    /// Flex's own assignment holds the tensor a second time while it writes, and so copies all of it first.
+    fn write_rows(mut tensor: FloatTensor<Self>, first: usize, rows: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [batch, heads, length, width] = tensor.layout().shape().dims();
+        let count = rows.layout().shape()[2];
+        let places = (0..batch * heads).map(|head| (head * length + first) * width);
+        if !is_whole(&tensor) {
+            let ranges = [0..batch, 0..heads, first..first + count, 0..width].map(Slice::from);
+            return Self::float_slice_assign(tensor, &ranges, rows);
+        }
+        let rows = rows.to_contiguous();
+        match tensor.dtype() {
+            DType::F64 => copy(rows.storage::<f64>(), tensor.storage_mut(), count * width, places),
+            DType::F16 => copy(rows.storage::<f16>(), tensor.storage_mut(), count * width, places),
+            DType::BF16 => copy(rows.storage::<bf16>(), tensor.storage_mut(), count * width, places),
+            _ => copy(rows.storage::<f32>(), tensor.storage_mut(), count * width, places),
+        }
+        tensor
+    }
+
     fn band_attention(
         inputs: &AttentionInputs<Self>,
         pattern: Pattern,
@@ -31,6 +54,20 @@ impl SparseBackend for Flex {
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
         gather_attention(inputs, rows, requested)
+    }
+}
+
+/// Whether the tensor is all that its memory holds, in order.
+fn is_whole(tensor: &FlexTensor) -> bool {
+    let layout = tensor.layout();
+    let bytes = layout.num_elements() * tensor.dtype().size();
+    layout.is_contiguous() && layout.start_offset() == 0 && tensor.bytes().len() == bytes
+}
+
+/// Copies pieces that follow each other to their places.
+fn copy<T: Copy>(from: &[T], to: &mut [T], length: usize, places: impl Iterator<Item = usize>) {
+    for (piece, place) in from.chunks_exact(length).zip(places) {
+        to[place..place + length].copy_from_slice(piece);
     }
 }
 

@@ -1,6 +1,6 @@
 use burn::tensor::{TensorMetadata, ops::FloatTensor};
 use burn_ndarray::{FloatNdArrayElement, IntNdArrayElement, NdArray, NdArrayTensor, QuantElement, SharedArray};
-use ndarray::{ArrayView, Axis, IxDyn};
+use ndarray::{ArrayView, Axis, IxDyn, Slice};
 
 use super::{Heads, HostTensor, band_attention, gather_attention};
 use crate::{
@@ -28,6 +28,16 @@ where
             _ => return None,
         };
         Some(Box::new(gapless))
+    }
+
+    /// NdArray's own slice is a copy.
+    fn first_rows(tensor: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
+        match tensor {
+            NdArrayTensor::F32(storage) => NdArrayTensor::from(first(storage.into_shared(), count)),
+            NdArrayTensor::F64(storage) => NdArrayTensor::from(first(storage.into_shared(), count)),
+            // There is no other type of float.
+            other => other,
+        }
     }
 
     fn band_attention(
@@ -60,6 +70,12 @@ impl HostTensor for NdArrayTensor {
             _ => Heads::F32(Vec::new()),
         }
     }
+}
+
+/// The first rows of an array, in the same memory.
+fn first<T>(mut array: SharedArray<T>, count: usize) -> SharedArray<T> {
+    array.slice_axis_inplace(Axis(2), Slice::from(0..count));
+    array
 }
 
 /// The heads of an array, if each lies without gaps.
