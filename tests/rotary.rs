@@ -175,7 +175,7 @@ fn values_without_sense_are_named() {
     assert_eq!(field(config(2.0), 0), "head_dim");
     assert_eq!(field(config(2.0), 5), "head_dim");
     assert_eq!(field(config(2.0).with_partial_factor(0.25), 4), "head_dim");
-    let scaled = |text| field(config(2.0).with_scaling(Some(serde_json::from_str(text).unwrap())), 4);
+    let scaled = |text: &str| field(config(2.0).with_scaling(Some(serde_json::from_str(text).unwrap())), 4);
     assert_eq!(scaled(r#"{"rope_type": "linear", "factor": 0.5}"#), "factor");
     let llama = |factors: &str| {
         scaled(&format!(

@@ -15,19 +15,19 @@ pub trait SparseBackend: Backend {
         None
     }
 
-    /// A tensor `[batch, heads, length, width]` with rows `[batch, heads, rows, width]` written over those from `first`
-    /// on, in place where nobody else holds the tensor.
-    fn write_rows(tensor: FloatTensor<Self>, first: usize, rows: FloatTensor<Self>) -> FloatTensor<Self> {
-        let [batch, heads, count, width] = rows.shape().dims();
-        let ranges = [0..batch, 0..heads, first..first + count, 0..width].map(Slice::from);
-        Self::float_slice_assign(tensor, &ranges, rows)
+    /// A tensor with `new` written over what stands from `first` on along a dimension, in place where nobody else holds the
+    /// tensor.
+    fn write_along(tensor: FloatTensor<Self>, dim: usize, first: usize, new: FloatTensor<Self>) -> FloatTensor<Self> {
+        let mut ranges = new.shape().iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
+        ranges[dim] = Slice::from(first..first + new.shape()[dim]);
+        Self::float_slice_assign(tensor, &ranges, new)
     }
 
-    /// The first rows of a tensor `[batch, heads, length, width]`, `[batch, heads, count, width]`, a view where that can
-    /// be.
-    fn first_rows(tensor: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
-        let [batch, heads, _, width] = tensor.shape().dims();
-        Self::float_slice(tensor, &[0..batch, 0..heads, 0..count, 0..width].map(Slice::from))
+    /// What stands before `end` along a dimension of a tensor, a view where that can be.
+    fn before(tensor: FloatTensor<Self>, dim: usize, end: usize) -> FloatTensor<Self> {
+        let mut ranges = tensor.shape().iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
+        ranges[dim] = Slice::from(0..end);
+        Self::float_slice(tensor, &ranges)
     }
 
     /// Attention over the keys that a pattern keeps and the [visibility](AttentionInputs::visibility) shows. Time and

@@ -21,8 +21,8 @@ type Gather<B> = fn(&AttentionInputs<B>, &Rows<B>, Requested) -> Option<Attentio
 /// which is what lets a downcast find it.
 pub(super) struct Table<B: Backend> {
     host_tensor: fn(FloatTensor<B>) -> Option<Box<dyn HostTensor>>,
-    write_rows: fn(FloatTensor<B>, usize, FloatTensor<B>) -> FloatTensor<B>,
-    first_rows: fn(FloatTensor<B>, usize) -> FloatTensor<B>,
+    write_along: fn(FloatTensor<B>, usize, usize, FloatTensor<B>) -> FloatTensor<B>,
+    before: fn(FloatTensor<B>, usize, usize) -> FloatTensor<B>,
     pub band_attention: Band<B>,
     pub gather_attention: Gather<B>,
 }
@@ -39,8 +39,8 @@ impl<B: SparseBackend> Table<B> {
     const fn of() -> Self {
         Self {
             host_tensor: B::host_tensor,
-            write_rows: B::write_rows,
-            first_rows: B::first_rows,
+            write_along: B::write_along,
+            before: B::before,
             band_attention: B::band_attention,
             gather_attention: B::gather_attention,
         }
@@ -102,33 +102,34 @@ pub(crate) fn host_tensor<B: Backend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn H
     }
 }
 
-/// A tensor with rows written over those from `first` on, in place where nobody else holds the tensor.
-///
-/// # Shapes
-/// - tensor, output: `[batch, heads, length, width]`
-/// - rows: `[batch, heads, rows, width]`
-pub(crate) fn write_rows<B: Backend>(tensor: Tensor<B, 4>, first: usize, rows: Tensor<B, 4>) -> Tensor<B, 4> {
-    let [batch, heads, count, width] = rows.dims();
+/// A tensor with `new` written over what stands from `first` on along a dimension, in place where nobody else holds the
+/// tensor.
+pub(crate) fn write_along<B: Backend, const D: usize>(
+    tensor: Tensor<B, D>,
+    dim: usize,
+    first: usize,
+    new: Tensor<B, D>,
+) -> Tensor<B, D> {
     match table::<B>() {
         Some(table) => {
-            let written = (table.write_rows)(tensor.into_primitive().tensor(), first, rows.into_primitive().tensor());
-            Tensor::from_primitive(TensorPrimitive::Float(written))
+            let (tensor, new) = (tensor.into_primitive().tensor(), new.into_primitive().tensor());
+            Tensor::from_primitive(TensorPrimitive::Float((table.write_along)(tensor, dim, first, new)))
         }
-        None => tensor.slice_assign([0..batch, 0..heads, first..first + count, 0..width], rows),
+        None => {
+            let mut ranges = new.dims().map(|length| 0..length);
+            ranges[dim] = first..first + new.dims()[dim];
+            tensor.slice_assign(ranges, new)
+        }
     }
 }
 
-/// The first rows of a tensor, a view where that can be.
-///
-/// # Shapes
-/// - tensor: `[batch, heads, length, width]`
-/// - output: `[batch, heads, count, width]`
-pub(crate) fn first_rows<B: Backend>(tensor: &Tensor<B, 4>, count: usize) -> Tensor<B, 4> {
+/// What stands before `end` along a dimension of a tensor, a view where that can be.
+pub(crate) fn before<B: Backend, const D: usize>(tensor: &Tensor<B, D>, dim: usize, end: usize) -> Tensor<B, D> {
     match table::<B>() {
         Some(table) => {
-            let rows = (table.first_rows)(tensor.clone().into_primitive().tensor(), count);
-            Tensor::from_primitive(TensorPrimitive::Float(rows))
+            let part = (table.before)(tensor.clone().into_primitive().tensor(), dim, end);
+            Tensor::from_primitive(TensorPrimitive::Float(part))
         }
-        None => tensor.clone().slice_dim(2, 0..count),
+        None => tensor.clone().slice_dim(dim, 0..end),
     }
 }

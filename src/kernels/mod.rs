@@ -14,5 +14,5 @@ mod dispatch;
 pub use backend::SparseBackend;
 pub(crate) use choice::attend;
 pub use cpu::{Heads, HostTensor};
-pub(crate) use dispatch::{first_rows, host_tensor, write_rows};
+pub(crate) use dispatch::{before, host_tensor, write_along};
 pub use dispatch::{native_path, register};

@@ -192,17 +192,17 @@ impl<B: Backend> Buffer<B> {
                 let grown = zeros(&full, needed.max(2 * full.dims()[2]));
                 match length {
                     0 => grown,
-                    _ => kernels::write_rows(grown, 0, kernels::first_rows(&full, length)),
+                    _ => kernels::write_along(grown, 2, 0, kernels::before(&full, 2, length)),
                 }
             }
             None => zeros(&tokens, needed.max(self.reserved).max(LEAST_CAPACITY)),
         };
-        self.tensor = Some(kernels::write_rows(buffer, length, tokens));
+        self.tensor = Some(kernels::write_along(buffer, 2, length, tokens));
     }
 
     fn first(&self, length: usize) -> Option<Tensor<B, 4>> {
         let buffer = self.tensor.as_ref().filter(|_| length > 0)?;
-        Some(kernels::first_rows(buffer, length))
+        Some(kernels::before(buffer, 2, length))
     }
 }
 

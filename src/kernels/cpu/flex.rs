@@ -22,20 +22,27 @@ impl SparseBackend for Flex {
     }
 
     /// Flex's own assignment holds the tensor a second time while it writes, and so copies all of it first.
-    fn write_rows(mut tensor: FloatTensor<Self>, first: usize, rows: FloatTensor<Self>) -> FloatTensor<Self> {
-        let [batch, heads, length, width] = tensor.layout().shape().dims();
-        let count = rows.layout().shape()[2];
-        let places = (0..batch * heads).map(|head| (head * length + first) * width);
+    fn write_along(
+        mut tensor: FloatTensor<Self>,
+        dim: usize,
+        first: usize,
+        new: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (dims, count) = (tensor.layout().shape().to_vec(), new.layout().shape()[dim]);
         if !is_whole(&tensor) {
-            let ranges = [0..batch, 0..heads, first..first + count, 0..width].map(Slice::from);
-            return Self::float_slice_assign(tensor, &ranges, rows);
+            let mut ranges = dims.iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
+            ranges[dim] = Slice::from(first..first + count);
+            return Self::float_slice_assign(tensor, &ranges, new);
         }
-        let rows = rows.to_contiguous();
+        let width = dims[dim + 1..].iter().product::<usize>();
+        let outer = dims[..dim].iter().product::<usize>();
+        let places = (0..outer).map(|at| (at * dims[dim] + first) * width);
+        let new = new.to_contiguous();
         match tensor.dtype() {
-            DType::F64 => copy(rows.storage::<f64>(), tensor.storage_mut(), count * width, places),
-            DType::F16 => copy(rows.storage::<f16>(), tensor.storage_mut(), count * width, places),
-            DType::BF16 => copy(rows.storage::<bf16>(), tensor.storage_mut(), count * width, places),
-            _ => copy(rows.storage::<f32>(), tensor.storage_mut(), count * width, places),
+            DType::F64 => copy(new.storage::<f64>(), tensor.storage_mut(), count * width, places),
+            DType::F16 => copy(new.storage::<f16>(), tensor.storage_mut(), count * width, places),
+            DType::BF16 => copy(new.storage::<bf16>(), tensor.storage_mut(), count * width, places),
+            _ => copy(new.storage::<f32>(), tensor.storage_mut(), count * width, places),
         }
         tensor
     }

@@ -31,10 +31,10 @@ where
     }
 
     /// NdArray's own slice is a copy.
-    fn first_rows(tensor: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
+    fn before(tensor: FloatTensor<Self>, dim: usize, end: usize) -> FloatTensor<Self> {
         match tensor {
-            NdArrayTensor::F32(storage) => NdArrayTensor::from(first(storage.into_shared(), count)),
-            NdArrayTensor::F64(storage) => NdArrayTensor::from(first(storage.into_shared(), count)),
+            NdArrayTensor::F32(storage) => NdArrayTensor::from(before(storage.into_shared(), dim, end)),
+            NdArrayTensor::F64(storage) => NdArrayTensor::from(before(storage.into_shared(), dim, end)),
             // There is no other type of float.
             other => other,
         }
@@ -72,9 +72,9 @@ impl HostTensor for NdArrayTensor {
     }
 }
 
-/// The first rows of an array, in the same memory.
-fn first<T>(mut array: SharedArray<T>, count: usize) -> SharedArray<T> {
-    array.slice_axis_inplace(Axis(2), Slice::from(0..count));
+/// What stands before `end` along a dimension of an array, in the same memory.
+fn before<T>(mut array: SharedArray<T>, dim: usize, end: usize) -> SharedArray<T> {
+    array.slice_axis_inplace(Axis(dim), Slice::from(0..end));
     array
 }
 
