@@ -44,6 +44,7 @@ mod file_error;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+pub mod nn;
 pub mod scorer;
 mod tensor_file;
 

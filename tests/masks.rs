@@ -148,6 +148,7 @@ fn densities_count_pairs<B: Backend>() {
                 match &visibility {
                     Visibility::Full => true,
                     Visibility::Causal { offset } => key <= row + offset,
+                    Visibility::Window { offset, window } => key <= row + offset && row + offset - key < *window,
                     Visibility::Masked(hidden) => {
                         !hidden.to_data().iter::<bool>().nth(in_tensor(hidden.dims())).unwrap()
                     }

@@ -5,7 +5,9 @@ use burn::tensor::{Bool, Tensor, backend::Backend};
 use super::{
     AttentionError, AttentionInputs, Visibility,
     scores::{accumulation_dtype, cast, grouped_matmul, logits},
+    sinks,
     visibility::{take, take_columns},
+    window,
 };
 use crate::{
     kernels,
@@ -28,7 +30,8 @@ pub struct Requested {
 ///
 /// # Shapes
 /// - output: `[batch, heads, queries, value_dim]`, in the type of the queries.
-/// - weights: `[batch, heads, queries, keys]`, on request; a row that keeps something sums to 1.
+/// - weights: `[batch, heads, queries, keys]`, on request; a row that keeps something sums to 1, or with
+///   [sinks](AttentionInputs::with_sinks) to what these leave.
 #[derive(Debug, Clone)]
 pub struct AttentionOutput<B: Backend> {
     /// The values, averaged with the weights; 0 in a row that keeps or sees nothing.
@@ -42,13 +45,15 @@ pub struct AttentionOutput<B: Backend> {
 /// What the softmax is made of, row by row: `output = numerator / denominator`.
 ///
 /// Numerator and denominator are relative to `exp(maximum)`, the largest exponential of a key that is kept and visible,
-/// so that they neither overflow nor vanish. A key kept with probability `p` counts `1 / p` times in both.
+/// so that they neither overflow nor vanish. A key kept with probability `p` counts `1 / p` times in both. A
+/// [sink](AttentionInputs::with_sinks) counts once in the maximum, the denominator and the log-sum-exp, as a key with
+/// the value 0 would: the weight of a key is `exp(logit - log_sum_exp) / p` with and without.
 ///
 /// # Shapes
 /// - maximum, denominator, log_sum_exp: `[batch, heads, queries, 1]`
 /// - numerator: `[batch, heads, queries, value_dim]`
 ///
-/// A row that keeps or sees nothing has denominator 0 and log-sum-exp minus infinity.
+/// A row that keeps or sees nothing has denominator 0 and log-sum-exp minus infinity, unless there is a sink.
 #[derive(Debug, Clone)]
 pub struct SoftmaxStatistics<B: Backend> {
     /// The largest logit, after the division by the probabilities.
@@ -99,7 +104,7 @@ pub fn reference_attention<B: Backend>(
     requested: Requested,
 ) -> Result<AttentionOutput<B>, AttentionError> {
     validate(inputs, mask)?;
-    Ok(attend_in_blocks(inputs, mask, requested))
+    Ok(attend_with(inputs, mask, requested, attend_in_blocks))
 }
 
 fn validate<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<(), AttentionError> {
@@ -114,7 +119,28 @@ fn validate<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<(
 }
 
 fn attend<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> AttentionOutput<B> {
-    kernels::attend(inputs, mask, requested).unwrap_or_else(|| attend_in_blocks(inputs, mask, requested))
+    attend_with(inputs, mask, requested, |inputs, mask, requested| {
+        kernels::attend(inputs, mask, requested).unwrap_or_else(|| attend_in_blocks(inputs, mask, requested))
+    })
+}
+
+/// Attention by whatever computes it over keys: sinks join afterwards, and a window is a part of the mask where it can
+/// be.
+fn attend_with<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    requested: Requested,
+    compute: impl FnOnce(&AttentionInputs<B>, &Mask<B>, Requested) -> AttentionOutput<B>,
+) -> AttentionOutput<B> {
+    let of_mask = window::into_mask(inputs, mask);
+    let (inputs, mask) = of_mask.as_ref().map_or((inputs, mask), |(inputs, mask)| (inputs, mask));
+    match inputs.sinks() {
+        Some(logits) => {
+            let of_keys = compute(inputs, mask, Requested { statistics: true, ..requested });
+            sinks::join(of_keys, logits.clone(), inputs.queries().dtype(), requested)
+        }
+        None => compute(inputs, mask, requested),
+    }
 }
 
 fn attend_in_blocks<B: Backend>(
@@ -262,12 +288,12 @@ pub(super) fn columns<B: Backend>(
     rows: &Range<usize>,
 ) -> Vec<Range<usize>> {
     let keys = inputs.mask_shape().keys;
-    let end = inputs.visibility().end(rows, keys);
+    let span = inputs.visibility().span(rows, keys);
     let ranges = match mask.form() {
         MaskForm::Pattern(pattern) => pattern.columns(rows.clone(), keys),
         _ => [0..keys, 0..0],
     };
-    let seen = ranges.into_iter().map(|range| range.start..range.end.min(end));
+    let seen = ranges.into_iter().map(|range| range.start.max(span.start)..range.end.min(span.end));
     seen.filter(|range| !range.is_empty()).collect()
 }
 

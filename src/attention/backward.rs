@@ -3,7 +3,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use super::{
     AttentionGradients, AttentionInputs, AttentionTrace, Requested,
     attend::{Masked, columns, masked_scores, rows_at_a_time},
-    scores::{accumulation_dtype, cast, grouped_matmul},
+    scores::{accumulation_dtype, cast, grouped_matmul, logits},
     visibility::take,
 };
 use crate::mask::{Mask, MaskShape};
@@ -42,6 +42,11 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         let gradient = of_rows(&output_gradient);
         let slopes = grouped_matmul(gradient.clone(), of_columns(&all_values).swap_dims(2, 3)) - of_rows(&trace.mean);
         let slopes = (weights.clone() * slopes).mul_scalar(inputs.scale());
+        let slopes = match inputs.softcap() {
+            // The derivative of `cap * tanh(x / cap)`, by what it gives.
+            Some(cap) => slopes * (logits(inputs, rows.clone(), &columns).div_scalar(cap).square().neg() + 1),
+            None => slopes,
+        };
         of_queries.push(grouped_matmul(slopes.clone(), of_columns(&all_keys)));
         // The heads of a group are stacked as rows, so that the product sums over them.
         let stack = |tensor: Tensor<B, 4>| {

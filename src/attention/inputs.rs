@@ -30,12 +30,14 @@ pub struct AttentionInputs<B: Backend> {
     values: Tensor<B, 4>,
     visibility: Visibility<B>,
     scale: f64,
+    softcap: Option<f64>,
+    sinks: Option<Tensor<B, 1>>,
     layer: usize,
 }
 
 impl<B: Backend> AttentionInputs<B> {
-    /// Inputs with full [visibility](Self::with_visibility), the [scale](Self::with_scale) `1 / sqrt(head_dim)`, and
-    /// layer 0.
+    /// Inputs with full [visibility](Self::with_visibility), the [scale](Self::with_scale) `1 / sqrt(head_dim)`, no
+    /// [softcap](Self::with_softcap), no [sinks](Self::with_sinks), and layer 0.
     ///
     /// # Shapes
     /// - queries: `[batch, heads, queries, head_dim]`
@@ -73,6 +75,8 @@ impl<B: Backend> AttentionInputs<B> {
             keys,
             values,
             visibility: Visibility::Full,
+            softcap: None,
+            sinks: None,
             layer: 0,
         })
     }
@@ -80,7 +84,7 @@ impl<B: Backend> AttentionInputs<B> {
     /// Which keys each query may see.
     ///
     /// # Errors
-    /// If a tensor in it does not have the shape `[batch or 1, heads or 1, queries, keys]`.
+    /// If a tensor in it does not have the shape `[batch or 1, heads or 1, queries, keys]`, or a window is 0.
     pub fn with_visibility(mut self, visibility: Visibility<B>) -> Result<Self, AttentionError> {
         visibility.validate(self.mask_shape())?;
         self.visibility = visibility;
@@ -125,7 +129,62 @@ impl<B: Backend> AttentionInputs<B> {
         [queries, keys, values]: [Tensor<T, 4>; 3],
         visibility: Visibility<T>,
     ) -> AttentionInputs<T> {
-        AttentionInputs { queries, keys, values, visibility, scale: self.scale, layer: self.layer }
+        AttentionInputs {
+            queries,
+            keys,
+            values,
+            visibility,
+            scale: self.scale,
+            softcap: self.softcap,
+            sinks: None,
+            layer: self.layer,
+        }
+    }
+
+    /// Keeps every logit between `-cap` and `cap`, as [Gemma 2](https://arxiv.org/abs/2408.00118) does: after the scale
+    /// and before the visibility, a logit becomes `cap * tanh(logit / cap)`.
+    ///
+    /// It is part of the logits, so that it holds in attention of every kind, and scorers and samplers see it.
+    ///
+    /// # Errors
+    /// If it is not a finite number above 0.
+    pub fn with_softcap(mut self, cap: f64) -> Result<Self, AttentionError> {
+        if !(cap > 0.0 && cap.is_finite()) {
+            let value = cap.to_string();
+            return Err(AttentionError::Value { field: "softcap", value, allowed: "a finite number above 0" });
+        }
+        self.softcap = Some(cap);
+        Ok(self)
+    }
+
+    /// Lets a learned logit for each query head join the denominator of every softmax, with the value 0, as in
+    /// [GPT-OSS](https://arxiv.org/abs/2508.10925): a query that finds nothing can leave its weight there.
+    ///
+    /// The logits get a gradient. They are neither scaled nor capped, and no method drops them.
+    ///
+    /// # Shapes
+    /// - sinks: `[heads]`
+    ///
+    /// # Errors
+    /// If there is not one for each query head.
+    pub fn with_sinks(mut self, sinks: Tensor<B, 1>) -> Result<Self, AttentionError> {
+        let heads = self.mask_shape().heads;
+        if sinks.dims() != [heads] {
+            let expected = format!("[{heads}] (heads)");
+            return Err(AttentionError::Shape { tensor: "sinks", found: sinks.dims().to_vec(), expected });
+        }
+        self.sinks = Some(sinks);
+        Ok(self)
+    }
+
+    /// The same inputs with no [sinks](Self::with_sinks).
+    pub(crate) fn without_sinks(&self) -> Self {
+        Self { sinks: None, ..self.clone() }
+    }
+
+    /// The same inputs with another visibility that is a range of keys for each query, and needs no check.
+    pub(crate) fn causal_from(&self, offset: usize) -> Self {
+        Self { visibility: Visibility::Causal { offset }, ..self.clone() }
     }
 
     /// The index of the layer that asks, for methods with weights or state by layer.
@@ -159,6 +218,16 @@ impl<B: Backend> AttentionInputs<B> {
         self.scale
     }
 
+    /// What bounds the logits, if anything does.
+    pub fn softcap(&self) -> Option<f64> {
+        self.softcap
+    }
+
+    /// The logits that join the denominators, `[heads]`, if there are any.
+    pub fn sinks(&self) -> Option<&Tensor<B, 1>> {
+        self.sinks.as_ref()
+    }
+
     /// The index of the layer that asks.
     pub fn layer(&self) -> usize {
         self.layer
@@ -170,11 +239,12 @@ impl<B: Backend> AttentionInputs<B> {
         MaskShape { batch, heads, queries, keys: self.keys.dims()[2] }
     }
 
-    /// The position of the first query among the keys: the offset of causal visibility, otherwise `keys - queries`.
+    /// The position of the first query among the keys: the offset of causal visibility or of a window, otherwise
+    /// `keys - queries`.
     pub fn offset(&self) -> isize {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         match self.visibility {
-            Visibility::Causal { offset } => offset as isize,
+            Visibility::Causal { offset } | Visibility::Window { offset, .. } => offset as isize,
             _ => keys as isize - queries as isize,
         }
     }

@@ -10,7 +10,9 @@ mod inputs;
 mod report;
 mod research;
 pub(crate) mod scores;
+mod sinks;
 mod visibility;
+mod window;
 
 pub use attend::{
     AttentionOutput, Requested, SoftmaxStatistics, dense_attention, masked_attention, reference_attention,

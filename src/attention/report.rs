@@ -20,7 +20,7 @@ pub struct HeadReport {
     /// none.
     pub log_sum_exp_error: f64,
     /// Mean over the queries of the share of the dense attention weights that lies on the kept keys. Sampled keys count
-    /// with their own weight only.
+    /// with their own weight only, and [sinks](AttentionInputs::with_sinks) not at all.
     pub mass_kept: f64,
 }
 
@@ -40,23 +40,26 @@ impl AttentionReport {
         let requested = Requested { statistics: true, weights: false };
         let dense = dense_attention(inputs, requested);
         let sparse = masked_attention(inputs, mask, requested)?;
-        let support = masked_attention(inputs, &mask.support(), requested)?;
+        let without_sinks = inputs.without_sinks();
+        let support = masked_attention(&without_sinks, &mask.support(), requested)?;
+        let of_keys = inputs.sinks().map(|_| dense_attention(&without_sinks, requested));
         let MaskShape { heads, queries, .. } = inputs.mask_shape();
         let width = dense.output.dims()[3] * queries;
         let (dense_output, sparse_output) = (host(&dense.output), host(&sparse.output));
         let log_sum_exp = |output: &super::AttentionOutput<B>| {
             output.statistics.as_ref().map_or(Vec::new(), |all| host(&all.log_sum_exp))
         };
+        let of_keys = log_sum_exp(of_keys.as_ref().unwrap_or(&dense));
         let (dense, sparse, support) = (log_sum_exp(&dense), log_sum_exp(&sparse), log_sum_exp(&support));
         let densities = mask.density_per_head(inputs.visibility());
         let heads = densities.into_iter().enumerate().map(|(index, density)| {
             let outputs = index * width..(index + 1) * width;
             let rows = index * queries..(index + 1) * queries;
             let (mut shift, mut mass, mut seeing) = (0.0, 0.0, 0);
-            for row in rows.filter(|&row| dense[row] > f64::NEG_INFINITY) {
+            for row in rows.filter(|&row| of_keys[row] > f64::NEG_INFINITY) {
                 seeing += 1;
                 shift += (sparse[row] - dense[row]).abs();
-                mass += (support[row] - dense[row]).exp();
+                mass += (support[row] - of_keys[row]).exp();
             }
             let per_query = f64::from(seeing.max(1));
             HeadReport {

@@ -19,7 +19,7 @@ pub(crate) fn cast<B: Backend>(tensor: Tensor<B, 4>, dtype: DType) -> Tensor<B, 
     }
 }
 
-/// Scaled products of some queries with some keys, plus the bias, without a word on what is hidden.
+/// Scaled products of some queries with some keys, capped, plus the bias, without a word on what is hidden.
 ///
 /// # Shapes
 /// - output: `[batch, heads, rows, columns]`, in the [accumulation type](accumulation_dtype).
@@ -32,6 +32,10 @@ pub(crate) fn logits<B: Backend>(
     let queries = cast(take(inputs.queries().clone(), 2, std::slice::from_ref(&rows)), dtype);
     let keys = cast(take(inputs.keys().clone(), 2, columns), dtype);
     let products = grouped_matmul(queries.mul_scalar(inputs.scale()), keys.swap_dims(2, 3));
+    let products = match inputs.softcap() {
+        Some(cap) => products.div_scalar(cap).tanh().mul_scalar(cap),
+        None => products,
+    };
     match inputs.visibility().bias(rows, columns, dtype) {
         Some(bias) => products + bias,
         None => products,

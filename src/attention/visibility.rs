@@ -18,6 +18,16 @@ pub enum Visibility<B: Backend> {
         /// The position of the first query.
         offset: usize,
     },
+    /// Query `i` sees the last `window` keys up to its position `offset + i`, itself among them: a layer with a sliding
+    /// window.
+    ///
+    /// It limits what may be seen at all, so that a method chooses within the window.
+    Window {
+        /// The position of the first query.
+        offset: usize,
+        /// How many keys a query sees, at least 1.
+        window: usize,
+    },
     /// `true` = hidden, as in burn. `[batch or 1, heads or 1, queries, keys]`.
     Masked(Tensor<B, 4, Bool>),
     /// Added to the scaled scores. `[batch or 1, heads or 1, queries, keys]`.
@@ -28,10 +38,13 @@ pub enum Visibility<B: Backend> {
 }
 
 impl<B: Backend> Visibility<B> {
-    /// Checks that a tensor in it fits a shape.
+    /// Checks that a tensor in it fits a shape, and that a window shows something.
     pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), AttentionError> {
         let found = match self {
-            Self::Full | Self::Causal { .. } => return Ok(()),
+            Self::Window { window: 0, .. } => {
+                return Err(AttentionError::Value { field: "window", value: "0".into(), allowed: "at least 1" });
+            }
+            Self::Full | Self::Causal { .. } | Self::Window { .. } => return Ok(()),
             Self::Masked(hidden) => hidden.dims(),
             Self::Biased(bias) => bias.dims(),
         };
@@ -51,21 +64,25 @@ impl<B: Backend> Visibility<B> {
         }
     }
 
-    /// How many of the first keys each row sees, where that says it all.
-    pub(crate) fn closed_form(&self) -> Option<impl Fn(usize, usize) -> usize + use<B>> {
-        let offset = match self {
-            Self::Full => usize::MAX,
-            Self::Causal { offset } => *offset,
+    /// Which of so many keys each row sees, where they are a range.
+    pub(crate) fn closed_form(&self) -> Option<impl Fn(usize, usize) -> Range<usize> + use<B>> {
+        let (offset, window) = match self {
+            Self::Full => (usize::MAX, usize::MAX),
+            Self::Causal { offset } => (*offset, usize::MAX),
+            Self::Window { offset, window } => (*offset, *window),
             Self::Masked(_) | Self::Biased(_) => return None,
         };
-        Some(move |row: usize, keys: usize| keys.min(offset.saturating_add(row).saturating_add(1)))
+        Some(move |row: usize, keys: usize| {
+            let end = offset.saturating_add(row).saturating_add(1);
+            end.saturating_sub(window).min(keys)..end.min(keys)
+        })
     }
 
-    /// One past the last key that any of some rows sees.
-    pub(crate) fn end(&self, rows: &Range<usize>, keys: usize) -> usize {
+    /// The range of keys outside of which none of some rows sees anything.
+    pub(crate) fn span(&self, rows: &Range<usize>, keys: usize) -> Range<usize> {
         match (self.closed_form(), rows.end.checked_sub(1)) {
-            (Some(seen), Some(last)) => seen(last, keys),
-            _ => keys,
+            (Some(seen), Some(last)) => seen(rows.start, keys).start..seen(last, keys).end,
+            _ => 0..keys,
         }
     }
 
@@ -80,9 +97,13 @@ impl<B: Backend> Visibility<B> {
     ) -> Option<Tensor<B, 4, Bool>> {
         match self {
             Self::Full => None,
-            Self::Causal { offset } => {
+            Self::Causal { offset } | Self::Window { offset, .. } => {
+                let window = if let Self::Window { window, .. } = self { *window } else { usize::MAX };
+                let first = columns.iter().map(|range| range.start).min().unwrap_or(0);
                 let last = columns.iter().map(|range| range.end).max().unwrap_or(0);
-                if last.min(shape.keys) <= offset + rows.start + 1 {
+                let after = last.min(shape.keys) > offset + rows.start + 1;
+                let before = first < (offset + rows.end).saturating_sub(window);
+                if !after && !before {
                     return None;
                 }
                 let column = crate::mask::columns_index::<B>(columns, device);
@@ -90,7 +111,12 @@ impl<B: Backend> Visibility<B> {
                 let row = Tensor::<B, 1, Int>::arange(rows.start as i64..rows.end as i64, device)
                     .reshape([1, 1, length, 1])
                     .add_scalar(*offset as i64);
-                Some(column.greater(row))
+                let hidden = column.clone().greater(row.clone());
+                match before {
+                    // A window that hides something is no longer than there are positions.
+                    true => Some(hidden.bool_or(column.lower_equal(row.sub_scalar(window as i64)))),
+                    false => Some(hidden),
+                }
             }
             Self::Masked(hidden) => Some(take_columns(hidden.clone().slice_dim(2, rows), columns)),
             Self::Biased(bias) => {

@@ -109,6 +109,8 @@ fn attend<B: SparseBackend, C: CheckpointStrategy>(
         Visibility::Full => Visibility::Full,
         Visibility::Causal { offset } => Visibility::Causal { offset: *offset },
         Visibility::Masked(hidden) => Visibility::Masked(hidden.clone().inner()),
+        // Kernels are handed a range of keys as causal visibility and a mask.
+        Visibility::Window { .. } => return None,
         // A bias may want gradients of its own.
         Visibility::Biased(_) => return None,
     };

@@ -1,4 +1,4 @@
-use burn::tensor::{backend::Backend, ops::FloatTensor};
+use burn::tensor::{Slice, TensorMetadata, backend::Backend, ops::FloatTensor};
 
 use super::HostTensor;
 use crate::{
@@ -6,13 +6,28 @@ use crate::{
     mask::{Pattern, Rows},
 };
 
-/// What a backend can do natively. `None` from any of these means that it cannot, there and then: generic tensor
+/// What a backend can do natively. `None` from those that may give it means that it cannot, there and then: generic tensor
 /// operations do it instead, which are the reference that native kernels are tested against.
 pub trait SparseBackend: Backend {
     /// Borrows a tensor of four dimensions from the memory of the host, if it lies there.
     fn host_tensor(tensor: FloatTensor<Self>) -> Option<Box<dyn HostTensor>> {
         let _ = tensor;
         None
+    }
+
+    /// A tensor with `new` written over what stands from `first` on along a dimension, in place where nobody else holds the
+    /// tensor.
+    fn write_along(tensor: FloatTensor<Self>, dim: usize, first: usize, new: FloatTensor<Self>) -> FloatTensor<Self> {
+        let mut ranges = new.shape().iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
+        ranges[dim] = Slice::from(first..first + new.shape()[dim]);
+        Self::float_slice_assign(tensor, &ranges, new)
+    }
+
+    /// What stands before `end` along a dimension of a tensor, a view where that can be.
+    fn before(tensor: FloatTensor<Self>, dim: usize, end: usize) -> FloatTensor<Self> {
+        let mut ranges = tensor.shape().iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
+        ranges[dim] = Slice::from(0..end);
+        Self::float_slice(tensor, &ranges)
     }
 
     /// Attention over the keys that a pattern keeps and the [visibility](AttentionInputs::visibility) shows. Time and

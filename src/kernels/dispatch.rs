@@ -21,6 +21,8 @@ type Gather<B> = fn(&AttentionInputs<B>, &Rows<B>, Requested) -> Option<Attentio
 /// which is what lets a downcast find it.
 pub(super) struct Table<B: Backend> {
     host_tensor: fn(FloatTensor<B>) -> Option<Box<dyn HostTensor>>,
+    write_along: fn(FloatTensor<B>, usize, usize, FloatTensor<B>) -> FloatTensor<B>,
+    before: fn(FloatTensor<B>, usize, usize) -> FloatTensor<B>,
     pub band_attention: Band<B>,
     pub gather_attention: Gather<B>,
 }
@@ -35,7 +37,13 @@ impl<B: Backend> Copy for Table<B> {}
 
 impl<B: SparseBackend> Table<B> {
     const fn of() -> Self {
-        Self { host_tensor: B::host_tensor, band_attention: B::band_attention, gather_attention: B::gather_attention }
+        Self {
+            host_tensor: B::host_tensor,
+            write_along: B::write_along,
+            before: B::before,
+            band_attention: B::band_attention,
+            gather_attention: B::gather_attention,
+        }
     }
 }
 
@@ -109,5 +117,37 @@ pub(crate) fn host_tensor<B: Backend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn H
     match tensor.clone().into_primitive() {
         TensorPrimitive::Float(tensor) => (table.host_tensor)(tensor),
         TensorPrimitive::QFloat(_) => None,
+    }
+}
+
+/// A tensor with `new` written over what stands from `first` on along a dimension, in place where nobody else holds the
+/// tensor.
+pub(crate) fn write_along<B: Backend, const D: usize>(
+    tensor: Tensor<B, D>,
+    dim: usize,
+    first: usize,
+    new: Tensor<B, D>,
+) -> Tensor<B, D> {
+    match table::<B>() {
+        Some(table) => {
+            let (tensor, new) = (tensor.into_primitive().tensor(), new.into_primitive().tensor());
+            Tensor::from_primitive(TensorPrimitive::Float((table.write_along)(tensor, dim, first, new)))
+        }
+        None => {
+            let mut ranges = new.dims().map(|length| 0..length);
+            ranges[dim] = first..first + new.dims()[dim];
+            tensor.slice_assign(ranges, new)
+        }
+    }
+}
+
+/// What stands before `end` along a dimension of a tensor, a view where that can be.
+pub(crate) fn before<B: Backend, const D: usize>(tensor: &Tensor<B, D>, dim: usize, end: usize) -> Tensor<B, D> {
+    match table::<B>() {
+        Some(table) => {
+            let part = (table.before)(tensor.clone().into_primitive().tensor(), dim, end);
+            Tensor::from_primitive(TensorPrimitive::Float(part))
+        }
+        None => tensor.clone().slice_dim(dim, 0..end),
     }
 }

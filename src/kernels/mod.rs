@@ -16,5 +16,5 @@ mod dispatch;
 pub use backend::SparseBackend;
 pub(crate) use choice::attend;
 pub use cpu::{Heads, HostTensor};
-pub(crate) use dispatch::host_tensor;
+pub(crate) use dispatch::{before, host_tensor, write_along};
 pub use dispatch::{native_path, register};

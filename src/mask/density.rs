@@ -63,10 +63,11 @@ impl<B: Backend> Mask<B> {
                         MaskForm::Pattern(pattern) => pattern.row(row, keys),
                         _ => [0..keys, 0..0],
                     };
-                    pairs.visible += seen as f64;
+                    pairs.visible += seen.len() as f64;
                     for range in ranges {
                         pairs.kept += range.len() as f64;
-                        pairs.kept_and_visible += range.end.min(seen).saturating_sub(range.start) as f64;
+                        let both = range.start.max(seen.start)..range.end.min(seen.end);
+                        pairs.kept_and_visible += both.len() as f64;
                     }
                 }
                 vec![pairs; batch * heads]
@@ -78,9 +79,10 @@ impl<B: Backend> Mask<B> {
                     let pairs = &mut heads_pairs[row / queries];
                     let seen = seen(row % queries, keys);
                     pairs.all += keys as f64;
-                    pairs.visible += seen as f64;
+                    pairs.visible += seen.len() as f64;
                     pairs.kept += list.len() as f64;
-                    pairs.kept_and_visible += list.iter().filter(|kept| (kept.key as usize) < seen).count() as f64;
+                    pairs.kept_and_visible +=
+                        list.iter().filter(|kept| seen.contains(&(kept.key as usize))).count() as f64;
                 }
                 heads_pairs
             }

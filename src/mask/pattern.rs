@@ -83,6 +83,18 @@ impl Pattern {
         };
         Some(Self { sink: self.sink.max(other.sink), window: self.window.max(other.window), offset })
     }
+
+    /// What it keeps of a sliding window, if that is a pattern: it is not where a sink reaches into the window, or the
+    /// two windows stand at different positions.
+    pub(crate) fn within(&self, seen: Self) -> Option<Self> {
+        let aligned = self.offset == seen.offset;
+        match self {
+            Self { sink: 0, window: 0, .. } => Some(*self),
+            _ if aligned && self.window >= seen.window => Some(seen),
+            Self { sink: 0, .. } if aligned => Some(*self),
+            _ => None,
+        }
+    }
 }
 
 fn clamp(position: isize, keys: usize) -> usize {
@@ -117,6 +129,21 @@ mod tests {
         let pattern = Pattern { sink: 2, window: 4, offset: 5 };
         assert_eq!(pattern.columns(1..3, 20), [0..2, 3..8]);
         assert_eq!(pattern.columns(0..1, 20), [0..6, 0..0]);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_window_is_what_both_keep() {
+        let seen = Pattern::local(4, 2);
+        for (sink, window, offset) in [(0, 0, 9), (0, 3, 2), (0, 4, 2), (5, 7, 2), (5, usize::MAX, 2)] {
+            let pattern = Pattern { sink, window, offset };
+            let within = pattern.within(seen).expect("a pattern");
+            for (row, key) in (0..9).flat_map(|row| (0..20).map(move |key| (row, key))) {
+                let both = pattern.keeps(row, key) && seen.keeps(row, key);
+                assert_eq!(within.keeps(row, key), both, "{pattern:?} row {row} key {key}");
+            }
+        }
+        assert_eq!(Pattern { sink: 2, window: 3, offset: 2 }.within(seen), None);
+        assert_eq!(Pattern::local(3, 1).within(seen), None);
     }
 
     #[test]

@@ -235,13 +235,23 @@ impl<B: Backend> Rows<B> {
 
     /// The rows without the keys that a pattern keeps anyway.
     pub(super) fn outside(&self, pattern: Pattern) -> Self {
+        self.without(pattern, true)
+    }
+
+    /// The rows with no other keys than a pattern keeps.
+    pub(crate) fn inside(&self, pattern: Pattern) -> Self {
+        self.without(pattern, false)
+    }
+
+    /// The rows without the keys that a pattern keeps, or without all others.
+    fn without(&self, pattern: Pattern, kept: bool) -> Self {
         let [_, _, queries, width] = self.dims;
         if let Some(lists) = self.lists.get() {
             let mut lists = Lists::clone(lists);
             let slots = lists.indices.iter_mut().zip(&mut lists.probability);
             for (slot, (index, probability)) in slots.enumerate() {
                 let query = slot / width % queries;
-                if usize::try_from(*index).is_ok_and(|key| pattern.keeps(query, key)) {
+                if usize::try_from(*index).is_ok_and(|key| pattern.keeps(query, key) == kept) {
                     (*index, *probability) = (-1, 0.0);
                 }
             }
@@ -253,8 +263,9 @@ impl<B: Backend> Rows<B> {
             Tensor::<B, 1, Int>::arange(first..first + queries as i64, &self.device).reshape([1, 1, queries, 1]);
         let distance = position.sub(indices.clone());
         let in_window = distance.clone().greater_equal_elem(0).bool_and(distance.lower_elem(pattern.window as i64));
-        let kept = in_window.bool_or(indices.clone().lower_elem(pattern.sink as i64));
-        Self::from_tensors(indices.mask_fill(kept.clone(), -1), self.probability().mask_fill(kept, 0.0))
+        let of_pattern = in_window.bool_or(indices.clone().lower_elem(pattern.sink as i64));
+        let gone = if kept { of_pattern } else { of_pattern.bool_not() };
+        Self::from_tensors(indices.mask_fill(gone.clone(), -1), self.probability().mask_fill(gone, 0.0))
     }
 
     /// Checks what the type promises, on the host.
@@ -321,11 +332,12 @@ mod tests {
         let tensors = || Rows::new(lists().indices(), lists().probability()).expect("the shapes agree");
         let pattern = Pattern { sink: 2, window: 4, offset: 6 };
         type Operation = fn(Rows<Flex>, Pattern) -> Rows<Flex>;
-        let operations: [(&str, Operation); 5] = [
+        let operations: [(&str, Operation); 6] = [
             ("themselves", |rows, _| rows),
             ("support", |rows, _| rows.support()),
             ("narrow", |rows, _| rows.narrow([1..2, 1..3, 2..5])),
             ("outside", |rows, pattern| rows.outside(pattern)),
+            ("inside", |rows, pattern| rows.inside(pattern)),
             ("concatenate", |rows, pattern| rows.clone().concatenate(rows.outside(pattern))),
         ];
         for (name, operation) in operations {

@@ -4,13 +4,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig,
+    ConfigError, Context, KeyMemory, LayerState, Masker, MaskerConfig,
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::{Kept, Mask},
-    scorer::{Host, Seen, dot, pack},
+    scorer::{Host, Seen, dot, pack, truncate},
 };
 
 /// Configuration of [MagicPig].
@@ -116,9 +116,27 @@ struct HeadTables {
     mean: Vec<f32>,
     /// `M`.
     scale: f32,
+    /// How many keys there were when it was last raised.
+    scaled_at: usize,
     /// The centred keys, with the coordinate that completes them to length 1.
     keys: Vec<f32>,
     signatures: Vec<u64>,
+}
+
+impl KeyMemory for Tables {
+    /// A scale or a mean of keys that are gone is made anew.
+    fn truncate(&mut self, keys: usize) {
+        let (count, first) = (self.seen.keys(), self.seen.first());
+        if keys < first || self.by_head.iter().any(|tables| keys < tables.scaled_at) {
+            self.seen.restart(keys);
+        } else {
+            for tables in &mut self.by_head {
+                truncate(&mut tables.keys, count, keys);
+                truncate(&mut tables.signatures, count, keys);
+            }
+            self.seen.truncate(keys);
+        }
+    }
 }
 
 impl HeadTables {
@@ -131,6 +149,7 @@ impl HeadTables {
             // The old keys in their own length again, so that all stand for the same scale.
             let old = known.flatten().map(|x| x * self.scale).collect::<Vec<_>>();
             self.scale = longest * HEADROOM;
+            self.scaled_at = (old.len() + centred.len()) / width;
             self.keys.clear();
             self.signatures.clear();
             [old, centred].concat()
@@ -214,11 +233,12 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
         let memory = state.memory::<Tables>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         let keys = Host::of_range(inputs.keys(), new.clone());
+        let first = memory.seen.first();
         if anew {
             memory.directions = drawn;
             memory.by_head = (0..batch * kv_heads)
                 .map(|head| HeadTables {
-                    mean: if center { mean(keys.head(head), width) } else { vec![0.0; width] },
+                    mean: if center { mean(&keys.head(head)[..first * width], width) } else { vec![0.0; width] },
                     ..HeadTables::default()
                 })
                 .collect();
@@ -226,7 +246,10 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
         let directions = &memory.directions;
         if !new.is_empty() {
             memory.by_head.par_iter_mut().enumerate().for_each(|(head, tables)| {
-                tables.grow(keys.head(head), width, directions, lsh_k);
+                // Keys that come again after some were taken back come as they did in decoding, one by one.
+                let (begin, later) = keys.head(head).split_at(if anew { first * width } else { new.len() * width });
+                tables.grow(begin, width, directions, lsh_k);
+                later.chunks(width).for_each(|key| tables.grow(key, width, directions, lsh_k));
             });
         }
         let queries = Host::of(inputs.queries());

@@ -46,7 +46,7 @@ pub use report::{RowSample, SamplingReport};
 pub use share_group::ShareGroup;
 pub use sink::{Sink, SinkConfig};
 pub use size::Size;
-pub use state::{LayerState, Randomness};
+pub use state::{KeyMemory, LayerState, Randomness};
 pub use threshold::{Threshold, ThresholdConfig};
 pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
 pub use top_p::{OracleTopPConfig, TopP, TopPConfig};

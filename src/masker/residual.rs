@@ -8,26 +8,27 @@ use crate::{attention::AttentionInputs, mask::Kept};
 /// What earlier maskers left of a row.
 pub(crate) struct Residual<'a> {
     pub logits: &'a [f32],
-    /// The largest visible logit; exponentials are relative to it.
+    /// The largest visible logit, or that of the sink; exponentials are relative to it.
     pub maximum: f32,
     /// The keys that may be drawn.
     pub population: Vec<u32>,
     /// The keys kept already, each with the inverse of its probability.
     pub kept: Vec<(u32, f64)>,
-    /// Sum of the exponentials of the kept keys, each divided by its probability.
+    /// Sum of the exponentials of the kept keys, each divided by its probability, and of the sink.
     pub kept_sum: f64,
 }
 
 impl<'a> Residual<'a> {
-    /// From the logits of a row (minus infinity where hidden), the weights of the mask so far, and the keys that may be
-    /// drawn at all.
-    pub fn of(logits: &'a [f32], weights: Option<&[f32]>, range: Range<usize>) -> Self {
+    /// From the logits of a row (minus infinity where hidden), the weights of the mask so far, the keys that may be
+    /// drawn at all, and the logit of the sink.
+    pub fn of(logits: &'a [f32], weights: Option<&[f32]>, range: Range<usize>, sink: Option<f32>) -> Self {
+        let maximum = logits.iter().copied().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
         let mut residual = Self {
             logits,
-            maximum: logits.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            maximum,
             population: Vec::with_capacity(range.len()),
             kept: Vec::new(),
-            kept_sum: 0.0,
+            kept_sum: sink.map_or(0.0, |sink| f64::from(sink - maximum).exp()),
         };
         for key in (0..logits.len()).filter(|&key| logits[key] > f32::NEG_INFINITY) {
             let weight = weights.map_or(0.0, |weights| weights[key]);
@@ -62,6 +63,26 @@ impl Residual<'_> {
         let population = self.population.len();
         let report = RowSample { population, drawn: population, standard_error: 0.0, half_width: 0.0 };
         (self.population.iter().copied().map(Kept::certainly).collect(), report)
+    }
+}
+
+/// The logit of the sink of each row.
+pub(crate) struct Sinks {
+    logits: Option<Vec<f32>>,
+    queries: usize,
+}
+
+impl Sinks {
+    /// The sinks of the inputs, if there are any.
+    pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Self {
+        let logits = inputs.sinks().map(|sinks| sinks.to_data().convert::<f32>().iter::<f32>().collect());
+        Self { logits, queries: inputs.mask_shape().queries }
+    }
+
+    /// The sink of a row, counted over batch, heads and queries.
+    pub fn row(&self, row: usize) -> Option<f32> {
+        let logits = self.logits.as_ref()?;
+        logits.get(row / self.queries % logits.len()).copied()
     }
 }
 
@@ -131,9 +152,17 @@ mod tests {
     #[test]
     fn the_residual_leaves_out_hidden_and_kept_keys() {
         let logits = [0.0, 1.0, f32::NEG_INFINITY, 1.0, 0.0];
-        let residual = Residual::of(&logits, Some(&[0.5, 0.0, 1.0, 0.0, 0.0]), 1..4);
+        let residual = Residual::of(&logits, Some(&[0.5, 0.0, 1.0, 0.0, 0.0]), 1..4, None);
         assert_eq!(residual.population, [1, 3]);
         assert!((residual.kept_sum - 2.0 * (-1.0f64).exp()).abs() < 1e-12);
         assert_eq!(residual.mean_and_deviation(&[1, 3]), (1.0, 0.0));
+    }
+
+    #[test]
+    fn a_sink_is_part_of_what_is_kept() {
+        let logits = [0.0, 1.0];
+        let residual = Residual::of(&logits, Some(&[1.0, 0.0]), 0..2, Some(3.0));
+        assert!((residual.kept_sum - (1.0 + (-3.0f64).exp())).abs() < 1e-12);
+        assert!((residual.exponential(1) - (-2.0f64).exp()).abs() < 1e-12);
     }
 }

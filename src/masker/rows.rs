@@ -54,7 +54,8 @@ pub(crate) fn by_candidates<B: Backend, T: Clone + Send>(
                 scorer.score_group(kv_head, query, scores);
                 let seen = seen(query, shape.keys);
                 for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
-                    scores[seen..].fill(f32::NEG_INFINITY);
+                    scores[..seen.start].fill(f32::NEG_INFINITY);
+                    scores[seen.end..].fill(f32::NEG_INFINITY);
                     taken.hide(rows.row(kv_head, head, query), query, scores);
                 }
             },

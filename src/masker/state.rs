@@ -10,14 +10,27 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 /// What a method keeps between the calls of one layer: where its random numbers stand, and what its parts remember of
 /// the keys.
 ///
-/// One state belongs to one layer of one sequence, and is made anew with the KV cache. The same seed, layer and sequence
-/// of calls give the same draws on every backend.
+/// One state belongs to one layer of one sequence, and is [cleared](Self::clear) and [cut back](Self::truncate) with the
+/// KV cache. The same seed, layer and sequence of calls give the same draws on every backend.
 #[derive(Default)]
 pub struct LayerState {
     seed: u64,
     draws: u64,
     place: usize,
-    memories: HashMap<(usize, TypeId), Box<dyn Any + Send>>,
+    memories: HashMap<(usize, TypeId), Memory>,
+}
+
+/// A memory of keys that can be cut back, see [LayerState::key_memory].
+pub trait KeyMemory: Default + Send + 'static {
+    /// Forgets all but the first `keys`, and whatever else came of the others. The memory may forget more, as long as it
+    /// knows what to make anew when keys come next.
+    fn truncate(&mut self, keys: usize);
+}
+
+struct Memory {
+    content: Box<dyn Any + Send>,
+    /// [KeyMemory::truncate] of its type, if it has one.
+    truncate: Option<fn(&mut dyn Any, usize)>,
 }
 
 impl LayerState {
@@ -39,13 +52,39 @@ impl LayerState {
     }
 
     /// What the masker at work has remembered under a type of its own: its default at first, and then what earlier calls
-    /// left in it.
+    /// left in it. [Self::truncate] forgets it.
     pub fn memory<T: Default + Send + 'static>(&mut self) -> &mut T {
-        let memory = self.memories.entry((self.place, TypeId::of::<T>())).or_insert_with(|| Box::<T>::default());
-        match memory.downcast_mut() {
+        self.remembered(None)
+    }
+
+    /// The same for what is remembered of keys one by one, which [Self::truncate] cuts back instead.
+    pub fn key_memory<T: KeyMemory>(&mut self) -> &mut T {
+        self.remembered(Some(|memory, keys| {
+            if let Some(memory) = memory.downcast_mut::<T>() {
+                memory.truncate(keys);
+            }
+        }))
+    }
+
+    fn remembered<T: Default + Send + 'static>(&mut self, truncate: Option<fn(&mut dyn Any, usize)>) -> &mut T {
+        let place = (self.place, TypeId::of::<T>());
+        let memory = self.memories.entry(place).or_insert_with(|| Memory { content: Box::<T>::default(), truncate });
+        match memory.content.downcast_mut() {
             Some(memory) => memory,
             None => unreachable!("a memory is only ever stored under the identity of its own type"),
         }
+    }
+
+    /// Forgets all but the first `keys`: what maskers do next is what they would do had the others never been there.
+    /// Random numbers go on where they stand.
+    pub fn truncate(&mut self, keys: usize) {
+        self.memories
+            .retain(|_, memory| memory.truncate.map(|truncate| truncate(memory.content.as_mut(), keys)).is_some());
+    }
+
+    /// Back to the state before the first call, for another sequence.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.seed);
     }
 
     /// Lets a part of a masker work, so that it remembers apart from the masker's other parts of the same type.
@@ -119,5 +158,27 @@ mod tests {
         state.memory::<Vec<u32>>().push(2);
         state.enter(0);
         assert_eq!(*state.memory::<Vec<u32>>(), [1]);
+    }
+
+    #[test]
+    fn memories_of_keys_are_cut_back_and_others_forgotten() {
+        #[derive(Default)]
+        struct Keys(Vec<u32>);
+        impl KeyMemory for Keys {
+            fn truncate(&mut self, keys: usize) {
+                self.0.truncate(keys);
+            }
+        }
+        let mut state = LayerState::new(1);
+        state.memory::<Vec<u32>>().push(1);
+        state.key_memory::<Keys>().0.extend([1, 2, 3]);
+        let before = state.randomness(0).row(0).next_u64();
+        state.truncate(2);
+        assert!(state.memory::<Vec<u32>>().is_empty());
+        assert_eq!(state.key_memory::<Keys>().0, [1, 2]);
+        assert_ne!(state.randomness(0).row(0).next_u64(), before);
+        state.clear();
+        assert!(state.key_memory::<Keys>().0.is_empty());
+        assert_eq!(state.randomness(0).row(0).next_u64(), before);
     }
 }

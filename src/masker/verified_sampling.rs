@@ -5,7 +5,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
     report::{RowSample, SamplingReport},
-    residual::{Residual, Values},
+    residual::{Residual, Sinks, Values},
     rows::{by_row, host},
     sampling::{RandomOrder, without_replacement},
 };
@@ -107,11 +107,11 @@ impl VerifiedSampling {
     ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
         let keys = mask.shape().keys;
         let randomness = state.randomness(inputs.layer());
-        let logits = host(visible_logits(inputs));
+        let (logits, sinks) = (host(visible_logits(inputs)), Sinks::of(inputs));
         let weights = host(mask.to_dense());
         let values = Values::of(inputs, self.config.target != Target::Denominator);
         let rows = by_row(&logits, keys, |row, logits| {
-            let residual = Residual::of(logits, Some(&weights[row * keys..(row + 1) * keys]), 0..keys);
+            let residual = Residual::of(logits, Some(&weights[row * keys..(row + 1) * keys]), 0..keys, sinks.row(row));
             self.draw(&residual, &values.row(row), &mut randomness.row(row))
         });
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     FileError,
     attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState},
+    kernels::cpu::softcap,
+    masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
 /// Configuration of [Channels].
@@ -137,6 +138,13 @@ struct Memory {
     by_head: Vec<Labels>,
 }
 
+impl KeyMemory for Memory {
+    fn truncate(&mut self, keys: usize) {
+        self.by_head.iter_mut().for_each(|labels| labels.truncate(keys));
+        self.seen.truncate(keys);
+    }
+}
+
 impl Channels {
     /// The channels of each head that are used.
     fn chosen<B: Backend>(&self, inputs: &AttentionInputs<B>) -> Result<Vec<&[usize]>, AttentionError> {
@@ -172,7 +180,7 @@ impl Channels {
         let shape = inputs.mask_shape();
         let heads = shape.batch * shape.heads;
         let group = shape.heads / inputs.kv_heads();
-        let memory = state.memory::<Memory>();
+        let memory = state.key_memory::<Memory>();
         let (new, anew) = memory.seen.advance(heads, shape.keys);
         if anew {
             memory.by_head =
@@ -197,7 +205,7 @@ impl Channels {
             label
         };
         let queries = (0..heads).map(|head| (0..shape.queries).map(|query| label(head, query)).collect()).collect();
-        Ok(ChannelRows { group, queries, keys: &memory.by_head })
+        Ok(ChannelRows { group, softcap: inputs.softcap(), queries, keys: &memory.by_head })
     }
 }
 
@@ -217,6 +225,7 @@ impl<B: Backend> Scorer<B> for Channels {
 
 struct ChannelRows<'a> {
     group: usize,
+    softcap: Option<f64>,
     /// By head and query, the scaled label.
     queries: Vec<Vec<Vec<f32>>>,
     keys: &'a [Labels],
@@ -228,5 +237,6 @@ impl RowScorer for ChannelRows<'_> {
         for (head, scores) in (kv_head * self.group..).zip(scores.chunks_exact_mut(count)) {
             self.keys[head].products(&self.queries[head][query], scores);
         }
+        softcap(scores, self.softcap);
     }
 }

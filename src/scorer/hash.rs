@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     HashWeights, LayerPerceptrons, RowScorer, Scorer, ScorerConfig,
-    keys::{Host, Seen, all_scores},
+    keys::{Host, Seen, all_scores, truncate},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
     kernels::cpu::agreement,
-    masker::{ConfigError, Context, LayerState},
+    masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
 /// Configuration of [Hash](struct@Hash).
@@ -110,6 +110,13 @@ struct Signatures {
     by_head: Vec<Vec<u32>>,
 }
 
+impl KeyMemory for Signatures {
+    fn truncate(&mut self, keys: usize) {
+        self.by_head.iter_mut().for_each(|signatures| truncate(signatures, self.seen.keys(), keys));
+        self.seen.truncate(keys);
+    }
+}
+
 /// Bits of a word of a signature.
 const WORD: usize = u32::BITS as usize;
 
@@ -138,7 +145,7 @@ impl<B: Backend> Hash<B> {
         })?;
         check(weights, inputs)?;
         let heads = shape.batch * shape.heads;
-        let memory = state.memory::<Signatures>();
+        let memory = state.key_memory::<Signatures>();
         let (new, anew) = memory.seen.advance(heads, shape.keys);
         if anew {
             memory.by_head = vec![Vec::new(); heads];

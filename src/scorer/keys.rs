@@ -70,15 +70,50 @@ impl Host {
 pub(crate) struct Seen {
     heads: usize,
     keys: usize,
+    first: usize,
 }
 
 impl Seen {
     /// The keys that are new, and whether what was remembered is to be forgotten first.
     pub fn advance(&mut self, heads: usize, keys: usize) -> (Range<usize>, bool) {
         let anew = self.heads != heads || keys < self.keys;
-        let first = if anew { 0 } else { self.keys };
-        *self = Self { heads, keys };
-        (first..keys, anew)
+        let known = if anew { 0 } else { self.keys };
+        let first = match (anew, self.heads, self.first) {
+            (false, _, first) => first,
+            // After a [restart](Self::restart).
+            (true, 0, first @ 1..) => first.min(keys),
+            (true, ..) => keys,
+        };
+        *self = Self { heads, keys, first };
+        (known..keys, anew)
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+
+    /// How many keys the sequence began with, as far as they are still there: those of the first call.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Goes back to a number of keys.
+    pub fn truncate(&mut self, keys: usize) {
+        self.keys = self.keys.min(keys);
+        self.first = self.first.min(keys);
+    }
+
+    /// Starts anew with the next call, but with no more than `keys` as those that the sequence began with.
+    pub fn restart(&mut self, keys: usize) {
+        *self = Self { heads: 0, keys: 0, first: self.first.min(keys) };
+    }
+}
+
+/// Cuts a list with equally many entries for each of `count` keys back to the first `keys`.
+pub(crate) fn truncate<T>(list: &mut Vec<T>, count: usize, keys: usize) {
+    if keys < count {
+        list.truncate(list.len() / count * keys);
     }
 }
 

@@ -69,6 +69,20 @@ impl Labels {
         self.keys += 1;
     }
 
+    /// Forgets all but the first keys.
+    pub fn truncate(&mut self, keys: usize) {
+        if keys < self.keys {
+            self.keys = keys;
+            let size = keys.div_ceil(LABELS_AT_A_TIME) * self.channels * LABELS_AT_A_TIME;
+            match &mut self.codes {
+                Codes::Bytes(codes) => codes.truncate(size),
+                Codes::Reals(codes) => codes.truncate(size),
+            }
+            self.least.truncate(keys);
+            self.step.truncate(keys);
+        }
+    }
+
     /// The products of a query's label with those of all keys.
     pub fn products(&self, query: &[f32], scores: &mut [f32]) {
         match &self.codes {
@@ -100,6 +114,24 @@ mod tests {
                 let wanted = label.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
                 assert!((score - wanted).abs() < 2e-6 * 20.0, "{bits} bits, key {key}: {score}, not {wanted}");
             }
+        }
+    }
+
+    #[test]
+    fn labels_that_come_again_are_the_same() {
+        let label = |key: usize| [key as f32, 1.0 / (1.0 + key as f32), 3.0].into_iter();
+        for bits in [4, 16] {
+            let (mut once, mut again) = (Labels::new(3, bits), Labels::new(3, bits));
+            (0..70).for_each(|key| once.push(label(key)));
+            (0..100).for_each(|key| again.push(label(if key < 33 { key } else { 7 * key })));
+            again.truncate(33);
+            (33..70).for_each(|key| again.push(label(key)));
+            let products = |labels: &Labels| {
+                let mut scores = [0f32; 70];
+                labels.products(&[1.0, -2.0, 0.5], &mut scores);
+                scores
+            };
+            assert_eq!(products(&once), products(&again), "{bits} bits");
         }
     }
 

@@ -23,7 +23,7 @@ pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
 pub use hash::{Activation, Hash, HashConfig};
 pub use hash_weights::{HashWeights, HeadPerceptrons, LayerPerceptrons};
-pub(crate) use keys::{Host, Seen, dot, pack};
+pub(crate) use keys::{Host, Seen, dot, pack, truncate};
 pub use oracle::{Oracle, OracleConfig};
 pub use pages::{Pages, PagesConfig};
 pub use pq::{Pq, PqConfig};

@@ -12,7 +12,7 @@ use crate::{
     attention::{AttentionError, AttentionInputs, scores::logits},
     kernels::{
         HostTensor,
-        cpu::{group_logits, products},
+        cpu::{group_logits, products, softcap},
         host_tensor,
     },
     masker::{ConfigError, Context, LayerState},
@@ -31,7 +31,7 @@ fn sixteen() -> u32 {
     16
 }
 
-/// The exact logits: scaled products of queries and keys, plus the bias.
+/// The exact logits: scaled products of queries and keys, capped if there is a cap, plus the bias.
 ///
 /// It costs as much as dense attention, and shows how good a selector is when nothing is guessed. With fewer
 /// `label_bits` the keys are quantised vector by vector first, which is the fine estimate of
@@ -77,7 +77,7 @@ impl<B: Backend> Scorer<B> for Oracle {
         let (Some(queries), Some(keys)) = (host_tensor(inputs.queries()), host_tensor(inputs.keys())) else {
             return Ok(None);
         };
-        Ok(Some(Box::new(ExactRows { queries, keys, scale: inputs.scale() })))
+        Ok(Some(Box::new(ExactRows { queries, keys, scale: inputs.scale(), softcap: inputs.softcap() })))
     }
 }
 
@@ -92,6 +92,7 @@ impl Oracle {
         };
         QuantizedRows {
             scale: inputs.scale() as f32,
+            softcap: inputs.softcap(),
             group: inputs.mask_shape().heads / inputs.kv_heads(),
             queries: Host::of(inputs.queries()),
             labels: (0..keys.heads()).into_par_iter().map(label).collect(),
@@ -101,6 +102,7 @@ impl Oracle {
 
 struct QuantizedRows {
     scale: f32,
+    softcap: Option<f64>,
     group: usize,
     queries: Host,
     labels: Vec<Vec<f32>>,
@@ -111,6 +113,7 @@ impl RowScorer for QuantizedRows {
         let heads = kv_head * self.group..(kv_head + 1) * self.group;
         let queries = heads.flat_map(|head| self.queries.vector(head, query)).map(|x| x * self.scale);
         products(&queries.collect::<Vec<_>>(), &self.labels[kv_head], self.queries.dims[3], scores);
+        softcap(scores, self.softcap);
     }
 }
 
@@ -119,10 +122,12 @@ struct ExactRows {
     queries: Box<dyn HostTensor>,
     keys: Box<dyn HostTensor>,
     scale: f64,
+    softcap: Option<f64>,
 }
 
 impl RowScorer for ExactRows {
     fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
-        group_logits(self.queries.as_ref(), self.keys.as_ref(), kv_head, query, self.scale, scores);
+        let (queries, keys) = (self.queries.as_ref(), self.keys.as_ref());
+        group_logits(queries, keys, kv_head, query, self.scale, self.softcap, scores);
     }
 }

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RowScorer, Scorer, ScorerConfig,
-    keys::{Host, Seen, all_scores},
+    keys::{Host, Seen, all_scores, truncate},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    kernels::cpu::products,
-    masker::{ConfigError, Context, LayerState},
+    kernels::cpu::{products, softcap},
+    masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
 /// Configuration of [Pages], `{"type": "pages", "page_size": 16}`.
@@ -64,9 +64,25 @@ struct Bounds {
 #[derive(Debug, Default)]
 struct Memory {
     seen: Seen,
+    page_size: usize,
     exact: Vec<Bounds>,
     /// The same after quantisation, if there is any.
     quantized: Vec<Bounds>,
+}
+
+impl KeyMemory for Memory {
+    /// A page that loses keys is made anew.
+    fn truncate(&mut self, keys: usize) {
+        if keys < self.seen.keys() {
+            let pages = keys / self.page_size;
+            let count = self.seen.keys().div_ceil(self.page_size);
+            for bounds in self.exact.iter_mut().chain(&mut self.quantized) {
+                truncate(&mut bounds.least, count, pages);
+                truncate(&mut bounds.greatest, count, pages);
+            }
+            self.seen.truncate(pages * self.page_size);
+        }
+    }
 }
 
 impl Bounds {
@@ -115,9 +131,10 @@ impl Pages {
     fn pages<'a, B: Backend>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> PageRows<'a> {
         let PagesConfig { page_size, label_bits } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
-        let memory = state.memory::<Memory>();
+        let memory = state.key_memory::<Memory>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         if anew {
+            memory.page_size = page_size;
             memory.exact = vec![Bounds::default(); batch * kv_heads];
             memory.quantized = memory.exact.clone();
         }
@@ -136,6 +153,7 @@ impl Pages {
         PageRows {
             page_size,
             scale: inputs.scale() as f32,
+            softcap: inputs.softcap(),
             group: inputs.mask_shape().heads / kv_heads,
             queries: Host::of(inputs.queries()),
             bounds: if label_bits < 16 { &memory.quantized } else { &memory.exact },
@@ -146,6 +164,7 @@ impl Pages {
 struct PageRows<'a> {
     page_size: usize,
     scale: f32,
+    softcap: Option<f64>,
     group: usize,
     queries: Host,
     bounds: &'a [Bounds],
@@ -172,6 +191,7 @@ impl RowScorer for PageRows<'_> {
                 scores.fill(above + below);
             }
         }
+        softcap(scores, self.softcap);
     }
 }
 

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState},
+    kernels::cpu::softcap,
+    masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
 /// Configuration of [Pq], `{"type": "pq", "pq_sub_dim": 32, "pq_bits": 6}`.
@@ -101,6 +102,18 @@ struct Codebooks {
     by_head: Vec<Vec<Part>>,
 }
 
+impl KeyMemory for Codebooks {
+    /// Centroids of keys that are gone are made anew.
+    fn truncate(&mut self, keys: usize) {
+        if keys < self.seen.first() {
+            self.seen.restart(keys);
+        } else {
+            self.by_head.iter_mut().flatten().for_each(|part| part.codes.truncate(keys));
+            self.seen.truncate(keys);
+        }
+    }
+}
+
 impl<B: Backend> Scorer<B> for Pq {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
         Ok(all_scores(inputs, &self.rows(inputs, state)))
@@ -120,7 +133,7 @@ impl Pq {
         let PqConfig { pq_sub_dim, pq_bits } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
         let randomness = state.fixed_randomness(inputs.layer());
-        let memory = state.memory::<Codebooks>();
+        let memory = state.key_memory::<Codebooks>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         if anew {
             let parts = (0..width).step_by(pq_sub_dim).map(|first| {
@@ -130,6 +143,7 @@ impl Pq {
             memory.by_head = vec![parts.collect(); batch * kv_heads];
         }
         if !new.is_empty() {
+            let first = memory.seen.first();
             let keys = Host::of_range(inputs.keys(), new);
             memory.by_head.par_iter_mut().enumerate().for_each(|(head, parts)| {
                 let mut rng = randomness.row(head);
@@ -137,7 +151,7 @@ impl Pq {
                     let channels = part.first..part.first + part.width;
                     let vectors = keys.head(head).chunks(width).map(|key| &key[channels.clone()]).collect::<Vec<_>>();
                     if anew {
-                        part.cluster(&vectors, 1 << pq_bits, &mut rng);
+                        part.cluster(&vectors[..first], 1 << pq_bits, &mut rng);
                     }
                     let codes = vectors.iter().map(|vector| part.nearest(vector)).collect::<Vec<_>>();
                     part.codes.extend(codes);
@@ -146,6 +160,7 @@ impl Pq {
         }
         PqRows {
             scale: inputs.scale() as f32,
+            softcap: inputs.softcap(),
             group: inputs.mask_shape().heads / kv_heads,
             queries: Host::of(inputs.queries()),
             heads: &memory.by_head,
@@ -155,6 +170,7 @@ impl Pq {
 
 struct PqRows<'a> {
     scale: f32,
+    softcap: Option<f64>,
     group: usize,
     queries: Host,
     heads: &'a [Vec<Part>],
@@ -175,5 +191,6 @@ impl RowScorer for PqRows<'_> {
                 }
             }
         }
+        softcap(scores, self.softcap);
     }
 }

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RowScorer, Scorer, ScorerConfig,
-    keys::{Host, Seen, all_scores, dot},
+    keys::{Host, Seen, all_scores, dot, truncate},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState},
+    masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
 /// Configuration of [Socket], `{"type": "socket", "tables": 60, "bits": 8, "temperature": 0.4}`.
@@ -68,6 +68,14 @@ struct Buckets {
     norms: Vec<Vec<f32>>,
 }
 
+impl KeyMemory for Buckets {
+    fn truncate(&mut self, keys: usize) {
+        self.by_head.iter_mut().for_each(|buckets| truncate(buckets, self.seen.keys(), keys));
+        self.norms.iter_mut().for_each(|norms| norms.truncate(keys));
+        self.seen.truncate(keys);
+    }
+}
+
 impl<B: Backend> Scorer<B> for Socket {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
         Ok(all_scores(inputs, &self.rows(inputs, state)))
@@ -87,7 +95,7 @@ impl Socket {
         let SocketConfig { tables, bits, .. } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
         let randomness = state.fixed_randomness(inputs.layer());
-        let memory = state.memory::<Buckets>();
+        let memory = state.key_memory::<Buckets>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         if anew {
             let mut rng = randomness.row(0);

@@ -1,5 +1,5 @@
 //! What the test files share: backends, random tensors, and a naive attention to compare with.
-#![allow(dead_code, unused_imports)] // Each test file uses its part.
+#![allow(dead_code, unused_imports, unused_macros)] // Each test file uses its part.
 
 mod files;
 mod methods;
@@ -147,6 +147,9 @@ pub fn naive_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Vec<f64> {
                     let dot = q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
                     let bias = match inputs.visibility() {
                         Visibility::Causal { offset } if j > i + offset => f64::NEG_INFINITY,
+                        Visibility::Window { offset, window } if j > i + offset || (i + offset - j) >= *window => {
+                            f64::NEG_INFINITY
+                        }
                         _ => extra.as_ref().map_or(0.0, |(dims, values)| {
                             let at = (((b % dims[0]) * dims[1] + h % dims[1]) * queries + i) * keys + j;
                             match values[at] {
@@ -155,7 +158,8 @@ pub fn naive_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Vec<f64> {
                             }
                         }),
                     };
-                    logits.push(dot * inputs.scale() + bias);
+                    let logit = dot * inputs.scale();
+                    logits.push(inputs.softcap().map_or(logit, |cap| cap * (logit / cap).tanh()) + bias);
                 }
             }
         }
@@ -168,6 +172,7 @@ pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32])
     let [_, heads, queries, keys] = inputs.mask_shape().dims();
     let (kv_heads, value_dim) = (inputs.kv_heads(), inputs.values().dims()[3]);
     let value = host(inputs.values());
+    let sinks = inputs.sinks().map(|sinks| sinks.to_data().convert::<f32>().iter::<f32>().collect::<Vec<_>>());
     let logits = naive_logits(inputs);
     let (mut output, mut shares, mut log_sum_exp) = (Vec::new(), Vec::new(), Vec::new());
     for (row, logits) in logits.chunks(keys).enumerate() {
@@ -179,7 +184,8 @@ pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32])
             .zip(kept)
             .map(|(logit, &weight)| if weight > 0.0 { logit.exp() / f64::from(weight) } else { 0.0 })
             .collect::<Vec<_>>();
-        let sum = exponentials.iter().sum::<f64>();
+        let sink = sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[h]).exp());
+        let sum = exponentials.iter().sum::<f64>() + sink;
         let share = |key: usize| if sum > 0.0 { exponentials[key] / sum } else { 0.0 };
         shares.extend((0..keys).map(share));
         log_sum_exp.push(sum.ln());

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::{
     products::{TILE, score},
     real::{Real, Stored},
+    softcap::soften,
     softmax::Softmax,
 };
 use crate::mask::Pattern;
@@ -35,6 +36,8 @@ pub(crate) struct Problem<'a, T> {
     pub head_dim: usize,
     pub value_dim: usize,
     pub scale: f64,
+    /// What bounds the logits, if anything does.
+    pub softcap: Option<f64>,
     /// The position of the first query, up to which it sees; `None`: all see everything.
     pub causal: Option<usize>,
 }
@@ -302,6 +305,9 @@ impl<'a, T: Stored> Tile<'a, T> {
         }
         fill(&mut rows, keys, problem.head_dim, tile.clone().map(|key| problem.key(kv_head, key)));
         score(simd, queries, &rows[..count], scores, &ahead[..coming]);
+        if let Some(cap) = problem.softcap {
+            soften(scores, cap);
+        }
         drop(scores);
         let mut rows = [&[][..]; TILE];
         fill(&mut rows, values, problem.value_dim, tile.map(|key| problem.value(kv_head, key)));

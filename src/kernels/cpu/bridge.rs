@@ -97,7 +97,7 @@ pub(super) fn problem<'a, B: Backend, T>(
     let causal = match inputs.visibility() {
         Visibility::Full => None,
         Visibility::Causal { offset } => Some(*offset),
-        Visibility::Masked(_) | Visibility::Biased(_) => return None,
+        Visibility::Window { .. } | Visibility::Masked(_) | Visibility::Biased(_) => return None,
     };
     Some(Problem {
         queries,
@@ -108,6 +108,7 @@ pub(super) fn problem<'a, B: Backend, T>(
         head_dim: inputs.keys().dims()[3],
         value_dim: inputs.values().dims()[3],
         scale: inputs.scale(),
+        softcap: inputs.softcap(),
         causal,
     })
 }

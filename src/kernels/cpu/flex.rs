@@ -1,5 +1,9 @@
-use burn::tensor::{DType, ops::FloatTensor};
+use burn::tensor::{
+    DType, Slice,
+    ops::{FloatTensor, FloatTensorOps},
+};
 use burn_flex::{Flex, FlexTensor};
+use half::{bf16, f16};
 
 use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward};
 use crate::{
@@ -15,6 +19,32 @@ impl SparseBackend for Flex {
             let gapless = heads_without_gaps(&tensor);
             Box::new(if gapless { tensor } else { tensor.to_contiguous() }) as Box<dyn HostTensor>
         })
+    }
+
+    /// Flex's own assignment holds the tensor a second time while it writes, and so copies all of it first.
+    fn write_along(
+        mut tensor: FloatTensor<Self>,
+        dim: usize,
+        first: usize,
+        new: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (dims, count) = (tensor.layout().shape().to_vec(), new.layout().shape()[dim]);
+        if !is_whole(&tensor) {
+            let mut ranges = dims.iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
+            ranges[dim] = Slice::from(first..first + count);
+            return Self::float_slice_assign(tensor, &ranges, new);
+        }
+        let width = dims[dim + 1..].iter().product::<usize>();
+        let outer = dims[..dim].iter().product::<usize>();
+        let places = (0..outer).map(|at| (at * dims[dim] + first) * width);
+        let new = new.to_contiguous();
+        match tensor.dtype() {
+            DType::F64 => copy(new.storage::<f64>(), tensor.storage_mut(), count * width, places),
+            DType::F16 => copy(new.storage::<f16>(), tensor.storage_mut(), count * width, places),
+            DType::BF16 => copy(new.storage::<bf16>(), tensor.storage_mut(), count * width, places),
+            _ => copy(new.storage::<f32>(), tensor.storage_mut(), count * width, places),
+        }
+        tensor
     }
 
     fn band_attention(
@@ -47,6 +77,20 @@ impl SparseBackend for Flex {
         trace: &AttentionTrace<Self>,
     ) -> Option<AttentionGradients<Self>> {
         gather_backward(inputs, rows, trace)
+    }
+}
+
+/// Whether the tensor is all that its memory holds, in order.
+fn is_whole(tensor: &FlexTensor) -> bool {
+    let layout = tensor.layout();
+    let bytes = layout.num_elements() * tensor.dtype().size();
+    layout.is_contiguous() && layout.start_offset() == 0 && tensor.bytes().len() == bytes
+}
+
+/// Copies pieces that follow each other to their places.
+fn copy<T: Copy>(from: &[T], to: &mut [T], length: usize, places: impl Iterator<Item = usize>) {
+    for (piece, place) in from.chunks_exact(length).zip(places) {
+        to[place..place + length].copy_from_slice(piece);
     }
 }
 

@@ -9,6 +9,7 @@ mod products;
 mod real;
 mod scores;
 mod select;
+mod softcap;
 mod softmax;
 
 #[cfg(feature = "flex")]
@@ -22,3 +23,4 @@ pub use host::{Heads, HostTensor};
 use real::{Real, Stored};
 pub(crate) use scores::{LABELS_AT_A_TIME, Label, Steps, agreement, group_logits, label_products, products};
 pub(crate) use select::{heaviest, largest};
+pub(crate) use softcap::softcap;

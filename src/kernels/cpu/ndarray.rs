@@ -1,6 +1,6 @@
 use burn::tensor::{TensorMetadata, ops::FloatTensor};
 use burn_ndarray::{FloatNdArrayElement, IntNdArrayElement, NdArray, NdArrayTensor, QuantElement, SharedArray};
-use ndarray::{ArrayView, Axis, IxDyn};
+use ndarray::{ArrayView, Axis, IxDyn, Slice};
 
 use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward};
 use crate::{
@@ -28,6 +28,16 @@ where
             _ => return None,
         };
         Some(Box::new(gapless))
+    }
+
+    /// NdArray's own slice is a copy.
+    fn before(tensor: FloatTensor<Self>, dim: usize, end: usize) -> FloatTensor<Self> {
+        match tensor {
+            NdArrayTensor::F32(storage) => NdArrayTensor::from(before(storage.into_shared(), dim, end)),
+            NdArrayTensor::F64(storage) => NdArrayTensor::from(before(storage.into_shared(), dim, end)),
+            // There is no other type of float.
+            other => other,
+        }
     }
 
     fn band_attention(
@@ -76,6 +86,12 @@ impl HostTensor for NdArrayTensor {
             _ => Heads::F32(Vec::new()),
         }
     }
+}
+
+/// What stands before `end` along a dimension of an array, in the same memory.
+fn before<T>(mut array: SharedArray<T>, dim: usize, end: usize) -> SharedArray<T> {
+    array.slice_axis_inplace(Axis(dim), Slice::from(0..end));
+    array
 }
 
 /// The heads of an array, if each lies without gaps.

@@ -28,12 +28,13 @@ pub(crate) trait Real: Copy + PartialOrd + Send + Sync + 'static {
     fn div(self, other: Self) -> Self;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
+    fn tanh(self) -> Self;
     fn is_nan(self) -> bool;
 }
 
 macro_rules! real {
     ($number:ty, $vector:ident, $splat:ident, $mul_add:ident, $sum:ident, $split:ident, $split_mut:ident, $load:ident,
-     $store:ident, $exp:expr) => {
+     $store:ident, $exp:expr, $tanh:expr) => {
         impl Real for $number {
             type Vector<S: Simd> = S::$vector;
 
@@ -116,6 +117,11 @@ macro_rules! real {
             }
 
             #[inline(always)]
+            fn tanh(self) -> Self {
+                $tanh(self)
+            }
+
+            #[inline(always)]
             fn is_nan(self) -> bool {
                 <$number>::is_nan(self)
             }
@@ -133,7 +139,8 @@ real!(
     as_mut_simd_f32s,
     partial_load_f32s,
     partial_store_f32s,
-    exp_f32
+    exp_f32,
+    tanh_f32
 );
 real!(
     f64,
@@ -145,7 +152,8 @@ real!(
     as_mut_simd_f64s,
     partial_load_f64s,
     partial_store_f64s,
-    f64::exp
+    f64::exp,
+    f64::tanh
 );
 
 /// The exponential without a branch or a call, so that loops over it become vectors. Within 2 units in the last place
@@ -173,6 +181,23 @@ pub(crate) fn exp_f32(x: f32) -> f32 {
     let value = f32::from_bits(value.to_bits().wrapping_add(rounded.to_bits() << 23));
     let value = if x < SMALLEST { 0.0 } else { value };
     if x > LARGEST { f32::INFINITY } else { value }
+}
+
+/// The hyperbolic tangent, as [exp_f32] without a branch or a call. Within 4 units in the last place.
+#[inline(always)]
+pub(crate) fn tanh_f32(x: f32) -> f32 {
+    // From the exponential, the digits of a small number would be lost.
+    const SMALL: f32 = 0.625;
+    let square = x * x;
+    // Through the Chebyshev nodes of the squares below that of `SMALL`.
+    let series = -6.096_714e-3;
+    let series = series * square + 2.099_718e-2;
+    let series = series * square - 5.385_091e-2;
+    let series = series * square + 0.133_327_7;
+    let series = series * square - 0.333_333_28;
+    let near = series * square * x + x;
+    let far = 1.0 - 2.0 / (1.0 + exp_f32(2.0 * x));
+    if x > -SMALL && x < SMALL { near } else { far }
 }
 
 /// A type in which numbers stand in memory.
@@ -221,7 +246,7 @@ stored_in_half!(f16, bf16);
 
 #[cfg(test)]
 mod tests {
-    use super::exp_f32;
+    use super::{exp_f32, tanh_f32};
 
     #[test]
     fn exponentials_are_those_of_the_standard_library() {
@@ -236,5 +261,18 @@ mod tests {
         assert_eq!(exp_f32(-1e30), 0.0);
         assert_eq!(exp_f32(f32::INFINITY), f32::INFINITY);
         assert!(exp_f32(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tangents_are_those_of_the_standard_library() {
+        let mut x = -12.0f32;
+        while x < 12.0 {
+            let (found, wanted) = (f64::from(tanh_f32(x)), f64::from(x).tanh());
+            assert!((found - wanted).abs() <= 2.4e-7 * wanted.abs(), "tanh({x}) = {found}, not {wanted}");
+            x += 0.0007;
+        }
+        assert_eq!((tanh_f32(0.0), tanh_f32(1e-20)), (0.0, 1e-20));
+        assert_eq!((tanh_f32(f32::INFINITY), tanh_f32(f32::NEG_INFINITY)), (1.0, -1.0));
+        assert!(tanh_f32(f32::NAN).is_nan());
     }
 }

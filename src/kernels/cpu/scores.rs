@@ -6,6 +6,7 @@ use super::{
     Heads, HostTensor,
     products::{TILE, score},
     real::{Real, Stored},
+    softcap::softcap,
 };
 
 /// The products of some vectors with many, both of a `width` and one after the other: `products` is `[some, many]`.
@@ -50,14 +51,15 @@ impl<T: Stored> WithSimd for Products<'_, T> {
     }
 }
 
-/// The scaled products of a query of a group's heads with the keys of their key-value head: `logits` is
-/// `[heads of the group, keys]`.
+/// The scaled products of a query of a group's heads with the keys of their key-value head, capped if there is a cap:
+/// `logits` is `[heads of the group, keys]`.
 pub(crate) fn group_logits(
     queries: &dyn HostTensor,
     keys: &dyn HostTensor,
     kv_head: usize,
     query: usize,
     scale: f64,
+    cap: Option<f64>,
     logits: &mut [f32],
 ) {
     match (queries.heads(), keys.heads()) {
@@ -68,6 +70,7 @@ pub(crate) fn group_logits(
         // Tensors of one attention problem are of one type, or tensor operations would have refused them.
         _ => logits.fill(f32::NAN),
     }
+    softcap(logits, cap);
 }
 
 fn logits_of<T: Stored>(queries: &[&[T]], keys: &[&[T]], kv_head: usize, query: usize, scale: f64, logits: &mut [f32]) {

@@ -8,7 +8,7 @@ use super::{
         products::{TILE, add_weighted, score},
         real::{Real, Stored},
     },
-    Gradients, Part, Rows, Trace, add_by_key, in_parts, nothing_ahead, queries_of_a_part, weigh,
+    Gradients, Part, Rows, Trace, add_by_key, bend, in_parts, nothing_ahead, queries_of_a_part, unbend, weigh,
 };
 use crate::mask::Pattern;
 
@@ -80,6 +80,7 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
                     let (scores, slopes) = (&mut scores[..count * length], &mut slopes[..count * length]);
                     let ahead = nothing_ahead::<T>();
                     score(simd, &rows.queries, keys, scores, ahead);
+                    let bends = problem.softcap.map(|cap| bend(scores, cap));
                     score(simd, &rows.gradients, values, slopes, ahead);
                     for (scores, kept) in scores.chunks_exact_mut(length).zip(kept.iter().cycle()) {
                         if kept.iter().any(|kept| kept.start <= tile.start && tile.end <= kept.end) {
@@ -92,6 +93,7 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
                         }
                     }
                     weigh(scores, slopes, length, &rows.log_sum_exp, &rows.means);
+                    unbend(slopes, bends);
                     add_weighted(simd, slopes, keys, &mut of_queries, ahead);
                     let place = part.place(start);
                     let of_keys = &mut part.of_keys[place * head_dim..][..length * head_dim];

@@ -8,7 +8,7 @@ use super::{
         products::{TILE, add_weighted, score},
         real::{Real, Stored},
     },
-    Gradients, Part, Rows, Trace, add_row, in_parts, nothing_ahead, queries_of_a_part, weigh,
+    Gradients, Part, Rows, Trace, add_row, bend, in_parts, nothing_ahead, queries_of_a_part, unbend, weigh,
 };
 
 /// Gradients of attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
@@ -63,6 +63,7 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
                     let scores = &mut scores[..heads_at_a_time * count];
                     let slopes = &mut slopes[..heads_at_a_time * count];
                     score(simd, some_queries, keys, scores, values);
+                    let bends = problem.softcap.map(|cap| bend(scores, cap));
                     if let Some(log_probability) = log_probability.chunks(TILE).nth(tile) {
                         for scores in scores.chunks_exact_mut(count) {
                             scores.iter_mut().zip(log_probability).for_each(|(score, &log)| *score = score.sub(log));
@@ -73,6 +74,7 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
                     rows_ahead.iter_mut().zip(ahead).for_each(|(row, ahead)| *row = ahead);
                     score(simd, some_gradients, values, slopes, &rows_ahead[..count]);
                     weigh(scores, slopes, count, &rows.log_sum_exp[heads.clone()], &rows.means[heads.clone()]);
+                    unbend(slopes, bends);
                     add_weighted(simd, slopes, keys, of_queries, nothing_ahead::<T>());
                     for (slot, &key) in these.iter().enumerate() {
                         let key = key as usize;

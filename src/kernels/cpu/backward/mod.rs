@@ -19,6 +19,7 @@ use super::{
     attend::Problem,
     products::{TILE, add_weighted},
     real::{Real, Stored},
+    softcap::soften,
 };
 
 /// Work is cut into so many parts at least, if it is long enough. Each holds gradients of the keys that it touches.
@@ -94,6 +95,23 @@ fn weigh<R: Real>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_exp: 
             *score = score.sub(log_sum_exp).exp();
             *slope = score.mul(slope.sub(mean));
         }
+    }
+}
+
+/// Caps the scores, and returns the derivative of each by what it was.
+#[inline(always)]
+fn bend<R: Real>(scores: &mut [R], cap: f64) -> Vec<R> {
+    soften(scores, cap);
+    let inverse = R::of(1.0 / cap);
+    let square = |score: R| score.mul(inverse).mul(score.mul(inverse));
+    scores.iter().map(|&score| R::of(1.0).sub(square(score))).collect()
+}
+
+/// Takes the [derivatives](bend) of capped scores into the gradients.
+#[inline(always)]
+fn unbend<R: Real>(slopes: &mut [R], bends: Option<Vec<R>>) {
+    if let Some(bends) = bends {
+        slopes.iter_mut().zip(bends).for_each(|(slope, bend)| *slope = slope.mul(bend));
     }
 }
 

@@ -1,0 +1,46 @@
+use burn::tensor::{DType, Tensor, backend::Backend};
+
+use super::{
+    AttentionOutput, Requested, SoftmaxStatistics,
+    scores::{accumulation_dtype, cast},
+};
+
+/// Attention with a [sink](super::AttentionInputs::with_sinks) in every softmax, from attention over the keys with its
+/// statistics.
+///
+/// # Shapes
+/// - logits: `[heads]`
+pub(super) fn join<B: Backend>(
+    of_keys: AttentionOutput<B>,
+    logits: Tensor<B, 1>,
+    dtype: DType,
+    requested: Requested,
+) -> AttentionOutput<B> {
+    let Some(SoftmaxStatistics { maximum, numerator, denominator, .. }) = of_keys.statistics else {
+        unreachable!("the statistics of the keys are always requested for the sinks to join")
+    };
+    let sums = accumulation_dtype(dtype);
+    let [heads] = logits.dims();
+    let sink = cast(logits.reshape([1, heads, 1, 1]), sums);
+    // Where no key counts, its maximum must not either.
+    let floor = sums.finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
+    let before = maximum.mask_fill(denominator.clone().equal_elem(0.0), floor);
+    let sink = sink.expand(before.dims());
+    let maximum = before.clone().max_pair(sink.clone()).detach();
+    let shrink = (before - maximum.clone()).exp();
+    let kept = denominator * shrink.clone();
+    let denominator = kept.clone() + (sink - maximum.clone()).exp();
+    let numerator = numerator * shrink;
+    // A sink at minus infinity and no key leave nothing to divide by.
+    let divisor = denominator.clone().mask_fill(denominator.clone().equal_elem(0.0), 1.0);
+    AttentionOutput {
+        output: cast(numerator.clone() / divisor.clone(), dtype),
+        weights: of_keys.weights.map(|weights| weights * (kept / divisor)),
+        statistics: requested.statistics.then(|| SoftmaxStatistics {
+            log_sum_exp: denominator.clone().log() + maximum.clone(),
+            maximum,
+            numerator,
+            denominator,
+        }),
+    }
+}

@@ -1,0 +1,23 @@
+use burn::tensor::backend::Backend;
+
+use super::{AttentionInputs, Visibility};
+use crate::mask::{Mask, MaskForm, Pattern};
+
+/// The same attention with causal visibility and the window as a part of the mask, which costs what the window is long
+/// and is what kernels know. `None` where there is no window, or the mask within it has no such form.
+pub(super) fn into_mask<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+) -> Option<(AttentionInputs<B>, Mask<B>)> {
+    let Visibility::Window { offset, window } = *inputs.visibility() else {
+        return None;
+    };
+    let seen = Pattern::local(window, offset as isize);
+    let form = match mask.form() {
+        MaskForm::Full => MaskForm::Pattern(seen),
+        MaskForm::Pattern(pattern) => MaskForm::Pattern(pattern.within(seen)?),
+        MaskForm::Rows(rows) => MaskForm::Rows(rows.inside(seen)),
+        MaskForm::Empty | MaskForm::Dense(_) => return None,
+    };
+    Some((inputs.causal_from(offset), Mask::with_form(mask.shape(), form, &mask.device())))
+}

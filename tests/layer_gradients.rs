@@ -1,0 +1,134 @@
+//! Gradients of grouped-query attention reach every parameter, and are those of finite differences.
+#![cfg(all(feature = "train", feature = "ndarray"))]
+
+mod common;
+
+use burn::{
+    backend::Autodiff,
+    module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param, ParamId},
+    tensor::{
+        ElementConversion, Tensor, TensorData,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use burn_ndarray::NdArray;
+use common::*;
+use sparse_attention_hub::{
+    attention::AttentionError,
+    nn::{GroupedQueryAttention, GroupedQueryAttentionConfig, RotaryEncodingConfig},
+    prelude::*,
+};
+
+/// In f64, so that differences of small steps have digits.
+type B = Autodiff<NdArray<f64>>;
+
+/// A sink and a window, which a small step does not change.
+#[derive(Module, Clone, Debug)]
+struct Positions;
+
+impl<B: Backend> Masker<B> for Positions {
+    fn add(&self, inputs: &AttentionInputs<B>, _: &mut LayerState, mask: Mask<B>) -> Result<Mask<B>, AttentionError> {
+        let kept = Pattern { sink: 1, window: 3, offset: inputs.offset() };
+        Ok(mask.merge(&Mask::pattern(mask.shape(), kept, &mask.device()))?)
+    }
+}
+
+type Layer<B> = GroupedQueryAttention<B, Positions>;
+
+/// The gradients of all parameters, by parameter.
+struct Gradients<'a> {
+    all: &'a <B as AutodiffBackend>::Gradients,
+    found: Vec<(ParamId, Vec<f64>)>,
+}
+
+impl ModuleVisitor<B> for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let gradient = param.val().grad(self.all).expect("a gradient for every parameter");
+        self.found.push((param.id, gradient.into_data().convert::<f64>().iter::<f64>().collect()));
+    }
+}
+
+/// Adds to one number of a parameter.
+struct Nudge {
+    id: ParamId,
+    at: usize,
+    by: f64,
+}
+
+impl<B: Backend> ModuleMapper<B> for Nudge {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if param.id != self.id {
+            return param;
+        }
+        param.map(|tensor| {
+            let mut numbers = tensor.to_data().convert::<f64>().iter::<f64>().collect::<Vec<_>>();
+            numbers[self.at] += self.by;
+            Tensor::from_data(TensorData::new(numbers, tensor.dims()), &tensor.device())
+        })
+    }
+}
+
+/// A sum over the output in which every number counts differently.
+fn loss<B: Backend>(layer: &Layer<B>) -> Tensor<B, 1> {
+    let numbers = |seed| {
+        let data = TensorData::new(normal(&mut generator(seed), 2 * 7 * 12), [2, 7, 12]);
+        Tensor::<B, 3>::from_data(data, &B::Device::default())
+    };
+    (layer.forward(numbers(1)).unwrap() * numbers(2)).sum()
+}
+
+fn check(config: &GroupedQueryAttentionConfig, method: Option<Positions>, tolerance: f64) {
+    let mut layer = config.init_with::<B, _>(method, &Default::default()).unwrap();
+    // Weights of 1 and biases of 0 would leave parts of the gradients untried.
+    let mut rng = generator(3);
+    struct Shake<'a>(&'a mut rand_xoshiro::Xoshiro256PlusPlus);
+    impl ModuleMapper<B> for Shake<'_> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+            param.map(|tensor| {
+                let noise = TensorData::new(normal(self.0, tensor.dims().iter().product()), tensor.dims());
+                (tensor.clone().detach() + Tensor::from_data(noise, &tensor.device()) * 0.3).require_grad()
+            })
+        }
+    }
+    layer = layer.map(&mut Shake(&mut rng));
+    let all = loss(&layer).backward();
+    let mut gradients = Gradients { all: &all, found: Vec::new() };
+    layer.visit(&mut gradients);
+    assert_eq!(gradients.found.iter().map(|(_, numbers)| numbers.len()).sum::<usize>(), layer.num_params());
+    let plain = layer.valid();
+    for (id, found) in gradients.found {
+        for at in [0, found.len() / 2, found.len() - 1] {
+            let at_distance = |by| {
+                let nudged = plain.clone().map(&mut Nudge { id, at, by });
+                loss(&nudged).into_scalar().elem::<f64>()
+            };
+            let step = 1e-3;
+            let wanted = (at_distance(step) - at_distance(-step)) / (2.0 * step);
+            let close = (found[at] - wanted).abs() <= tolerance * (1.0 + wanted.abs());
+            assert!(close, "{config}: entry {at} of {} is {}, not {wanted}", found.len(), found[at]);
+        }
+    }
+}
+
+#[test]
+fn gradients_are_finite_differences() {
+    let plain = || GroupedQueryAttentionConfig::new(12, 4, 2).with_head_dim(Some(4));
+    let options = [
+        plain(),
+        plain().with_bias(true).with_output_bias(true),
+        plain().with_rotary(Some(RotaryEncodingConfig::new())),
+        plain().with_sliding_window(Some(3)),
+        plain().with_softcap(Some(0.5)),
+        plain().with_sinks(true),
+        plain().with_sinks(true).with_softcap(Some(0.7)).with_sliding_window(Some(4)),
+    ];
+    for config in options {
+        for method in [None, Some(Positions)] {
+            // What is left of a step of 1e-3 in second order.
+            check(&config, method, 2e-6);
+        }
+    }
+    // burn's norm squares in f32.
+    check(&plain().with_norm_epsilon(Some(1e-6)), None, 1e-3);
+    check(&plain().with_norm_epsilon(Some(1e-6)).with_sinks(true), Some(Positions), 1e-3);
+}

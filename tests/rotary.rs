@@ -1,0 +1,192 @@
+//! Rotary encoding against numbers worked out apart from it.
+
+mod common;
+
+use burn::tensor::{DType, backend::Backend};
+use common::*;
+use sparse_attention_hub::{
+    masker::ConfigError,
+    nn::{RotaryEncoding, RotaryEncodingConfig, RotaryScaling},
+};
+
+on_each_backend!(
+    halves_rotate_together,
+    positions_go_on,
+    some_channels_stay,
+    products_depend_on_the_distance,
+    llama_3_stretches_long_wavelengths,
+    yarn_stretches_by_channel,
+    linear_and_dynamic_scaling,
+);
+
+fn config(theta: f64) -> RotaryEncodingConfig {
+    RotaryEncodingConfig::new().with_theta(theta)
+}
+
+fn halves_rotate_together<B: Backend>() {
+    let rotary = config(10_000.0).init(4).unwrap();
+    let found = rotary.forward(tensor::<B>(&[1.0, 2.0, 3.0, 4.0], [1, 1, 1, 4]), 3);
+    let ((sin, cos), (slow_sin, slow_cos)) = (3f64.sin_cos(), 0.03f64.sin_cos());
+    let wanted = [cos - 3.0 * sin, 2.0 * slow_cos - 4.0 * slow_sin, 3.0 * cos + sin, 4.0 * slow_cos + 2.0 * slow_sin];
+    assert_close(&host(&found), &wanted, 1e-7, "rotated");
+}
+
+fn positions_go_on<B: Backend>() {
+    let rotary = config(500.0).init(6).unwrap();
+    let heads = tensor::<B>(&normal(&mut generator(1), 2 * 3 * 9 * 6), [2, 3, 9, 6]);
+    let whole = rotary.forward(heads.clone(), 7);
+    for (start, end) in [(0, 1), (1, 6), (8, 9)] {
+        let part = rotary.forward(heads.clone().slice_dim(2, start..end), 7 + start);
+        assert_eq!(host(&part), host(&whole.clone().slice_dim(2, start..end)));
+    }
+    assert_eq!(host(&rotary.forward(heads.clone().slice_dim(2, 0..1), 0)), host(&heads.slice_dim(2, 0..1)));
+}
+
+fn some_channels_stay<B: Backend>() {
+    let heads = tensor::<B>(&normal(&mut generator(1), 20), [1, 1, 2, 10]);
+    let partial = config(10_000.0).with_partial_factor(0.6).init(10).unwrap().forward(heads.clone(), 5);
+    assert_eq!(host(&partial.clone().slice_dim(3, 6..10)), host(&heads.clone().slice_dim(3, 6..10)));
+    let alone = config(10_000.0).init(6).unwrap().forward(heads.slice_dim(3, 0..6), 5);
+    assert_eq!(host(&partial.slice_dim(3, 0..6)), host(&alone));
+}
+
+fn products_depend_on_the_distance<B: Backend>() {
+    let rotary = config(10_000.0).init(60).unwrap();
+    let vector = |seed| tensor::<B>(&normal(&mut generator(seed), 60), [1, 1, 1, 60]);
+    let product = |query, key| {
+        let (query, key) = (rotary.forward(vector(1), query), rotary.forward(vector(2), key));
+        host(&(query * key).sum_dim(3))[0]
+    };
+    assert_close(&[product(1000, 990)], &[f64::from(product(10, 0))], 1e-4, "distance 10");
+    assert!((product(10, 0) - product(11, 0)).abs() > 0.1);
+}
+
+/// The frequencies of an encoding, read off a rotation by one position of vectors (1, 0).
+fn frequencies<B: Backend>(rotary: &RotaryEncoding, pairs: usize, position: usize) -> (Vec<f64>, f64) {
+    let unit = [vec![1.0; pairs], vec![0.0; pairs]].concat();
+    let turned = host(&rotary.forward(tensor::<B>(&unit, [1, 1, 1, 2 * pairs]), position));
+    let (cosines, sines) = turned.split_at(pairs);
+    let angle = |(&cosine, &sine): (&f32, &f32)| f64::from(sine).atan2(f64::from(cosine)) / position as f64;
+    let length = f64::from(cosines[0]).hypot(f64::from(sines[0]));
+    (cosines.iter().zip(sines).map(angle).collect(), length)
+}
+
+#[track_caller]
+fn check(found: &[f64], wanted: &[(usize, f64)]) {
+    for &(pair, wanted) in wanted {
+        assert!((found[pair] / wanted - 1.0).abs() < 4e-7, "pair {pair}: {}, not {wanted}", found[pair]);
+    }
+}
+
+/// The numbers of Llama 3.2 1B, from the formula with its three cases.
+fn llama_3_stretches_long_wavelengths<B: Backend>() {
+    let scaling = r#"{"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                      "original_max_position_embeddings": 8192, "rope_type": "llama3"}"#;
+    let scaling = serde_json::from_str::<RotaryScaling>(scaling).unwrap();
+    let rotary = config(500_000.0).with_scaling(Some(scaling)).init(64).unwrap();
+    let (found, length) = frequencies::<B>(&rotary, 32, 1);
+    let wanted = [
+        (0, 1.0),
+        (5, 0.12868737343265052),
+        (14, 0.0032114459947525913),
+        (15, 0.001290547928209264),
+        (16, 0.00042955679655935816),
+        (17, 9.70828780262767e-05),
+        (18, 1.9461638184831125e-05),
+        (19, 1.291476718704739e-05),
+        (20, 8.570255489881478e-06),
+        (31, 9.418306725434909e-08),
+    ];
+    check(&found, &wanted);
+    assert!((length - 1.0).abs() < 1e-6);
+}
+
+/// The numbers of GPT-OSS, and of Qwen with its factor of 4.
+fn yarn_stretches_by_channel<B: Backend>() {
+    let scaling = r#"{"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+                      "rope_type": "yarn", "truncate": false}"#;
+    let scaling = serde_json::from_str::<RotaryScaling>(scaling).unwrap();
+    let rotary = config(150_000.0).with_scaling(Some(scaling)).init(64).unwrap();
+    let (found, length) = frequencies::<B>(&rotary, 32, 1);
+    let wanted = [
+        (0, 1.0),
+        (7, 0.07374456821026082),
+        (8, 0.050813274815461475),
+        (10, 0.019335001126540362),
+        (14, 0.0020937923789696887),
+        (17, 0.00012931870124506317),
+        (18, 3.8308812373753384e-05),
+        (31, 3.0235114281192144e-07),
+    ];
+    check(&found, &wanted);
+    assert!((length - 1.3465735902799727).abs() < 1e-6, "{length}");
+    let scaling = r#"{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}"#;
+    let scaling = serde_json::from_str::<RotaryScaling>(scaling).unwrap();
+    let rotary = config(1_000_000.0).with_scaling(Some(scaling)).init(128).unwrap();
+    let (found, length) = frequencies::<B>(&rotary, 64, 1);
+    let wanted = [
+        (22, 0.008659643233600653),
+        (23, 0.006978305848598663),
+        (30, 0.0010643609812470017),
+        (40, 4.445698525097307e-05),
+        (41, 3.582531425592407e-05),
+        (63, 3.102344401879299e-07),
+    ];
+    check(&found, &wanted);
+    assert!((length - 1.138629436111989).abs() < 1e-6, "{length}");
+}
+
+fn linear_and_dynamic_scaling<B: Backend>() {
+    let linear = config(10_000.0).with_scaling(Some(RotaryScaling::Linear { factor: 4.0 })).init(8).unwrap();
+    let plain = config(10_000.0).init(8).unwrap();
+    let heads = tensor::<B>(&normal(&mut generator(1), 8), [1, 1, 1, 8]);
+    assert_eq!(host(&linear.forward(heads.clone(), 12)), host(&plain.forward(heads.clone(), 3)));
+    let scaling = RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 16 };
+    let dynamic = config(10_000.0).with_scaling(Some(scaling)).init(8).unwrap();
+    assert_eq!(host(&dynamic.forward(heads.clone(), 15)), host(&plain.forward(heads, 15)));
+    // A sequence of 40, of which the second position is looked at.
+    let unit = [[1.0; 4], [0.0; 4]].concat().repeat(39);
+    let turned = dynamic.forward(tensor::<B>(&unit, [1, 1, 39, 8]), 1).slice_dim(2, 0..1);
+    let angles = host(&turned)[4..].iter().map(|&sine| f64::from(sine).asin()).collect::<Vec<_>>();
+    check(&angles, &[(1, 0.06299605249474366), (2, 0.003968502629920499), (3, 0.00025)]);
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn halves_of_other_types_are_rotated_in_f32() {
+    let rotary = config(10_000.0).init(4).unwrap();
+    let heads = tensor::<burn_flex::Flex>(&[1.0, 2.0, 3.0, 4.0], [1, 1, 1, 4]);
+    let half = rotary.forward(heads.clone().cast(DType::F16), 3);
+    assert_eq!(half.dtype(), DType::F16);
+    let wanted = host(&rotary.forward(heads, 3)).into_iter().map(f64::from).collect::<Vec<_>>();
+    assert_close(&host(&half), &wanted, 5e-4, "f16");
+}
+
+#[test]
+fn values_without_sense_are_named() {
+    let field = |config: RotaryEncodingConfig, head_dim| match config.init(head_dim) {
+        Err(ConfigError::Value { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(field(config(1.0), 4), "theta");
+    assert_eq!(field(config(f64::NAN), 4), "theta");
+    assert_eq!(field(config(2.0).with_partial_factor(0.0), 4), "partial_factor");
+    assert_eq!(field(config(2.0).with_partial_factor(1.5), 4), "partial_factor");
+    assert_eq!(field(config(2.0), 0), "head_dim");
+    assert_eq!(field(config(2.0), 5), "head_dim");
+    assert_eq!(field(config(2.0).with_partial_factor(0.25), 4), "head_dim");
+    let scaled = |text: &str| field(config(2.0).with_scaling(Some(serde_json::from_str(text).unwrap())), 4);
+    assert_eq!(scaled(r#"{"rope_type": "linear", "factor": 0.5}"#), "factor");
+    let llama = |factors: &str| {
+        scaled(&format!(
+            r#"{{"rope_type": "llama3", "factor": 2.0, "original_max_position_embeddings": 8, {factors}}}"#
+        ))
+    };
+    assert_eq!(llama(r#""low_freq_factor": 0.0, "high_freq_factor": 4.0"#), "low_freq_factor");
+    assert_eq!(llama(r#""low_freq_factor": 4.0, "high_freq_factor": 4.0"#), "high_freq_factor");
+    let yarn = |rest: &str| scaled(&format!(r#"{{"rope_type": "yarn", "factor": 2.0, {rest}}}"#));
+    assert_eq!(yarn(r#""original_max_position_embeddings": 0"#), "original_max_position_embeddings");
+    assert_eq!(yarn(r#""original_max_position_embeddings": 8, "beta_slow": 0.0"#), "beta_slow");
+    assert_eq!(yarn(r#""original_max_position_embeddings": 8, "beta_slow": 64.0"#), "beta_fast");
+    assert_eq!(yarn(r#""original_max_position_embeddings": 8, "attention_factor": 0.0"#), "attention_factor");
+}
