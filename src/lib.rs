@@ -44,6 +44,7 @@ mod file_error;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+pub mod nn;
 pub mod scorer;
 mod tensor_file;
 
@@ -57,6 +58,6 @@ pub mod prelude {
             dense_attention, masked_attention,
         },
         mask::{Mask, MaskShape, Pattern},
-        masker::{Context, LayerState, Masker, MaskerConfig, MaskerRegistry, Size},
+        masker::{Context, LayerState, Masker, MaskerChain, MaskerChainConfig, MaskerConfig, MaskerRegistry, Size},
     };
 }

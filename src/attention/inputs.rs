@@ -124,6 +124,16 @@ impl<B: Backend> AttentionInputs<B> {
         self
     }
 
+    /// The same inputs without a tie to what they were computed from.
+    pub(crate) fn detach(self) -> Self {
+        let visibility = match self.visibility {
+            Visibility::Biased(bias) => Visibility::Biased(bias.detach()),
+            other => other,
+        };
+        let (queries, keys, values) = (self.queries.detach(), self.keys.detach(), self.values.detach());
+        Self { queries, keys, values, visibility, ..self }
+    }
+
     /// The queries, `[batch, heads, queries, head_dim]`.
     pub fn queries(&self) -> &Tensor<B, 4> {
         &self.queries

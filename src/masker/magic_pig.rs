@@ -1,4 +1,7 @@
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{DType, Tensor, TensorData, backend::Backend},
+};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -74,7 +77,7 @@ fn one() -> usize {
 /// draws of successive steps are not independent.
 ///
 /// Should be created with [MagicPigConfig].
-#[derive(Debug, Clone)]
+#[derive(Module, Debug)]
 pub struct MagicPig<B: Backend> {
     config: MagicPigConfig,
     projection: Option<Tensor<B, 2>>,

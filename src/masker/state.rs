@@ -26,6 +26,11 @@ impl LayerState {
         Self { seed, ..Self::default() }
     }
 
+    /// The state of one of many independent calls, where each has a state of its own: a training step.
+    pub(crate) fn of_call(seed: u64, call: u64) -> Self {
+        Self::new(mix(seed, call))
+    }
+
     /// Randomness for one draw of a layer, different from that of all other draws and layers.
     pub fn randomness(&mut self, layer: usize) -> Randomness {
         self.draws += 1;

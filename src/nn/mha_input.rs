@@ -1,0 +1,131 @@
+use burn::tensor::{Bool, Tensor, backend::Backend};
+
+use crate::attention::{AttentionError, Visibility};
+
+/// Input of [SparseMultiHeadAttention](super::SparseMultiHeadAttention), with the constructors of burn's type of this
+/// name.
+#[derive(Debug, Clone)]
+pub struct MhaInput<B: Backend> {
+    /// `[batch, queries, d_model]`.
+    pub(super) query: Tensor<B, 3>,
+    /// `[batch, keys, d_model]`.
+    pub(super) key: Tensor<B, 3>,
+    /// `[batch, keys, d_model]`.
+    pub(super) value: Tensor<B, 3>,
+    pub(super) masks: InputMasks<B>,
+}
+
+/// Which keys the queries may see.
+#[derive(Debug, Clone)]
+pub(super) struct InputMasks<B: Backend> {
+    pub pad: Option<Tensor<B, 2, Bool>>,
+    pub attention: Option<Tensor<B, 3, Bool>>,
+    pub causal: bool,
+}
+
+impl<B: Backend> MhaInput<B> {
+    /// Input whose queries, keys and values come from one sequence.
+    ///
+    /// # Shapes
+    /// - tensor: `[batch, length, d_model]`
+    pub fn self_attn(tensor: Tensor<B, 3>) -> Self {
+        Self::new(tensor.clone(), tensor.clone(), tensor)
+    }
+
+    /// Input of a sequence of queries and another of keys and values.
+    ///
+    /// # Shapes
+    /// - query: `[batch, queries, d_model]`
+    /// - key, value: `[batch, keys, d_model]`
+    pub fn new(query: Tensor<B, 3>, key: Tensor<B, 3>, value: Tensor<B, 3>) -> Self {
+        Self { query, key, value, masks: InputMasks::none() }
+    }
+
+    /// Hides keys that are padding.
+    ///
+    /// # Shapes
+    /// - mask_pad: `[batch, keys]`, `true` = hidden.
+    pub fn mask_pad(mut self, mask_pad: Tensor<B, 2, Bool>) -> Self {
+        self.masks.pad = Some(mask_pad);
+        self
+    }
+
+    /// Hides keys from some queries.
+    ///
+    /// For a causal mask, [causal](Self::causal) says the same in closed form: a tensor over all pairs costs time and
+    /// memory for all pairs, whatever the method keeps.
+    ///
+    /// # Shapes
+    /// - mask_attn: `[batch, queries, keys]`, `true` = hidden.
+    pub fn mask_attn(mut self, mask_attn: Tensor<B, 3, Bool>) -> Self {
+        self.masks.attention = Some(mask_attn);
+        self
+    }
+
+    /// Hides from each query the keys after it. The queries are the last of the keys, which are at least as many.
+    pub fn causal(mut self) -> Self {
+        self.masks.causal = true;
+        self
+    }
+}
+
+impl<B: Backend> InputMasks<B> {
+    pub fn none() -> Self {
+        Self { pad: None, attention: None, causal: false }
+    }
+
+    /// The same masks for the queries from a position on.
+    pub fn of_queries_from(&self, first: usize) -> Self {
+        let attention = self.attention.clone().map(|mask| {
+            let [_, queries, _] = mask.dims();
+            mask.slice_dim(1, first.min(queries)..queries)
+        });
+        Self { pad: self.pad.clone(), attention, causal: self.causal }
+    }
+
+    /// What attention makes of the masks: closed form where there is only causality, otherwise a tensor.
+    ///
+    /// # Errors
+    /// If a mask does not have the shape of the queries and keys, or causality lacks keys.
+    pub fn visibility(
+        self,
+        [batch, queries, keys]: [usize; 3],
+        device: &B::Device,
+    ) -> Result<Visibility<B>, AttentionError> {
+        let expect = |tensor, found: Vec<usize>, wanted: &[usize]| match found == wanted {
+            true => Ok(()),
+            false => Err(AttentionError::Shape { tensor, found, expected: format!("{wanted:?}") }),
+        };
+        let mut hidden = Vec::new();
+        if let Some(pad) = self.pad {
+            expect("mask_pad", pad.dims().to_vec(), &[batch, keys])?;
+            hidden.push(pad.reshape([batch, 1, 1, keys]).expand([batch, 1, queries, keys]));
+        }
+        if let Some(mask) = self.attention {
+            expect("mask_attn", mask.dims().to_vec(), &[batch, queries, keys])?;
+            hidden.push(mask.reshape([batch, 1, queries, keys]));
+        }
+        if self.causal {
+            let Some(offset) = keys.checked_sub(queries) else {
+                let expected = format!("at most {keys} queries, the last of the keys, since the input is causal");
+                return Err(AttentionError::Shape { tensor: "query", found: vec![batch, queries], expected });
+            };
+            if hidden.is_empty() {
+                return Ok(Visibility::Causal { offset });
+            }
+            let after = Tensor::<B, 2, Bool>::tril_mask([queries, keys], offset as i64, device);
+            hidden.push(after.reshape([1, 1, queries, keys]).expand([batch, 1, queries, keys]));
+        }
+        Ok(hidden.into_iter().reduce(Tensor::bool_or).map_or(Visibility::Full, Visibility::Masked))
+    }
+}
+
+/// Output of [SparseMultiHeadAttention](super::SparseMultiHeadAttention).
+#[derive(Debug, Clone)]
+pub struct MhaOutput<B: Backend> {
+    /// The attention weights, `[batch, heads, queries, keys]`, where the layer is asked to fill them
+    /// ([fill_weights](super::SparseMultiHeadAttentionConfig::fill_weights)).
+    pub weights: Option<Tensor<B, 4>>,
+    /// The context, `[batch, queries, d_model]`.
+    pub context: Tensor<B, 3>,
+}
