@@ -46,6 +46,7 @@ pub mod mask;
 pub mod masker;
 pub mod scorer;
 mod tensor_file;
+mod whole_file;
 
 pub use file_error::FileError;
 
