@@ -47,6 +47,7 @@ pub mod masker;
 pub mod nn;
 pub mod scorer;
 mod tensor_file;
+mod whole_file;
 
 pub use file_error::FileError;
 

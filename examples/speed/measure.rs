@@ -200,10 +200,10 @@ fn hash_weights<B: Backend>(heads: usize, device: &B::Device) -> HashWeights<B> 
             let matrix = Tensor::random([heads, width_in, width_out], Distribution::Normal(0.0, 0.1), device);
             (matrix, Tensor::zeros([heads, width_out], device))
         });
-        HeadPerceptrons { layers: layers.into() }
+        HeadPerceptrons::new(layers)
     };
     let layer = LayerPerceptrons { query: part(), key: part() };
-    HashWeights { layers: BTreeMap::from([(0, layer)]) }
+    HashWeights::new([(0, layer)])
 }
 
 /// Keys that a query keeps, and the bytes that the step must read: keys, values, and what the scorer reads of each key.
