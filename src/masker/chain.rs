@@ -54,7 +54,19 @@ impl MaskerChainConfig {
     /// # Errors
     /// If a type is not known, a field or a value makes no sense, a file cannot be used, or more than one masker samples.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Result<MaskerChain<B>, ConfigError> {
-        let context = Context::new(device).in_directory(&self.directory);
+        self.init_in(Context::new(device))
+    }
+
+    /// The chain of one layer of a model: what it learns is that layer's alone.
+    ///
+    /// # Errors
+    /// As [init](Self::init).
+    pub fn init_for_layer<B: Backend>(&self, layer: usize, device: &B::Device) -> Result<MaskerChain<B>, ConfigError> {
+        self.init_in(Context::new(device).for_layer(layer))
+    }
+
+    fn init_in<B: Backend>(&self, context: Context<B>) -> Result<MaskerChain<B>, ConfigError> {
+        let context = context.in_directory(&self.directory);
         let maskers = self.maskers.iter().map(|named| BuiltInMasker::from_config(named, &context));
         MaskerChain::new(maskers.collect::<Result<_, _>>()?)
     }

@@ -89,7 +89,7 @@ impl SparseCrossAttentionConfig {
             quiet_softmax: self.quiet_softmax,
             seed: self.seed,
             layer: self.layer,
-            maskers: OptionalRecord(self.maskers.init(device)?),
+            maskers: OptionalRecord(self.maskers.init_for_layer(self.layer, device)?),
             calls: Calls::default(),
         })
     }

@@ -93,7 +93,7 @@ impl SparseMultiHeadAttentionConfig {
     /// # Errors
     /// If the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseMultiHeadAttention<B>, ConfigError> {
-        self.try_init_with(self.maskers.init(device)?, device)
+        self.try_init_with(self.maskers.init_for_layer(self.layer, device)?, device)
     }
 
     /// The layer with a method of one's own in place of the configured one.
