@@ -14,7 +14,7 @@ use burn::{
     nn::loss::CrossEntropyLossConfig,
     optim::{AdamConfig, GradientsParams, Optimizer},
     record::{FullPrecisionSettings, NamedMpkFileRecorder},
-    tensor::{ElementConversion, Int, Tensor, backend::Backend},
+    tensor::{Device, ElementConversion, Int, Tensor, backend::Backend},
 };
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn train(
     arguments: &Arguments,
-    device: &<Selected as burn::tensor::backend::BackendTypes>::Device,
+    device: &Device<Selected>,
 ) -> DenseClassifier<Autodiff<Selected>> {
     Autodiff::<Selected>::seed(device, arguments.seed);
     let mut model = DenseClassifier::<Autodiff<Selected>>::new(device);
@@ -123,7 +123,7 @@ fn train(
 fn judge<E: Encoder<Selected> + Module<Selected>>(
     model: &Classifier<Selected, E>,
     arguments: &Arguments,
-    device: &<Selected as burn::tensor::backend::BackendTypes>::Device,
+    device: &Device<Selected>,
 ) -> (f64, f64) {
     let (mut right, mut seconds) = (0, 0.0);
     let batches = arguments.texts.div_ceil(arguments.batch);

@@ -31,6 +31,8 @@ pub struct AttentionInputs<B: Backend> {
     visibility: Visibility<B>,
     scale: f64,
     layer: usize,
+    /// The position of the first query, where neither the visibility nor the lengths tell.
+    first_position: Option<isize>,
 }
 
 impl<B: Backend> AttentionInputs<B> {
@@ -74,6 +76,7 @@ impl<B: Backend> AttentionInputs<B> {
             values,
             visibility: Visibility::Full,
             layer: 0,
+            first_position: None,
         })
     }
 
@@ -116,6 +119,12 @@ impl<B: Backend> AttentionInputs<B> {
         }
         self.scale = scale;
         Ok(self)
+    }
+
+    /// The position of the first query among keys of which some were cut off at the ends.
+    pub(crate) fn with_first_position(mut self, position: isize) -> Self {
+        self.first_position = Some(position);
+        self
     }
 
     /// The index of the layer that asks, for methods with weights or state by layer.
@@ -175,7 +184,7 @@ impl<B: Backend> AttentionInputs<B> {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         match self.visibility {
             Visibility::Causal { offset } => offset as isize,
-            _ => keys as isize - queries as isize,
+            _ => self.first_position.unwrap_or(keys as isize - queries as isize),
         }
     }
 

@@ -52,6 +52,7 @@ pub use report::{RowSample, SamplingReport};
 pub use share_group::ShareGroup;
 pub use sink::{Sink, SinkConfig};
 pub use size::Size;
+pub(crate) use state::mix;
 pub use state::{LayerState, Randomness};
 pub use threshold::{Threshold, ThresholdConfig};
 pub use top_k::{OracleTopKConfig, TopK, TopKConfig};

@@ -26,11 +26,6 @@ impl LayerState {
         Self { seed, ..Self::default() }
     }
 
-    /// The state of one of many independent calls, where each has a state of its own: a training step.
-    pub(crate) fn of_call(seed: u64, call: u64) -> Self {
-        Self::new(mix(seed, call))
-    }
-
     /// Randomness for one draw of a layer, different from that of all other draws and layers.
     pub fn randomness(&mut self, layer: usize) -> Randomness {
         self.draws += 1;
@@ -92,7 +87,7 @@ impl Randomness {
 }
 
 /// A number that depends on both in every bit.
-fn mix(key: u64, value: u64) -> u64 {
+pub(crate) fn mix(key: u64, value: u64) -> u64 {
     Xoshiro256PlusPlus::seed_from_u64(key).next_u64() ^ Xoshiro256PlusPlus::seed_from_u64(!value).next_u64()
 }
 

@@ -42,14 +42,27 @@ impl<M> Attend<'_, M> {
     /// If the shapes do not fit, or the method cannot work with them.
     pub fn forward<B: Backend>(
         &self,
-        [query, key, value]: [Tensor<B, 4>; 3],
+        heads: [Tensor<B, 4>; 3],
         visibility: Visibility<B>,
         state: &mut LayerState,
     ) -> Result<Attended<B>, AttentionError>
     where
         M: Masker<B>,
     {
-        let inputs = AttentionInputs::new(query, key, value)?.with_visibility(visibility)?.with_layer(self.layer);
+        let [query, key, value] = heads;
+        self.over(AttentionInputs::new(query, key, value)?.with_visibility(visibility)?, state)
+    }
+
+    /// The same over inputs made already.
+    pub fn over<B: Backend>(
+        &self,
+        inputs: AttentionInputs<B>,
+        state: &mut LayerState,
+    ) -> Result<Attended<B>, AttentionError>
+    where
+        M: Masker<B>,
+    {
+        let inputs = inputs.with_layer(self.layer);
         // What chooses keys gets no gradient, and must not be tracked for one.
         let mask = self.maskers.mask(&inputs.clone().detach(), state)?;
         if let Some(min_float) = self.burn_min_float {

@@ -11,6 +11,7 @@ use super::{
     calls::Calls,
     mha_config::{init_or_panic, validate_dropout, validate_heads_kv},
     mha_input::InputMasks,
+    padding::SeenKeys,
 };
 use crate::{
     attention::AttentionError,
@@ -231,9 +232,15 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         context: Tensor<B, 3>,
         mask: Option<Tensor<B, 2, Bool>>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
-        let mut state = self.calls.state::<B>(self.seed, &query.device());
-        let memory = self.memory(context)?;
-        self.attend(query, memory, mask, &mut state)
+        check("query", &query, &self.query)?;
+        check("context", &context, &self.key)?;
+        let ([batch, queries, _], [_, keys, _], device) = (query.dims(), context.dims(), query.device());
+        let masks = SeenKeys::of(InputMasks::padding(mask), [batch, queries, keys], false, &device)?;
+        let [key, value] = self.memory(context)?;
+        let query = split_heads(self.query.forward(query), self.n_heads);
+        let seed = self.calls.seed::<B>(self.seed, &device);
+        let (context, _) = masks.attend(&self.core(), [query, key, value], seed)?;
+        Ok(self.output.forward(join_heads(context)))
     }
 
     /// The same with keys and values of the context made in the first call only; later calls do not look at it.
@@ -273,19 +280,21 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     ) -> Result<Tensor<B, 3>, AttentionError> {
         check("query", &query, &self.query)?;
         let ([batch, queries, _], [_, _, keys, _]) = (query.dims(), key.dims());
-        let masks = InputMasks { pad: mask, ..InputMasks::none() };
-        let visibility = masks.visibility([batch, queries, keys], &query.device())?;
-        let attend = Attend {
+        let visibility = InputMasks::padding(mask).visibility([batch, queries, keys], &query.device())?;
+        let query = split_heads(self.query.forward(query), self.n_heads);
+        let (context, _) = self.core().forward([query, key, value], visibility, state)?;
+        Ok(self.output.forward(join_heads(context)))
+    }
+
+    fn core(&self) -> Attend<'_, M> {
+        Attend {
             maskers: &self.maskers.0,
             dropout: &self.dropout,
             quiet_softmax: self.quiet_softmax,
             fill_weights: false,
             burn_min_float: None,
             layer: self.layer,
-        };
-        let query = split_heads(self.query.forward(query), self.n_heads);
-        let (context, _) = attend.forward([query, key, value], visibility, state)?;
-        Ok(self.output.forward(join_heads(context)))
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
 use crate::attention::{AttentionError, Visibility};
@@ -43,6 +45,9 @@ impl<B: Backend> MhaInput<B> {
 
     /// Hides keys that are padding.
     ///
+    /// Padding at the ends of a sequence is cut off before the method sees the keys: a sink is then the first keys that are
+    /// none, and attention stays sparse. Elsewhere it is a tensor over all pairs, like [mask_attn](Self::mask_attn).
+    ///
     /// # Shapes
     /// - mask_pad: `[batch, keys]`, `true` = hidden.
     pub fn mask_pad(mut self, mask_pad: Tensor<B, 2, Bool>) -> Self {
@@ -74,6 +79,10 @@ impl<B: Backend> InputMasks<B> {
         Self { pad: None, attention: None, causal: false }
     }
 
+    pub fn padding(pad: Option<Tensor<B, 2, Bool>>) -> Self {
+        Self { pad, ..Self::none() }
+    }
+
     /// The same masks for the queries from a position on.
     pub fn of_queries_from(&self, first: usize) -> Self {
         let attention = self.attention.clone().map(|mask| {
@@ -81,6 +90,24 @@ impl<B: Backend> InputMasks<B> {
             mask.slice_dim(1, first.min(queries)..queries)
         });
         Self { pad: self.pad.clone(), attention, causal: self.causal }
+    }
+
+    /// Where only padding and causality hide keys, and the padding stands at the ends: the keys that each sequence has.
+    ///
+    /// # Errors
+    /// If the padding mask does not have the shape of the keys.
+    pub fn spans(&self, batch: usize, keys: usize) -> Result<Option<Vec<Range<usize>>>, AttentionError> {
+        let (Some(pad), None) = (&self.pad, &self.attention) else {
+            return Ok(None);
+        };
+        expect("mask_pad", pad.dims().to_vec(), &[batch, keys])?;
+        let hidden = pad.to_data().iter::<bool>().collect::<Vec<_>>();
+        let span = |hidden: &[bool]| {
+            let start = hidden.iter().take_while(|&&hidden| hidden).count();
+            let length = hidden[start..].iter().take_while(|&&hidden| !hidden).count();
+            hidden[start + length..].iter().all(|&hidden| hidden).then_some(start..start + length)
+        };
+        Ok(hidden.chunks(keys).map(span).collect())
     }
 
     /// What attention makes of the masks: closed form where there is only causality, otherwise a tensor.
@@ -92,10 +119,6 @@ impl<B: Backend> InputMasks<B> {
         [batch, queries, keys]: [usize; 3],
         device: &B::Device,
     ) -> Result<Visibility<B>, AttentionError> {
-        let expect = |tensor, found: Vec<usize>, wanted: &[usize]| match found == wanted {
-            true => Ok(()),
-            false => Err(AttentionError::Shape { tensor, found, expected: format!("{wanted:?}") }),
-        };
         let mut hidden = Vec::new();
         if let Some(pad) = self.pad {
             expect("mask_pad", pad.dims().to_vec(), &[batch, keys])?;
@@ -106,10 +129,7 @@ impl<B: Backend> InputMasks<B> {
             hidden.push(mask.reshape([batch, 1, queries, keys]));
         }
         if self.causal {
-            let Some(offset) = keys.checked_sub(queries) else {
-                let expected = format!("at most {keys} queries, the last of the keys, since the input is causal");
-                return Err(AttentionError::Shape { tensor: "query", found: vec![batch, queries], expected });
-            };
+            let offset = causal_offset(batch, queries, keys)?;
             if hidden.is_empty() {
                 return Ok(Visibility::Causal { offset });
             }
@@ -118,6 +138,21 @@ impl<B: Backend> InputMasks<B> {
         }
         Ok(hidden.into_iter().reduce(Tensor::bool_or).map_or(Visibility::Full, Visibility::Masked))
     }
+}
+
+fn expect(tensor: &'static str, found: Vec<usize>, wanted: &[usize]) -> Result<(), AttentionError> {
+    match found == wanted {
+        true => Ok(()),
+        false => Err(AttentionError::Shape { tensor, found, expected: format!("{wanted:?}") }),
+    }
+}
+
+/// The position of the first query where the queries are the last of the keys.
+pub(super) fn causal_offset(batch: usize, queries: usize, keys: usize) -> Result<usize, AttentionError> {
+    keys.checked_sub(queries).ok_or_else(|| {
+        let expected = format!("at most {keys} queries, the last of the keys, since the input is causal");
+        AttentionError::Shape { tensor: "query", found: vec![batch, queries], expected }
+    })
 }
 
 /// Output of [SparseMultiHeadAttention](super::SparseMultiHeadAttention).

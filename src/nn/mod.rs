@@ -19,6 +19,7 @@ mod mha_config;
 mod mha_input;
 mod multi_head_attention;
 mod optional_record;
+mod padding;
 mod transformer_encoder;
 mod transformer_encoder_layer;
 

@@ -6,12 +6,13 @@ use burn::{
 
 use super::{
     MhaCache, MhaInput, MhaOutput, OptionalRecord,
-    attend::{Attend, join_heads, or_panic, split_heads},
+    attend::{Attend, Attended, join_heads, or_panic, split_heads},
     calls::Calls,
     mha_input::InputMasks,
+    padding::SeenKeys,
 };
 use crate::{
-    attention::{AttentionError, Visibility},
+    attention::AttentionError,
     masker::{LayerState, Masker, MaskerChain},
 };
 
@@ -181,11 +182,13 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         self.check(&input)?;
         let MhaInput { query, key, value, masks } = input;
         let ([batch, queries, _], [_, keys, _], device) = (query.dims(), key.dims(), query.device());
-        let visibility = masks.visibility([batch, queries, keys], &device)?;
+        // What can be wrong with masks before the work, not after.
+        let masks = SeenKeys::of(masks, [batch, queries, keys], self.burn_conventions, &device)?;
         let query = split_heads(self.query.forward(query), self.n_heads);
         let key = split_heads(self.key.forward(key), self.n_heads_kv);
         let value = split_heads(self.value.forward(value), self.n_heads_kv);
-        self.attend([query, key, value], visibility, &mut self.calls.state::<B>(self.seed, &device))
+        let seed = self.calls.seed::<B>(self.seed, &device);
+        Ok(self.finish(masks.attend(&self.core(), [query, key, value], seed)?))
     }
 
     /// Causal attention with a cache, called as burn's: the input is the whole sequence so far, and so is the context.
@@ -252,7 +255,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         }
         let appends = !cache.fixed || cache.is_empty();
         let keys = cache.len() + if appends { key.dims()[1] } else { 0 };
-        // Before anything is appended, so that after an error the cache is as it was.
+        // Before anything is appended: after a mask that does not fit, the cache is as it was.
         let visibility = InputMasks { causal: !cache.fixed, ..masks }.visibility([batch, queries, keys], &device)?;
         if appends {
             cache.keys.append(split_heads(self.key.forward(key), self.n_heads_kv));
@@ -265,25 +268,22 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         cache.queries += queries;
         let state = cache.state.get_or_insert_with(|| LayerState::new(self.seed));
         let query = split_heads(self.query.forward(query), self.n_heads);
-        self.attend([query, key, value], visibility, state)
+        Ok(self.finish(self.core().forward([query, key, value], visibility, state)?))
     }
 
-    fn attend(
-        &self,
-        heads: [Tensor<B, 4>; 3],
-        visibility: Visibility<B>,
-        state: &mut LayerState,
-    ) -> Result<MhaOutput<B>, AttentionError> {
-        let attend = Attend {
+    fn core(&self) -> Attend<'_, M> {
+        Attend {
             maskers: &self.maskers.0,
             dropout: &self.dropout,
             quiet_softmax: self.quiet_softmax,
             fill_weights: self.fill_weights,
             burn_min_float: self.burn_conventions.then_some(self.min_float),
             layer: self.layer,
-        };
-        let (context, weights) = attend.forward(heads, visibility, state)?;
-        Ok(MhaOutput { context: self.output.forward(join_heads(context)), weights })
+        }
+    }
+
+    fn finish(&self, (context, weights): Attended<B>) -> MhaOutput<B> {
+        MhaOutput { context: self.output.forward(join_heads(context)), weights }
     }
 
     fn check(&self, MhaInput { query, key, value, .. }: &MhaInput<B>) -> Result<(), AttentionError> {

@@ -8,6 +8,7 @@ mod cache;
 mod cross_attention;
 mod methods;
 mod modules;
+mod padding;
 mod parity;
 mod records;
 mod support;
