@@ -86,10 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn train(
-    arguments: &Arguments,
-    device: &Device<Selected>,
-) -> DenseClassifier<Autodiff<Selected>> {
+fn train(arguments: &Arguments, device: &Device<Selected>) -> DenseClassifier<Autodiff<Selected>> {
     Autodiff::<Selected>::seed(device, arguments.seed);
     let mut model = DenseClassifier::<Autodiff<Selected>>::new(device);
     let mut optimizer = AdamConfig::new().init();

@@ -1,5 +1,5 @@
 use burn::{
-    module::Module,
+    module::{Content, Module, ModuleDisplay},
     tensor::{DType, Tensor, TensorData, backend::Backend},
 };
 use rand_distr::{Distribution, StandardNormal};
@@ -78,9 +78,23 @@ fn one() -> usize {
 ///
 /// Should be created with [MagicPigConfig].
 #[derive(Module, Debug)]
+#[module(custom_display)]
 pub struct MagicPig<B: Backend> {
     config: MagicPigConfig,
     projection: Option<Tensor<B, 2>>,
+}
+
+impl<B: Backend> ModuleDisplay for MagicPig<B> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let MagicPigConfig { lsh_l, lsh_k, center, minimum_hits, seed, .. } = &self.config;
+        content
+            .add("lsh_l", lsh_l)
+            .add("lsh_k", lsh_k)
+            .add("center", center)
+            .add("minimum_hits", minimum_hits)
+            .add("seed", seed)
+            .optional()
+    }
 }
 
 /// How much longer than the longest key seen a key may become before all are hashed anew.

@@ -5,7 +5,7 @@ use sparse_attention_hub::nn::{SparseCrossAttention, SparseCrossAttentionCache, 
 
 use crate::{
     common::on_each_backend,
-    support::{AB, B, assert_same, method, numbers, padding, sequence},
+    support::{AB, B, assert_same, made, method, numbers, padding, sequence},
 };
 
 fn config(kv_heads: usize) -> SparseCrossAttentionConfig {
@@ -15,7 +15,7 @@ fn config(kv_heads: usize) -> SparseCrossAttentionConfig {
 /// Ours and burn's with the same parameters.
 fn both<B: Backend>(kv_heads: usize, quiet: bool) -> (SparseCrossAttention<B>, burn::nn::attention::CrossAttention<B>) {
     let device = Default::default();
-    let ours = config(kv_heads).with_quiet_softmax(quiet).init::<B>(&device);
+    let ours = made::<B, _>(config(kv_heads).with_quiet_softmax(quiet).init::<B>(&device));
     let burns = CrossAttentionConfig::new(24, 20, 8, kv_heads, 5).with_dropout(0.0).with_quiet_softmax(quiet);
     let recorder = burn::record::NamedMpkBytesRecorder::<burn::record::FullPrecisionSettings>::new();
     let bytes = burn::record::Recorder::<B>::record(&recorder, ours.clone().into_record(), ()).unwrap();

@@ -16,7 +16,7 @@ use sparse_attention_hub::{
 use crate::{
     common::{Sizes, channels, hash},
     support::{
-        AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, method, numbers, padding, parameters, sequence,
+        AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, numbers, padding, parameters, sequence,
     },
 };
 
@@ -136,7 +136,8 @@ fn training_draws_anew_and_repeats_itself() {
     let device = Default::default();
     let sampling = method(r#"[{"type": "sink", "sink_size": 1}, {"type": "random_sampling", "sampling_rate": 0.3}]"#);
     for (maskers, dropout) in [(sampling.clone(), 0.0), (method(SINK_LOCAL), 0.5), (sampling, 0.5)] {
-        let first = configs().0.with_maskers(maskers).with_dropout(dropout).with_seed(3).init::<AB>(&device);
+        let config = configs().0.with_maskers(maskers).with_dropout(dropout).with_seed(3);
+        let first = made::<AB, _>(config.init::<AB>(&device));
         let x = sequence::<AB>([2, LENGTH, D_MODEL], 2);
         let run =
             |layer: &SparseMultiHeadAttention<AB>| numbers(&layer.forward(MhaInput::self_attn(x.clone())).context);
@@ -209,6 +210,14 @@ fn an_optimizer_sees_what_a_method_learns() {
     let (before, after) = (parameters::<AB, _>(&layer.maskers), parameters::<AB, _>(&moved.maskers));
     assert!(before.iter().zip(&after).all(|(before, after)| before != after));
     assert_eq!(parameters::<AB, _>(&layer.query), parameters::<AB, _>(&moved.query));
+
+    // Frozen, they stay where they are, whatever the loss.
+    let mut frozen = layer.clone();
+    frozen.maskers = frozen.maskers.no_grad();
+    let gradients = GradientsParams::from_grads(squares(&frozen).backward(), &frozen);
+    let stepped = AdamConfig::new().init().step(0.1, frozen, gradients);
+    assert_eq!(parameters::<AB, _>(&stepped.maskers), before);
+    assert_ne!(parameters::<AB, _>(&stepped.query), parameters::<AB, _>(&layer.query));
 
     // Attention itself trains the projections and leaves the signatures alone.
     let x = sequence::<AB>([2, LENGTH, D_MODEL], 2);

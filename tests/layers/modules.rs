@@ -69,7 +69,11 @@ fn layers_say_what_they_are() {
     let dense = configs().0.init::<B>(&Default::default());
     assert!(dense.to_string().contains("maskers: MaskerChain, params: 9408"), "{dense}");
     let nested = configs().0.with_maskers(nested()).init::<B>(&Default::default()).to_string();
-    for part in ["TopK {heavy_size: Count(3), scorer: Hash", "Channels {layers: [0], group_factor: 2, label_bits: 4}"] {
+    for part in [
+        "TopK {heavy_size: Count(3), scorer: ",
+        "MagicPig {lsh_l: 9, lsh_k: 2",
+        "Channels {layers: [0], group_factor: 2, label_bits: 4}",
+    ] {
         assert!(nested.contains(part), "{nested}");
     }
     let encoder = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 2).with_maskers(method(SINK_LOCAL));

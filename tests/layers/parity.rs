@@ -14,7 +14,7 @@ use sparse_attention_hub::nn::{
 
 use crate::{
     common::on_each_backend,
-    support::{AB, B, assert_same, bools, configs, numbers, padding, sequence},
+    support::{AB, B, assert_same, bools, configs, made, numbers, padding, sequence},
 };
 
 /// Masks of the padding and of the pairs.
@@ -48,7 +48,7 @@ fn both_inputs<B: Backend>(x: Tensor<B, 3>, (_, pad, pairs): &Masks<B>) -> (MhaI
 fn outputs_are_burns<B: Backend>() {
     let device = Default::default();
     for quiet in [false, true] {
-        let burns = configs().1.with_quiet_softmax(quiet).init::<B>(&device);
+        let burns = made::<B, _>(configs().1.with_quiet_softmax(quiet).init::<B>(&device));
         for (batch, length) in [(3, 21), (1, 1), (2, 63)] {
             for masks in masks::<B>(batch, length) {
                 if length == 1 && masks.1.is_some() {
@@ -149,7 +149,7 @@ fn gradients_are_burns() {
 #[test]
 fn dropout_is_burns_under_its_conventions() {
     let device = Default::default();
-    let layer = configs().1.with_dropout(0.3).init::<AB>(&device);
+    let layer = made::<AB, _>(configs().1.with_dropout(0.3).init::<AB>(&device));
     let mut ours = SparseMultiHeadAttention::from(layer.clone());
     ours.burn_conventions = true;
     let x = sequence::<AB>([2, 21, 48], 5);
@@ -165,7 +165,7 @@ fn encoders_are_burns() {
     let (batch, length) = (2, 21);
     for norm_first in [false, true] {
         let config = TransformerEncoderConfig::new(48, 64, 8, 3).with_dropout(0.0).with_norm_first(norm_first);
-        let burns = config.init::<AB>(&device);
+        let burns = made::<AB, _>(config.init::<AB>(&device));
         let ours = SparseTransformerEncoder::from(burns.clone());
         assert_eq!(ours.layers.iter().map(|layer| layer.mha.layer).collect::<Vec<_>>(), [0, 1, 2]);
         for (what, pad, pairs) in masks::<AB>(batch, length) {

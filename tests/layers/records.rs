@@ -13,7 +13,7 @@ use sparse_attention_hub::nn::{
 
 use crate::{
     common::{Sizes, hash},
-    support::{B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, method, parameters, scratch, sequence},
+    support::{B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, parameters, scratch, sequence},
 };
 
 fn recorder() -> NamedMpkFileRecorder<FullPrecisionSettings> {
@@ -31,13 +31,13 @@ fn named_records_of_attention_load_both_ways() {
     let device = Default::default();
     let (config, burn_config) = configs();
     let sparse = config.with_maskers(method(SINK_LOCAL));
-    let (dense, path) = (burn_config.init::<B>(&device), scratch("burn-mha"));
+    let (dense, path) = (made::<B, _>(burn_config.init::<B>(&device)), scratch("burn-mha"));
     dense.clone().save_file(path.clone(), &recorder()).unwrap();
     let loaded = sparse.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
     assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&dense));
     assert_eq!(loaded.maskers.0.maskers().len(), 2, "the method stays");
 
-    let (ours, path) = (sparse.init::<B>(&device), scratch("sparse-mha"));
+    let (ours, path) = (made::<B, _>(sparse.init::<B>(&device)), scratch("sparse-mha"));
     ours.clone().save_file(path.clone(), &recorder()).unwrap();
     let loaded = burn_config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
     assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
@@ -48,12 +48,12 @@ fn named_records_of_encoders_load_both_ways() {
     let device = Default::default();
     let burn_config = TransformerEncoderConfig::new(D_MODEL, 64, HEADS, 3).with_dropout(0.0);
     let config = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 3).with_maskers(method(SINK_LOCAL));
-    let (dense, path) = (burn_config.init::<B>(&device), scratch("burn-encoder"));
+    let (dense, path) = (made::<B, _>(burn_config.init::<B>(&device)), scratch("burn-encoder"));
     dense.clone().save_file(path.clone(), &recorder()).unwrap();
     let loaded = config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
     assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&dense));
 
-    let (ours, path) = (config.init::<B>(&device), scratch("sparse-encoder"));
+    let (ours, path) = (made::<B, _>(config.init::<B>(&device)), scratch("sparse-encoder"));
     ours.clone().save_file(path.clone(), &recorder()).unwrap();
     let loaded = burn_config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
     assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
@@ -64,12 +64,12 @@ fn named_records_of_cross_attention_load_both_ways() {
     let device = Default::default();
     let burn_config = CrossAttentionConfig::new(D_MODEL, 20, HEADS, 2, 5);
     let config = SparseCrossAttentionConfig::new(D_MODEL, 20, HEADS, 2, 5);
-    let (dense, path) = (burn_config.init::<B>(&device), scratch("burn-cross"));
+    let (dense, path) = (made::<B, _>(burn_config.init::<B>(&device)), scratch("burn-cross"));
     dense.clone().save_file(path.clone(), &recorder()).unwrap();
     let loaded = config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
     assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&dense));
 
-    let (ours, path) = (config.init::<B>(&device), scratch("sparse-cross"));
+    let (ours, path) = (made::<B, _>(config.init::<B>(&device)), scratch("sparse-cross"));
     ours.clone().save_file(path.clone(), &recorder()).unwrap();
     let loaded = burn_config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
     assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
@@ -80,7 +80,7 @@ fn named_records_of_cross_attention_load_both_ways() {
 fn named_records_carry_what_a_method_has_learned() {
     let device = Default::default();
     let config = configs().0.with_maskers(method(&learned()));
-    let mut ours = config.init::<B>(&device);
+    let mut ours = made::<B, _>(config.init::<B>(&device));
     let path = scratch("learned");
     // Other weights than those of the method's file.
     ours.maskers = ours.maskers.map(&mut Doubled);
@@ -141,7 +141,7 @@ mod safetensors {
         let device = Default::default();
         let (config, burn_config) = configs();
         let config = config.with_maskers(method(SINK_LOCAL));
-        let dense: MultiHeadAttention<B> = burn_config.init(&device);
+        let dense: MultiHeadAttention<B> = made::<B, _>(burn_config.init(&device));
         dense.save_into(&mut store("burn-mha.safetensors")).unwrap();
         let mut ours: SparseMultiHeadAttention<B> = config.init(&device);
         let result = ours.load_from(&mut store("burn-mha.safetensors")).unwrap();

@@ -75,6 +75,12 @@ pub fn parameters<B: Backend, M: Module<B>>(module: &M) -> Vec<Vec<f32>> {
     collect.0
 }
 
+/// The module with its parameters drawn: burn draws them where they are first read, and in each clone anew until then.
+pub fn made<B: Backend, M: Module<B>>(module: M) -> M {
+    parameters::<B, M>(&module);
+    module
+}
+
 /// A path for a file of this test run.
 pub fn scratch(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("layers-{name}"))
