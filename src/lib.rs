@@ -31,6 +31,7 @@
 //! | `wgpu` | GPUs through Vulkan, Metal, DirectX and WebGPU |
 //! | `cuda` | NVIDIA GPUs |
 //! | `tch` | libtorch |
+//! | `plot` | plots as SVG |
 //!
 //! A program that picks its backend itself needs none of them.
 
@@ -44,6 +45,8 @@ mod file_error;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+#[cfg(feature = "plot")]
+pub mod plot;
 pub mod scorer;
 mod tensor_file;
 mod whole_file;
