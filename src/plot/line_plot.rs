@@ -22,6 +22,9 @@ const SIZE: (u32, u32) = (900, 560);
 /// Up to so many points, each is marked.
 const MARKED: usize = 40;
 
+/// Places between two points at which it is looked where a line runs.
+const STEPS: u32 = 16;
+
 /// Colours which stay apart for most who do not see all colours (Okabe and Ito).
 const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
@@ -70,6 +73,16 @@ pub struct LinePlot {
 struct Axis {
     label: String,
     scale: Scale,
+}
+
+impl Axis {
+    /// How far along the axis a number stands, from 0 to 1.
+    fn share(&self, range: &Range<f64>, at: f64) -> f64 {
+        match self.scale {
+            Scale::Linear => (at - range.start) / (range.end - range.start),
+            Scale::Log => (at / range.start).ln() / (range.end / range.start).ln(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -164,6 +177,32 @@ impl LinePlot {
         }
     }
 
+    /// Where the names of the lines cover least of them.
+    fn emptiest_corner(&self) -> SeriesLabelPosition {
+        let (x, y) = (self.range(&self.x, |point| point.0), self.range(&self.y, |point| point.1));
+        let place = |point: &(f64, f64)| (self.x.share(&x, point.0), self.y.share(&y, point.1));
+        // Right and upper quarter, and how much of the lines lies there.
+        let mut covered = [[0; 2]; 2];
+        for line in &self.lines {
+            let places = line.points.iter().map(place).collect::<Vec<_>>();
+            let ends = places.iter().zip(places.iter().skip(1).chain(places.last()));
+            for (from, to) in ends {
+                for step in (0..STEPS).map(|step| f64::from(step) / f64::from(STEPS)) {
+                    let (x, y) = (from.0 + step * (to.0 - from.0), from.1 + step * (to.1 - from.1));
+                    let outer = |at: f64| !(0.33..0.67).contains(&at);
+                    covered[usize::from(x > 0.5)][usize::from(y > 0.5)] += usize::from(outer(x) && outer(y));
+                }
+            }
+        }
+        let corners = [
+            (covered[1][1], SeriesLabelPosition::UpperRight),
+            (covered[0][1], SeriesLabelPosition::UpperLeft),
+            (covered[1][0], SeriesLabelPosition::LowerRight),
+            (covered[0][0], SeriesLabelPosition::LowerLeft),
+        ];
+        corners.into_iter().min_by_key(|(covered, _)| *covered).map_or(SeriesLabelPosition::UpperRight, |(_, at)| at)
+    }
+
     fn draw<'a, X, Y>(
         &self,
         area: &DrawingArea<SVGBackend<'a>, Shift>,
@@ -206,7 +245,7 @@ impl LinePlot {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(self.emptiest_corner())
             .label_font(("sans-serif", 14))
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
