@@ -46,6 +46,7 @@ mod file_error;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;
 pub mod scorer;
@@ -64,6 +65,6 @@ pub mod prelude {
             dense_attention, masked_attention,
         },
         mask::{Mask, MaskShape, Pattern},
-        masker::{Context, LayerState, Masker, MaskerConfig, MaskerRegistry, Size},
+        masker::{Context, LayerState, Masker, MaskerChain, MaskerChainConfig, MaskerConfig, MaskerRegistry, Size},
     };
 }

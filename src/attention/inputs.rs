@@ -33,6 +33,8 @@ pub struct AttentionInputs<B: Backend> {
     visibility: Visibility<B>,
     scale: f64,
     layer: usize,
+    /// The position of the first query, where neither the visibility nor the lengths tell.
+    first_position: Option<isize>,
 }
 
 impl<B: Backend> AttentionInputs<B> {
@@ -76,6 +78,7 @@ impl<B: Backend> AttentionInputs<B> {
             values,
             visibility: Visibility::Full,
             layer: 0,
+            first_position: None,
         })
     }
 
@@ -120,6 +123,12 @@ impl<B: Backend> AttentionInputs<B> {
         Ok(self)
     }
 
+    /// The position of the first query among keys of which some were cut off at the ends.
+    pub(crate) fn with_first_position(mut self, position: isize) -> Self {
+        self.first_position = Some(position);
+        self
+    }
+
     /// The index of the layer that asks, for methods with weights or state by layer.
     pub fn with_layer(mut self, layer: usize) -> Self {
         self.layer = layer;
@@ -150,6 +159,16 @@ impl<B: Backend> AttentionInputs<B> {
             visibility,
             ..*self
         })
+    }
+
+    /// The same inputs without a tie to what they were computed from.
+    pub(crate) fn detach(self) -> Self {
+        let visibility = match self.visibility {
+            Visibility::Biased(bias) => Visibility::Biased(bias.detach()),
+            other => other,
+        };
+        let (queries, keys, values) = (self.queries.detach(), self.keys.detach(), self.values.detach());
+        Self { queries, keys, values, visibility, ..self }
     }
 
     /// The queries, `[batch, heads, queries, head_dim]`.
@@ -193,7 +212,7 @@ impl<B: Backend> AttentionInputs<B> {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         match self.visibility {
             Visibility::Causal { offset } => offset as isize,
-            _ => keys as isize - queries as isize,
+            _ => self.first_position.unwrap_or(keys as isize - queries as isize),
         }
     }
 

@@ -108,6 +108,10 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
             Some(file) => HashWeights::from_file(context.path(file), self, context.device())?,
             None => HashWeights::new([]),
         };
+        let weights = match context.layer() {
+            Some(layer) => HashWeights::new(weights.layer(layer).map(|weights| (layer, weights.clone()))),
+            None => weights,
+        };
         Ok(Hash::new(weights, self.hat_mlp_activation))
     }
 }
