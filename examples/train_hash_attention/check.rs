@@ -47,8 +47,7 @@ pub fn report(file: &Path, random: HashWeights<Selected>) -> Result<(), Box<dyn 
     let registry = MaskerRegistry::new();
     let trained = registry.research_attention(&method.to_string(), &Default::default())?;
     let context = registry.context(&Default::default());
-    let heavy: Box<dyn Masker<Selected>> =
-        Box::new(TopK::new(HEAVY, Box::new(Hash::new(random.clone(), Activation::Silu)))?);
+    let heavy: Box<dyn Masker<Selected>> = Box::new(TopK::new(HEAVY, Hash::new(random.clone(), Activation::Silu))?);
     let mut maskers = Vec::new();
     for fixed in &method.as_array().map_or(Vec::new(), Vec::clone)[..2] {
         maskers.push(registry.masker(fixed, &context)?);

@@ -84,8 +84,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let saved = initial(arguments, &layers)?;
     saved.save(arguments.out.clone())?;
     println!(
-        "Signatures of {} bits; recall of the exact top 32 within a sixteenth of the keys, outside of a sink and a window \
-         of 128, on held-out text.",
+        "Signatures of {} bits; recall of the exact top 32 within a sixteenth of the keys, outside of a sink and a \
+         window of 128, on held-out text.",
         shape().hat_bits
     );
     let mut trained = Vec::new();
@@ -191,13 +191,10 @@ struct Row {
 }
 
 fn table(rows: &[Row]) {
-    println!(
-        "\n| layer | random perceptrons | random hyperplanes | at the start | trained | loss, first and last tenth | seconds |"
-    );
+    println!("\n| layer | random perceptrons | random hyperplanes | start | trained | loss, first to last tenth | s |");
     println!("|---|---|---|---|---|---|---|");
     for Row { layer, random, hyperplanes, before, after, losses: [first, last], seconds } in rows {
-        println!(
-            "| {layer} | {random:.3} | {hyperplanes:.3} | {before:.3} | {after:.3} | {first:.3}, {last:.3} | {seconds:.0} |"
-        );
+        let recall = format!("{random:.3} | {hyperplanes:.3} | {before:.3} | {after:.3}");
+        println!("| {layer} | {recall} | {first:.3} to {last:.3} | {seconds:.0} |");
     }
 }

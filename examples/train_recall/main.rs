@@ -101,7 +101,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     // Other sequences than those looked at during training.
     let test = TASK.sequences(1024, arguments.seed ^ 0x7e57);
-    println!("\nAccuracy in percent on 1,024 other sequences, the model of each row under the attention of each column:\n");
+    println!(
+        "\nAccuracy in percent on 1,024 other sequences, the model of each row under the attention of each column:\n"
+    );
     println!("| trained | {} |", methods.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | "));
     println!("|---|{}", "---|".repeat(methods.len()));
     for ((name, _), run) in methods.iter().zip(&runs) {

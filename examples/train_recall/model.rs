@@ -17,7 +17,7 @@ use burn::{
     },
 };
 use sparse_attention_hub::{
-    attention::AttentionReport,
+    attention::{AttentionError, AttentionReport},
     masker::{ConfigError, MaskerChainConfig},
     nn::{MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig},
     prelude::*,

@@ -68,13 +68,14 @@ pub fn train(
     let start = std::time::Instant::now();
     let training = SupervisedTraining::new(
         &folder,
-        loader(sequences.train.clone(), BATCH, Some(arguments.seed)),
-        loader(sequences.held_out.clone(), BATCH, None),
+        loader::<Training>(sequences.train.clone(), BATCH, Some(arguments.seed)),
+        loader::<Selected>(sequences.held_out.clone(), BATCH, None),
     )
     .metrics((LossMetric::new(), AccuracyMetric::new()))
     .metric_valid_numeric(DensityMetric::new())
     .metric_valid_numeric(OutputErrorMetric::new())
-    .num_epochs(arguments.passes);
+    .num_epochs(arguments.passes)
+    .with_application_logger(None);
     let training = match arguments.dashboard {
         true => training,
         // The progress bar has the terminal to itself.
@@ -96,7 +97,7 @@ pub fn train(
 /// The mean of a metric in each pass, from the learner's logs.
 fn logged(folder: &Path, metric: &str, split: Split, passes: usize) -> Result<Vec<f64>, Box<dyn Error>> {
     let mut logs = FileMetricLogger::new(folder);
-    let pass = |pass: usize| {
+    let pass = |pass: usize| -> Result<f64, Box<dyn Error>> {
         let entries = logs.read_numeric(metric, pass, &split)?;
         match entries.len() {
             0 => Err(format!("{} has no \"{metric}\" of pass {pass}", folder.display()).into()),

@@ -33,7 +33,7 @@ impl Default for TopKRecall {
 }
 
 impl TopKRecall {
-    /// The recall, over all queries that choose among at least `top_k` keys: in `[0, 1]`, and 1 if there is no such query.
+    /// The recall over all queries that choose among at least `top_k` keys, in `[0, 1]`; 1 if there is no such query.
     ///
     /// # Errors
     /// If the scorer cannot work with the inputs.

@@ -97,8 +97,8 @@ impl HashDistillationConfig {
 /// `s` is a [relaxed](Relaxation) sign of the perceptron's output. The weights that come out are those of a
 /// [Hash](crate::scorer::Hash) scorer.
 ///
-/// Perceptrons that are frozen ([no_grad](burn::module::Module::no_grad)) stay as they are; so do those which were made on
-/// a backend without `Autodiff` and brought over, since burn has them frozen. Should be created with
+/// Perceptrons that are frozen ([no_grad](burn::module::Module::no_grad)) stay as they are; so do those which were made
+/// on a backend without `Autodiff` and brought over, since burn has them frozen. Should be created with
 /// [HashDistillationConfig].
 pub struct HashDistillation<B: AutodiffBackend> {
     config: HashDistillationConfig,
