@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files = std::fs::read_dir(root.join("examples/data"))?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<PathBuf>, std::io::Error>>()?;
+    files.retain(|file| file.is_file());
     files.sort();
     let mut calibration = ChannelCalibration::new();
     let mut hyperplanes = Vec::new();

@@ -31,6 +31,8 @@
 //! | `wgpu` | GPUs through Vulkan, Metal, DirectX and WebGPU |
 //! | `cuda` | NVIDIA GPUs |
 //! | `tch` | libtorch |
+//! | `train` | burn's `Autodiff` and training loop |
+//! | `plot` | plots as SVG |
 //!
 //! A program that picks its backend itself needs none of them.
 
@@ -45,8 +47,12 @@ pub mod kernels;
 pub mod mask;
 pub mod masker;
 pub mod nn;
+#[cfg(feature = "plot")]
+pub mod plot;
 pub mod scorer;
 mod tensor_file;
+#[cfg(feature = "train")]
+pub mod train;
 mod whole_file;
 
 pub use file_error::FileError;

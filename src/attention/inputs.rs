@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{AttentionError, Visibility};
@@ -201,6 +203,32 @@ impl<B: Backend> AttentionInputs<B> {
     pub fn with_layer(mut self, layer: usize) -> Self {
         self.layer = layer;
         self
+    }
+
+    /// Some of the queries, over the keys up to the last one that any of them sees.
+    ///
+    /// # Errors
+    /// If there are no such queries.
+    pub fn narrow_queries(&self, queries: Range<usize>) -> Result<Self, AttentionError> {
+        let shape = self.mask_shape();
+        if queries.is_empty() || queries.end > shape.queries {
+            let value = format!("{queries:?}");
+            return Err(AttentionError::Value { field: "queries", value, allowed: "some of the queries there are" });
+        }
+        let keys = 0..self.visibility.end(&queries, shape.keys);
+        let visibility = match &self.visibility {
+            Visibility::Full => Visibility::Full,
+            Visibility::Causal { offset } => Visibility::Causal { offset: offset + queries.start },
+            Visibility::Masked(hidden) => Visibility::Masked(hidden.clone().slice_dim(2, queries.clone())),
+            Visibility::Biased(bias) => Visibility::Biased(bias.clone().slice_dim(2, queries.clone())),
+        };
+        Ok(Self {
+            queries: self.queries.clone().slice_dim(2, queries),
+            keys: self.keys.clone().slice_dim(2, keys.clone()),
+            values: self.values.clone().slice_dim(2, keys),
+            visibility,
+            ..*self
+        })
     }
 
     /// The same inputs without a tie to what they were computed from.

@@ -2,6 +2,8 @@
 
 mod recording;
 mod study;
+mod top_k_recall;
 
 pub use recording::Recording;
 pub use study::{ErrorStudy, RowErrors};
+pub use top_k_recall::TopKRecall;

@@ -49,6 +49,7 @@ pub use quest::{QuestTopK, QuestTopKConfig};
 pub use random_sampling::{RandomSampling, RandomSamplingConfig};
 pub use registry::{MaskerConfig, MaskerRegistry};
 pub use report::{RowSample, SamplingReport};
+pub(crate) use rows::by_candidates;
 pub use share_group::ShareGroup;
 pub use sink::{Sink, SinkConfig};
 pub use size::Size;

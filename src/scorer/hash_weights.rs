@@ -167,8 +167,8 @@ impl<B: Backend> HashWeights<B> {
         }
     }
 
-    /// Writes the weights to a safetensors file which [from_file](Self::from_file) reads. The file is complete or not there:
-    /// it is written under another name first.
+    /// Writes the weights to a safetensors file which [from_file](Self::from_file) reads. The file is complete or not
+    /// there: it is written under another name first.
     ///
     /// # Errors
     /// If the file cannot be written, or its name is that of a PyTorch checkpoint.

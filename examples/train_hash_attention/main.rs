@@ -1,0 +1,200 @@
+//! Trains the signatures of HashAttention for two layers of a model, from the model's own attention on text.
+//!
+//! `cargo run --release --features train --example train_hash_attention`
+
+mod check;
+mod data;
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use burn::{backend::Autodiff, module::AutodiffModule, tensor::backend::Backend};
+use clap::Parser;
+use data::Layer;
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use sparse_attention_hub::{
+    attention::AttentionError,
+    backend::Selected,
+    eval::TopKRecall,
+    prelude::*,
+    scorer::{Activation, Hash, HashConfig, HashWeights, LayerPerceptrons},
+    train::HashDistillationConfig,
+};
+
+type Training = Autodiff<Selected>;
+
+/// Trains HashAttention's signatures on queries and keys of a model, and shows what they find on text held out.
+#[derive(Debug, Parser)]
+#[command(name = "train_hash_attention")]
+struct Arguments {
+    /// Steps of the optimizer for each layer, 256 queries a step
+    #[arg(long, default_value_t = 240)]
+    steps: usize,
+    /// Seed of the first weights and of the order of the steps
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Where the weights are written to
+    #[arg(long, default_value = "target/hash_attention.safetensors")]
+    out: PathBuf,
+    /// Start from the weights in this file
+    #[arg(long)]
+    resume: Option<PathBuf>,
+    /// Folder of queries and keys, NAME_layerNUMBER.safetensors
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+/// The perceptrons, as the paper has them.
+pub fn shape() -> HashConfig {
+    HashConfig {
+        hat_bits: 32,
+        hat_mlp_layers: 3,
+        hat_mlp_hidden_size: 128,
+        hat_mlp_activation: Activation::Silu,
+        hat_weights: None,
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A folder beside where the command is run, or else where the crate lies.
+pub fn find(name: &str) -> PathBuf {
+    let here = PathBuf::from(name);
+    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data/qk_text"));
+    let layers = data::read(&folder)?;
+    // Before the work, so that minutes of it are not lost to a misspelt folder.
+    let saved = initial(arguments, &layers)?;
+    saved.save(arguments.out.clone())?;
+    println!(
+        "Signatures of {} bits; recall of the exact top 32 within a sixteenth of the keys, outside of a sink and a \
+         window of 128, on held-out text.",
+        shape().hat_bits
+    );
+    let mut trained = Vec::new();
+    let mut rows = Vec::new();
+    for layer in &layers {
+        let Some(first) = saved.layer(layer.number) else {
+            return Err(format!("the weights to resume from lack layer {}", layer.number).into());
+        };
+        let start = Instant::now();
+        let (weights, losses) = train(arguments, layer, first.clone())?;
+        let seconds = start.elapsed().as_secs_f64();
+        rows.push(Row {
+            layer: layer.number,
+            random: recall(layer, &random(layer, arguments.seed))?,
+            hyperplanes: recall(layer, &check::hyperplanes(layer, arguments.seed))?,
+            before: recall(layer, &first.valid())?,
+            after: recall(layer, &weights)?,
+            losses,
+            seconds,
+        });
+        trained.push((layer.number, weights));
+    }
+    let trained = HashWeights::new(trained);
+    trained.save(arguments.out.clone())?;
+    table(&rows);
+    println!("\nwrote {}", arguments.out.display());
+    let random = HashWeights::new(layers.iter().map(|layer| (layer.number, random(layer, arguments.seed))));
+    check::report(&arguments.out, random)
+}
+
+/// The weights to start from. They are made on the backend that trains: what is made on another is frozen.
+fn initial(arguments: &Arguments, layers: &[Layer]) -> Result<HashWeights<Training>, Box<dyn Error>> {
+    match &arguments.resume {
+        Some(file) => Ok(HashWeights::from_file(file.clone(), &shape(), &Default::default())?),
+        None => Ok(HashWeights::new(layers.iter().map(|layer| (layer.number, random(layer, arguments.seed))))),
+    }
+}
+
+/// Untrained perceptrons.
+fn random<B: Backend>(layer: &Layer, seed: u64) -> LayerPerceptrons<B> {
+    let [_, heads, _, head_dim] = layer.held_out.queries().dims();
+    LayerPerceptrons::random(&shape(), heads, head_dim, seed + layer.number as u64, &Default::default())
+}
+
+/// The perceptrons after some steps, and the mean loss of the first and of the last tenth of them.
+fn train(
+    arguments: &Arguments,
+    layer: &Layer,
+    first: LayerPerceptrons<Training>,
+) -> Result<(LayerPerceptrons<Selected>, [f64; 2]), Box<dyn Error>> {
+    let config = HashDistillationConfig::new();
+    let mut trainer = config.init(first, Activation::Silu)?;
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(arguments.seed);
+    let mut chunks = Vec::new();
+    let mut losses = Vec::with_capacity(arguments.steps);
+    let progress = ProgressBar::new(arguments.steps as u64);
+    progress.set_style(ProgressStyle::with_template("layer {prefix} {bar:30} {pos}/{len}  loss {msg}  {eta} left")?);
+    progress.set_prefix(layer.number.to_string());
+    while losses.len() < arguments.steps {
+        let Some((piece, start)) = chunks.pop() else {
+            // Each chunk of each piece once, in another order each time.
+            for (piece, inputs) in layer.train.iter().enumerate() {
+                // Queries with fewer keys than the sink, the window and the target hold have little to learn from.
+                let first = config.sink_size + config.window_size;
+                chunks.extend((first..inputs.mask_shape().queries).step_by(config.chunk_size).map(|at| (piece, at)));
+            }
+            if chunks.is_empty() {
+                return Err("the pieces are too short to learn from".into());
+            }
+            chunks.shuffle(&mut rng);
+            continue;
+        };
+        let inputs: &AttentionInputs<Selected> = &layer.train[piece];
+        let rows = start..(start + config.chunk_size).min(inputs.mask_shape().queries);
+        if let Some(loss) = trainer.step(&inputs.narrow_queries(rows)?)? {
+            losses.push(loss);
+            progress.set_message(format!("{loss:.3}"));
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    let tenth = losses.len().div_ceil(10).max(1);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+    let ends = [mean(&losses[..tenth.min(losses.len())]), mean(&losses[losses.len().saturating_sub(tenth)..])];
+    Ok((trainer.valid(), ends))
+}
+
+/// Recall on the second half of the held-out piece, where the budget is at least twice the target.
+fn recall(layer: &Layer, perceptrons: &LayerPerceptrons<Selected>) -> Result<f64, AttentionError> {
+    let queries = layer.held_out.mask_shape().queries;
+    let hash = Hash::new(HashWeights::new([(layer.number, perceptrons.clone())]), Activation::Silu);
+    TopKRecall::default().measure(&hash, &layer.held_out.narrow_queries(queries / 2..queries)?)
+}
+
+struct Row {
+    layer: usize,
+    random: f64,
+    hyperplanes: f64,
+    before: f64,
+    after: f64,
+    losses: [f64; 2],
+    seconds: f64,
+}
+
+fn table(rows: &[Row]) {
+    println!("\n| layer | random perceptrons | random hyperplanes | start | trained | loss, first to last tenth | s |");
+    println!("|---|---|---|---|---|---|---|");
+    for Row { layer, random, hyperplanes, before, after, losses: [first, last], seconds } in rows {
+        let recall = format!("{random:.3} | {hyperplanes:.3} | {before:.3} | {after:.3}");
+        println!("| {layer} | {recall} | {first:.3} to {last:.3} | {seconds:.0} |");
+    }
+}

@@ -1,0 +1,68 @@
+use burn::tensor::backend::Backend;
+
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    kernels::cpu::largest,
+    mask::{Mask, Pattern},
+    masker::{LayerState, ShareGroup, Size, by_candidates},
+    scorer::{Oracle, Scorer},
+};
+
+/// How well a scorer finds the keys that matter: which share of the exact top-k of each query is among the keys that the
+/// scorer puts first, within a budget.
+///
+/// As HashAttention reports it: of the exact top 32 outside of the sink and the window, how many are among `n / 16` keys
+/// picked by signature.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TopKRecall {
+    /// How many of the keys with the highest exact scores are to be found.
+    pub top_k: usize,
+    /// How many keys the scorer may pick; a fraction is one of the keys that the query sees.
+    pub budget: Size,
+    /// The first keys, which every query keeps anyway.
+    pub sink_size: usize,
+    /// The keys up to a query's own position, which it keeps anyway.
+    pub window_size: usize,
+}
+
+impl Default for TopKRecall {
+    /// 32 keys within a sixteenth, outside of a sink and a window of 128.
+    fn default() -> Self {
+        Self { top_k: 32, budget: Size::Fraction(1.0 / 16.0), sink_size: 128, window_size: 128 }
+    }
+}
+
+impl TopKRecall {
+    /// The recall over all queries that choose among at least `top_k` keys, in `[0, 1]`; 1 if there is no such query.
+    ///
+    /// # Errors
+    /// If the scorer cannot work with the inputs.
+    pub fn measure<B: Backend>(
+        &self,
+        scorer: &dyn Scorer<B>,
+        inputs: &AttentionInputs<B>,
+    ) -> Result<f64, AttentionError> {
+        let shape = inputs.mask_shape();
+        let pattern = Pattern { sink: self.sink_size, window: self.window_size, offset: inputs.offset() };
+        let mask = Mask::pattern(shape, pattern, &inputs.device());
+        let seen = inputs.visibility().closed_form();
+        let rows = |scorer: &dyn Scorer<B>, budget: &(dyn Fn(usize) -> usize + Sync)| {
+            by_candidates(inputs, &mask, scorer, &mut LayerState::new(0), ShareGroup::No, |row, scores| {
+                largest(scores, budget(row))
+            })
+        };
+        let wanted = rows(&Oracle::default(), &|_| self.top_k)?;
+        let found = rows(scorer, &|row| {
+            let query = row % shape.queries;
+            self.budget.of(seen.as_ref().map_or(shape.keys, |seen| seen(query, shape.keys)))
+        })?;
+        let full = wanted.iter().zip(&found).filter(|(wanted, _)| wanted.len() == self.top_k);
+        let (mut hits, mut all) = (0, 0);
+        for (wanted, found) in full {
+            // Both are in ascending order.
+            hits += wanted.iter().filter(|key| found.binary_search(key).is_ok()).count();
+            all += wanted.len();
+        }
+        Ok(if all == 0 { 1.0 } else { hits as f64 / all as f64 })
+    }
+}

@@ -1,0 +1,227 @@
+use burn::{
+    config::Config,
+    module::AutodiffModule,
+    optim::{Adam, AdamConfig, GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
+    tensor::{
+        Tensor, TensorData,
+        activation::log_sigmoid,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::straight_through_sign;
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    kernels::cpu::largest,
+    mask::{Mask, Pattern},
+    masker::{ConfigError, LayerState, ShareGroup, by_candidates},
+    scorer::{Activation, LayerPerceptrons, Oracle, repeat_heads},
+};
+
+/// What stands for the sign of a number while signatures are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relaxation {
+    /// `tanh(x)`, as HashAttention is trained.
+    Tanh,
+    /// The sign itself, with the gradient of `tanh` ([straight_through_sign]): the loss is that of the signatures in use.
+    StraightThrough,
+}
+
+/// Configuration of [HashDistillation].
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct HashDistillationConfig {
+    /// How many of the keys with the highest exact scores are the target of each query, at least 1. Default: 32.
+    #[config(default = 32)]
+    pub top_k: usize,
+    /// The first keys, which every query keeps anyway and which are neither target nor counterexample. Default: 128.
+    #[config(default = 128)]
+    pub sink_size: usize,
+    /// The keys up to a query's own position, which it keeps anyway. Default: 128.
+    #[config(default = 128)]
+    pub window_size: usize,
+    /// How many times a key of the target counts in the loss, above 0. Default: 20.
+    #[config(default = 20.0)]
+    pub positive_weight: f64,
+    /// What is added to the positive weight for each key that there is, since the targets are the rarer the more keys
+    /// there are; at least 0. Default: 0.
+    #[config(default = 0.0)]
+    pub positive_weight_per_key: f64,
+    /// The learning rate of Adam, above 0. Default: 1e-3.
+    #[config(default = 1e-3)]
+    pub learning_rate: f64,
+    /// How many queries make a step of [HashDistillation::epoch], at least 1: a step takes memory for the scores of so
+    /// many queries. Default: 256.
+    #[config(default = 256)]
+    pub chunk_size: usize,
+    /// What stands for the sign. Default: `tanh`.
+    #[config(default = "Relaxation::Tanh")]
+    pub relaxation: Relaxation,
+}
+
+impl HashDistillationConfig {
+    /// The training of one layer's perceptrons.
+    ///
+    /// # Errors
+    /// If a value makes no sense.
+    pub fn init<B: AutodiffBackend>(
+        &self,
+        layer: LayerPerceptrons<B>,
+        activation: Activation,
+    ) -> Result<HashDistillation<B>, ConfigError> {
+        for (field, value) in [("top_k", self.top_k), ("chunk_size", self.chunk_size)] {
+            if value == 0 {
+                return Err(ConfigError::value(field, value, "at least 1"));
+            }
+        }
+        for (field, value) in [("positive_weight", self.positive_weight), ("learning_rate", self.learning_rate)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(ConfigError::value(field, value, "a finite number above 0"));
+            }
+        }
+        let per_key = self.positive_weight_per_key;
+        if !(per_key.is_finite() && per_key >= 0.0) {
+            return Err(ConfigError::value("positive_weight_per_key", per_key, "a finite number of at least 0"));
+        }
+        let optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+        Ok(HashDistillation { config: *self, activation, layer, optimizer })
+    }
+}
+
+/// Trains the signatures of [HashAttention](https://arxiv.org/abs/2412.14468) to find what dense attention attends to.
+///
+/// The model is frozen: its queries and keys are the input. For each query the target is the set of keys with the
+/// highest exact scores, outside of a sink and a window which it keeps anyway. The perceptrons learn to tell these from
+/// the other visible keys by how far the signatures agree: binary cross-entropy of `sigmoid(s(query) · s(key))`, where
+/// `s` is a [relaxed](Relaxation) sign of the perceptron's output. The weights that come out are those of a
+/// [Hash](crate::scorer::Hash) scorer.
+///
+/// Perceptrons that are frozen ([no_grad](burn::module::Module::no_grad)) stay as they are; so do those which were made
+/// on a backend without `Autodiff` and brought over, since burn has them frozen. Should be created with
+/// [HashDistillationConfig].
+pub struct HashDistillation<B: AutodiffBackend> {
+    config: HashDistillationConfig,
+    activation: Activation,
+    layer: LayerPerceptrons<B>,
+    optimizer: OptimizerAdaptor<Adam, LayerPerceptrons<B>, B>,
+}
+
+impl<B: AutodiffBackend> HashDistillation<B> {
+    /// The perceptrons as they are now.
+    pub fn layer(&self) -> &LayerPerceptrons<B> {
+        &self.layer
+    }
+
+    /// The perceptrons as they are now, for use.
+    pub fn valid(&self) -> LayerPerceptrons<B::InnerBackend> {
+        self.layer.valid()
+    }
+
+    /// One step of the optimizer for each chunk of queries in order, and the loss before each. Queries with no key to
+    /// learn from are passed over.
+    ///
+    /// # Errors
+    /// If the perceptrons do not fit the inputs.
+    pub fn epoch(&mut self, inputs: &AttentionInputs<B::InnerBackend>) -> Result<Vec<f64>, AttentionError> {
+        let queries = inputs.mask_shape().queries;
+        let chunks = (0..queries).step_by(self.config.chunk_size);
+        let mut losses = Vec::new();
+        for start in chunks {
+            let rows = start..(start + self.config.chunk_size).min(queries);
+            losses.extend(self.step(&inputs.narrow_queries(rows)?)?);
+        }
+        Ok(losses)
+    }
+
+    /// One step of the optimizer on all queries of the inputs, and the loss before it; `None`, and no step, if the sink
+    /// and the window leave no key to learn from.
+    ///
+    /// # Errors
+    /// If the perceptrons do not fit the inputs.
+    pub fn step(&mut self, inputs: &AttentionInputs<B::InnerBackend>) -> Result<Option<f64>, AttentionError> {
+        let Some(loss) = self.loss(inputs)? else { return Ok(None) };
+        let value = loss.clone().into_data().iter::<f64>().next();
+        if !learns(&self.layer) {
+            return Ok(value);
+        }
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.layer);
+        self.layer = self.optimizer.step(self.config.learning_rate, self.layer.clone(), gradients);
+        Ok(value)
+    }
+
+    /// The loss, over all queries of the inputs; `None` if the sink and the window leave no key to learn from.
+    ///
+    /// # Shapes
+    /// - output: `[1]`
+    ///
+    /// # Errors
+    /// If the perceptrons do not fit the inputs.
+    pub fn loss(&self, inputs: &AttentionInputs<B::InnerBackend>) -> Result<Option<Tensor<B, 1>>, AttentionError> {
+        self.layer.check(inputs.queries().dims(), inputs.keys().dims())?;
+        let Some(target) = Target::of(&self.config, inputs)? else { return Ok(None) };
+        let device = inputs.device();
+        let [of_positives, of_all] = [target.positives, target.all].map(|of| Tensor::<B, 4>::from_data(of, &device));
+        let relaxed = |x| match self.config.relaxation {
+            Relaxation::Tanh => Tensor::tanh(x),
+            Relaxation::StraightThrough => straight_through_sign(x),
+        };
+        let heads = inputs.mask_shape().heads;
+        let queries = Tensor::from_inner(inputs.queries().clone());
+        let keys = Tensor::from_inner(repeat_heads(inputs.keys().clone(), heads));
+        let queries = relaxed(self.layer.query.forward(queries, self.activation));
+        let keys = relaxed(self.layer.key.forward(keys, self.activation));
+        let agreement = queries.matmul(keys.transpose());
+        // Cross-entropy of a positive is -ln sigmoid(x) = -ln sigmoid(-x) - x, of a negative -ln sigmoid(-x).
+        let loss = of_all * log_sigmoid(agreement.clone().neg()) + of_positives * agreement;
+        Ok(Some(loss.sum().neg()))
+    }
+}
+
+/// Whether any parameter is not frozen; without one there is nothing that could be differentiated.
+fn learns<B: AutodiffBackend>(layer: &LayerPerceptrons<B>) -> bool {
+    let linears = layer.query.layers.iter().chain(&layer.key.layers);
+    linears.into_iter().any(|linear| linear.matrix.is_require_grad() || linear.bias.is_require_grad())
+}
+
+/// What each pair counts in the loss; 0 where a key is hidden, in the sink or in the window.
+struct Target {
+    /// The weight of the positives, 0 elsewhere.
+    positives: TensorData,
+    /// The weight of each pair.
+    all: TensorData,
+}
+
+impl Target {
+    fn of<B: Backend>(
+        config: &HashDistillationConfig,
+        inputs: &AttentionInputs<B>,
+    ) -> Result<Option<Self>, AttentionError> {
+        let shape = inputs.mask_shape();
+        let pattern = Pattern { sink: config.sink_size, window: config.window_size, offset: inputs.offset() };
+        let mask = Mask::pattern(shape, pattern, &inputs.device());
+        let state = &mut LayerState::new(0);
+        let rows = by_candidates(inputs, &mask, &Oracle::default(), state, ShareGroup::No, |_, scores| {
+            let candidates = (0..).zip(scores).filter(|(_, score)| **score > f32::NEG_INFINITY).map(|(key, _)| key);
+            (candidates.collect::<Vec<u32>>(), largest(scores, config.top_k))
+        })?;
+        let pairs = rows.iter().map(|(candidates, _)| candidates.len()).sum::<usize>();
+        if pairs == 0 {
+            return Ok(None);
+        }
+        let share = 1.0 / pairs as f32;
+        let positive = (config.positive_weight + config.positive_weight_per_key * shape.keys as f64) as f32 * share;
+        let mut positives = vec![0f32; shape.pairs()];
+        let mut all = vec![0f32; shape.pairs()];
+        for (row, (candidates, top)) in rows.into_iter().enumerate() {
+            let at = |key: u32| row * shape.keys + key as usize;
+            candidates.into_iter().for_each(|key| all[at(key)] = share);
+            for key in top {
+                all[at(key)] = positive;
+                positives[at(key)] = positive;
+            }
+        }
+        let tensor = |of| TensorData::new(of, shape.dims());
+        Ok(Some(Self { positives: tensor(positives), all: tensor(all) }))
+    }
+}
