@@ -18,7 +18,7 @@ on_each_backend!(
 );
 
 /// Drawing is done on the host and does not depend on the backend: the longer studies run on one.
-type Device = sparse_attention_hub::backend::Selected;
+type Device = OnHost;
 
 const RUNS: usize = 400;
 const KEYS: usize = 2048;

@@ -11,7 +11,7 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-use common::{SIZES, Sizes, generator, host, inputs, on_each_backend, tensor};
+use common::{OnHost, SIZES, Sizes, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor};
 
 on_each_backend!(
     bands_are_the_reference,
@@ -22,6 +22,7 @@ on_each_backend!(
     keys_and_values_may_be_parts_of_a_longer_cache,
     numbers_that_are_none_stay_so,
     weights_and_tensor_visibility_take_the_reference,
+    other_types_of_numbers,
 );
 
 /// Errors of a few roundings, relative to the largest value.
@@ -52,7 +53,7 @@ fn compare<B: Backend>(what: &str, found: &AttentionOutput<B>, wanted: &Attentio
 }
 
 fn check<B: Backend>(what: &str, inputs: &AttentionInputs<B>, mask: &Mask<B>, tolerance: f32) {
-    assert!(native_path::<B>());
+    assert_eq!(native_path::<B>(), has_kernels::<B>());
     let found = masked_attention(inputs, mask, ALL).unwrap();
     let wanted = reference_attention(inputs, mask, ALL).unwrap();
     compare(what, &found, &wanted, tolerance);
@@ -245,27 +246,20 @@ fn of_type<B: Backend>(dtype: DType, tolerance: f64) {
     }
 }
 
-#[cfg(feature = "flex")]
-#[test]
-fn other_types_of_numbers_on_flex() {
+fn other_types_of_numbers<B: Backend>() {
     for (dtype, tolerance) in [(DType::F16, 1.5e-3), (DType::BF16, 1.2e-2), (DType::F64, 1e-12)] {
-        of_type::<burn_flex::Flex>(dtype, tolerance);
+        if computes_in::<B>(dtype) {
+            of_type::<B>(dtype, tolerance);
+        }
     }
-}
-
-#[cfg(feature = "ndarray")]
-#[test]
-fn other_types_of_numbers_on_ndarray() {
-    of_type::<burn_ndarray::NdArray>(DType::F64, 1e-12);
 }
 
 /// The same values to the last bit, however many threads there are.
 #[test]
 fn threads_do_not_matter() {
-    use sparse_attention_hub::backend::Selected;
     let sizes = Sizes::new(1, 8, 2, 3, 4099, 60);
-    let inputs = inputs::<Selected>(sizes, 1).causal().unwrap();
-    let registry = MaskerRegistry::<Selected>::new();
+    let inputs = inputs::<OnHost>(sizes, 1).causal().unwrap();
+    let registry = MaskerRegistry::<OnHost>::new();
     let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "oracle_top_k", "heavy_size": 0.1},
                      {"type": "random_sampling", "sampling_rate": 0.1}]"#;
     let attention = registry.research_attention(method, &Default::default()).unwrap();

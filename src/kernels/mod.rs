@@ -5,6 +5,7 @@
 //! public interface. The backends of this crate's features are known; [register] adds another.
 
 mod backend;
+mod capabilities;
 mod choice;
 // A build without a CPU backend has no caller for some of these; the scorers use the others in every build.
 #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
@@ -12,6 +13,8 @@ pub(crate) mod cpu;
 mod dispatch;
 
 pub use backend::SparseBackend;
+pub use capabilities::{DeviceLimit, largest_tensor};
+pub(crate) use capabilities::{as_indices, check_size};
 pub(crate) use choice::attend;
 pub use cpu::{Heads, HostTensor};
 pub(crate) use dispatch::host_tensor;

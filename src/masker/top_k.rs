@@ -108,7 +108,7 @@ impl<B: Backend> Masker<B> for TopK<B> {
     ) -> Result<Mask<B>, AttentionError> {
         Ok(match self.choose(inputs, state, &mask)? {
             None => Mask::full(inputs.mask_shape(), &inputs.device()),
-            Some(rows) => mask.merge_disjoint(&rows),
+            Some(rows) => mask.merge_disjoint(&rows)?,
         })
     }
 }

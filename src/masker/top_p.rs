@@ -116,7 +116,7 @@ impl<B: Backend> Masker<B> for TopP<B> {
             let keys = candidates(visible).into_iter().filter(|&key| reached(key)).collect();
             nucleus(visible, keys, kept.as_deref(), self.share).into_iter().map(Kept::certainly).collect()
         })?;
-        Ok(mask.merge_disjoint(&chosen))
+        Ok(mask.merge_disjoint(&chosen)?)
     }
 }
 
