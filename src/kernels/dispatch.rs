@@ -3,7 +3,7 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
-    sync::{PoisonError, RwLock},
+    sync::{OnceLock, PoisonError, RwLock},
 };
 
 use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
@@ -34,7 +34,7 @@ impl<B: Backend> Clone for Table<B> {
 impl<B: Backend> Copy for Table<B> {}
 
 impl<B: SparseBackend> Table<B> {
-    fn of() -> Self {
+    const fn of() -> Self {
         Self { host_tensor: B::host_tensor, band_attention: B::band_attention, gather_attention: B::gather_attention }
     }
 }
@@ -54,27 +54,32 @@ pub fn native_path<B: Backend>() -> bool {
     table::<B>().is_some()
 }
 
-/// The table of `T`, if `T` is `B`.
-#[cfg(any(feature = "flex", feature = "ndarray"))]
-fn if_same<T: SparseBackend, B: Backend>() -> Option<Table<B>> {
-    (&Table::<T>::of() as &dyn Any).downcast_ref::<Table<B>>().copied()
-}
-
-pub(super) fn table<B: Backend>() -> Option<Table<B>> {
-    #[cfg(feature = "flex")]
-    if let Some(table) = if_same::<burn_flex::Flex, B>() {
-        return Some(table);
+/// The tables of the backends that this crate names. Made here and not in a generic function: otherwise every program would
+/// compile the kernels of all of them again, for every backend that it uses.
+#[inline(never)]
+fn known() -> Vec<&'static (dyn Any + Send + Sync)> {
+    macro_rules! tables {
+        ($($backend:ty),*) => { [$({
+            static TABLE: Table<$backend> = Table::<$backend>::of();
+            &TABLE as &'static (dyn Any + Send + Sync)
+        }),*] };
     }
+    #[allow(unused_mut)] // In a build without a CPU backend.
+    let mut known = Vec::new();
+    #[cfg(feature = "flex")]
+    known.extend(tables![burn_flex::Flex]);
     #[cfg(feature = "ndarray")]
     {
         use burn_ndarray::NdArray;
-        let known = if_same::<NdArray, B>()
-            .or_else(if_same::<NdArray<f64>, B>)
-            .or_else(if_same::<NdArray<f32, i32>, B>)
-            .or_else(if_same::<NdArray<f64, i32>, B>);
-        if let Some(table) = known {
-            return Some(table);
-        }
+        known.extend(tables![NdArray, NdArray<f64>, NdArray<f32, i32>, NdArray<f64, i32>]);
+    }
+    known
+}
+
+pub(super) fn table<B: Backend>() -> Option<Table<B>> {
+    static KNOWN: OnceLock<Vec<&'static (dyn Any + Send + Sync)>> = OnceLock::new();
+    if let Some(table) = KNOWN.get_or_init(known).iter().find_map(|table| table.downcast_ref::<Table<B>>()) {
+        return Some(*table);
     }
     let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
     registered.as_ref()?.get(&TypeId::of::<B>())?.downcast_ref::<Table<B>>().copied()
