@@ -13,24 +13,24 @@
 //! `cargo test --release --features ndarray --test conformance -- --nocapture` prints the table.
 
 mod common;
-mod conformance_support;
+pub(crate) mod conformance_support;
 
 use burn::tensor::backend::Backend;
 use common::{backends::name, on_each_backend};
 use conformance_support::{kinds, report::Report, vectors::Vectors};
 
 /// Where this library differs from the Python project on purpose.
-struct Difference {
+pub(crate) struct Difference {
     /// The kinds of cases in which the difference shows.
-    kinds: &'static [&'static str],
+    pub kinds: &'static [&'static str],
     /// Under what name a case says that its expected values rest on it.
-    quirk: &'static str,
+    pub quirk: &'static str,
     /// What is done here instead.
-    reason: &'static str,
+    pub reason: &'static str,
 }
 
 /// The one list of differences. What is done instead is checked, not skipped.
-const DIFFERENCES: &[Difference] = &[
+pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         kinds: &["mask_apply", "mask_apply_flag", "attention_masked_flag", "chain", "adaptive_sampling"],
         quirk: "Q01",
@@ -167,7 +167,7 @@ const DIFFERENCES: &[Difference] = &[
 ];
 
 /// The maskers whose cases rest on some quirks also where they do not name them.
-const UNNAMED: &[(&str, &[&str])] =
+pub(crate) const UNNAMED: &[(&str, &[&str])] =
     &[("causal", &["Q28"]), ("pq_cache", &["Q28"]), ("magic_pig", &["Q50", "Q51", "Q53", "Q57"])];
 
 on_each_backend!(conformance);

@@ -1,6 +1,7 @@
 //! The backends that tests run on: which, on what device, and what is said of them at the end.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -127,8 +128,9 @@ struct Tally {
 
 /// Counts a test, and after the last one of the file says what became of all.
 fn note(file: &'static str, tests: usize, backend: &str, device: String, passed: Option<bool>) {
-    static TALLIES: Mutex<Vec<Tally>> = Mutex::new(Vec::new());
-    let mut tallies = TALLIES.lock().unwrap_or_else(PoisonError::into_inner);
+    static TALLIES: Mutex<BTreeMap<&str, Vec<Tally>>> = Mutex::new(BTreeMap::new());
+    let mut files = TALLIES.lock().unwrap_or_else(PoisonError::into_inner);
+    let tallies = files.entry(file).or_default();
     let known = tallies.iter().position(|tally| tally.backend == backend);
     let at = known.unwrap_or_else(|| {
         tallies.push(Tally { backend: backend.to_owned(), device, ..Tally::default() });
@@ -142,7 +144,7 @@ fn note(file: &'static str, tests: usize, backend: &str, device: String, passed:
     }
     let done = tallies.iter().map(|tally| tally.passed + tally.failed + tally.not_run).sum::<usize>();
     if done == tests * COMPILED.len() {
-        say(file, &tallies);
+        say(file, tallies);
     }
 }
 
