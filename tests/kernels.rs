@@ -11,7 +11,9 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-use common::{OnHost, SIZES, Sizes, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor};
+use common::{
+    OnHost, SIZES, Sizes, UNKEPT_NAN, can, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor,
+};
 
 on_each_backend!(
     bands_are_the_reference,
@@ -22,7 +24,8 @@ on_each_backend!(
     keys_and_values_may_be_parts_of_a_longer_cache,
     numbers_that_are_none_stay_so,
     weights_and_tensor_visibility_take_the_reference,
-    other_types_of_numbers,
+    other_types_of_numbers;
+    host: threads_do_not_matter,
 );
 
 /// Errors of a few roundings, relative to the largest value.
@@ -159,6 +162,9 @@ fn rows_that_a_group_shares_are_the_reference<B: Backend>() {
 
 /// Keys and values that no row keeps may hold anything.
 fn what_is_not_kept_does_not_matter<B: Backend>() {
+    if !can::<B>(UNKEPT_NAN) {
+        return;
+    }
     let sizes = Sizes::new(1, 4, 2, 3, 63, 12);
     let good = inputs::<B>(sizes, 3);
     let mask = random_rows::<B>(sizes, 9, 0.3, true);
@@ -255,11 +261,10 @@ fn other_types_of_numbers<B: Backend>() {
 }
 
 /// The same values to the last bit, however many threads there are.
-#[test]
-fn threads_do_not_matter() {
+fn threads_do_not_matter<B: Backend>() {
     let sizes = Sizes::new(1, 8, 2, 3, 4099, 60);
-    let inputs = inputs::<OnHost>(sizes, 1).causal().unwrap();
-    let registry = MaskerRegistry::<OnHost>::new();
+    let inputs = inputs::<B>(sizes, 1).causal().unwrap();
+    let registry = MaskerRegistry::<B>::new();
     let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "oracle_top_k", "heavy_size": 0.1},
                      {"type": "random_sampling", "sampling_rate": 0.1}]"#;
     let attention = registry.research_attention(method, &Default::default()).unwrap();

@@ -129,7 +129,7 @@ impl Work for &mut Study<'_> {
     fn run<B: Backend>(self, device: B::Device) -> Self::Output {
         let arguments = self.arguments;
         // A device that is not there says so by a panic.
-        let described = catch_unwind(|| backend::describe::<B>(&device));
+        let described = catch_unwind(AssertUnwindSafe(|| backend::describe::<B>(&device)));
         let Ok(described) = described else { return Err("there is no such device".into()) };
         let backend = B::name(&device);
         if !B::supports_dtype(&device, arguments.precision) {

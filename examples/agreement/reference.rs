@@ -8,8 +8,7 @@ pub fn largest_error<B: Backend>(inputs: &AttentionInputs<B>, kept: &Csr, output
     let MaskShape { heads, queries, keys, .. } = inputs.mask_shape();
     let (head_dim, value_dim) = (inputs.queries().dims()[3], inputs.values().dims()[3]);
     let group = heads / inputs.kv_heads();
-    let [query, key, value, output] =
-        [inputs.queries(), inputs.keys(), inputs.values(), output].map(|tensor| host(tensor));
+    let [query, key, value, output] = [inputs.queries(), inputs.keys(), inputs.values(), output].map(host);
     let mut largest = 0f64;
     for (row, found) in output.chunks(value_dim).enumerate() {
         let first = row / queries / group * keys;

@@ -1,7 +1,7 @@
 //! The backends that tests run on: which, on what device, and what is said of them at the end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -10,31 +10,68 @@ use std::{
 };
 
 use burn::tensor::{DType, backend::Backend};
-use sparse_attention_hub::backend::{COMPILED, describe};
+use sparse_attention_hub::backend::describe;
 
 /// What a backend cannot do, so that a case of a test is left out on it.
 pub struct Cannot {
     pub backend: &'static str,
     pub what: &'static str,
     pub reason: &'static str,
+    /// Whether some of its devices can.
+    pub some_can: bool,
 }
 
-/// The one list of cases that are left out. Each is checked to be impossible still where that can be asked.
+const fn cannot(backend: &'static str, what: &'static str, reason: &'static str) -> Cannot {
+    Cannot { backend, what, reason, some_can: false }
+}
+
+const fn not_everywhere(backend: &'static str, what: &'static str, reason: &'static str) -> Cannot {
+    Cannot { backend, what, reason, some_can: true }
+}
+
+/// The one list of cases that may be left out. That they must be is asked of the backend each time.
 pub const CANNOT: &[Cannot] = &[
-    Cannot { backend: "ndarray", what: "F16", reason: "burn-ndarray has no half-precision numbers" },
-    Cannot { backend: "ndarray", what: "BF16", reason: "burn-ndarray has no half-precision numbers" },
+    cannot("ndarray", "F16", "burn-ndarray has no half-precision numbers"),
+    cannot("ndarray", "BF16", "burn-ndarray has no half-precision numbers"),
+    not_everywhere("wgpu", "F16", "the device has no 16-bit numbers in shaders"),
+    not_everywhere("wgpu", "BF16", "WGSL, the language of the shaders, has no bfloat16"),
+    not_everywhere("wgpu", "F64", "WGSL, the language of the shaders, has no f64"),
+    not_everywhere("cuda", "F64", "burn-cuda does not offer f64"),
+    cannot("wgpu", UNKEPT_NAN, ZERO_TIMES_NAN),
+    cannot("tch", UNKEPT_NAN, ZERO_TIMES_NAN),
+    cannot("cuda", UNKEPT_NAN, ZERO_TIMES_NAN),
 ];
 
-/// Whether a backend computes with numbers of a type, which [CANNOT] must know.
+/// Values that are no numbers, at keys that no query keeps.
+pub const UNKEPT_NAN: &str = "NaN in values that are not kept";
+const ZERO_TIMES_NAN: &str = "without kernels of its own, what is not kept is multiplied by 0";
+
+/// Whether a backend is not listed as unable to do something that it cannot be asked.
+pub fn can<B: Backend>(what: &'static str) -> bool {
+    let backend = name::<B>();
+    let listed = CANNOT.iter().any(|cannot| cannot.backend == backend && cannot.what == what);
+    if listed {
+        LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert((backend, what));
+    }
+    !listed
+}
+
+/// What has been left out, by backend.
+static LEFT_OUT: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
+
+/// Whether a backend computes with numbers of a type; if not, [CANNOT] must say so.
 pub fn computes_in<B: Backend>(dtype: DType) -> bool {
     let (backend, what) = (name::<B>(), format!("{dtype:?}"));
-    let listed = CANNOT.iter().any(|cannot| cannot.backend == backend && cannot.what == what);
-    let supported = B::supports_dtype(&B::Device::default(), dtype);
-    assert_eq!(
-        supported, !listed,
-        "{backend} says {supported} of {what}, and the list of what backends cannot do {listed}"
-    );
-    supported
+    let listed = CANNOT.iter().find(|cannot| cannot.backend == backend && cannot.what == what);
+    match (B::supports_dtype(&B::Device::default(), dtype), listed) {
+        (true, None | Some(Cannot { some_can: true, .. })) => true,
+        (true, Some(_)) => panic!("{backend} computes in {what} and need not be left out any more"),
+        (false, None) => panic!("{backend} does not compute in {what}, which is not listed"),
+        (false, Some(cannot)) => {
+            LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert((backend, cannot.what));
+            false
+        }
+    }
 }
 
 /// Whether the library has kernels of its own for a backend.
@@ -61,15 +98,29 @@ pub type OnHost = burn_ndarray::NdArray;
 #[cfg(not(any(feature = "flex", feature = "ndarray")))]
 pub type OnHost = sparse_attention_hub::backend::DefaultBackend;
 
-/// Runs tests that are generic over the backend on every backend enabled, in a module for each. After the last of them
-/// the test file says how many passed where.
+/// Runs tests that are generic over the backend on every backend enabled, in a module for each; and those after `host:`
+/// on [OnHost] only, because they are long and rest on the host's drawing alone. After the last of them the test file
+/// says how many passed where.
 macro_rules! on_each_backend {
-    ($($test:ident),* $(,)?) => {
+    ($($test:ident),* $(,)? $(; host: $($long:ident),* $(,)?)?) => {
+        const CHECKS: usize = [$(stringify!($test)),*].len() * sparse_attention_hub::backend::COMPILED.len()
+            $(+ [$(stringify!($long)),*].len())?;
         $crate::common::backends::on_backend!(flex, "flex", burn_flex::Flex, $($test),*);
         $crate::common::backends::on_backend!(ndarray, "ndarray", burn_ndarray::NdArray, $($test),*);
         $crate::common::backends::on_backend!(wgpu, "wgpu", burn_wgpu::Wgpu, $($test),*);
         $crate::common::backends::on_backend!(tch, "tch", burn_tch::LibTorch, $($test),*);
         $crate::common::backends::on_backend!(cuda, "cuda", burn_cuda::Cuda, $($test),*);
+        $(
+            mod host {
+                $(
+                    #[test]
+                    fn $long() {
+                        use $crate::common::backends::{OnHost, run};
+                        run::<OnHost>(file!(), super::CHECKS, super::$long::<OnHost>);
+                    }
+                )*
+            }
+        )?
     };
 }
 pub(crate) use on_each_backend;
@@ -78,11 +129,10 @@ macro_rules! on_backend {
     ($module:ident, $feature:literal, $backend:ty, $($test:ident),*) => {
         #[cfg(feature = $feature)]
         mod $module {
-            const TESTS: usize = [$(stringify!($test)),*].len();
             $(
                 #[test]
                 fn $test() {
-                    $crate::common::backends::run::<$backend>(file!(), TESTS, super::$test::<$backend>);
+                    $crate::common::backends::run::<$backend>(file!(), super::CHECKS, super::$test::<$backend>);
                 }
             )*
         }
@@ -98,11 +148,11 @@ fn absent(backend: &str) -> Option<&'static str> {
     }
 }
 
-/// Runs one of `tests` tests of a file on a backend.
-pub fn run<B: Backend>(file: &'static str, tests: usize, test: fn()) {
+/// Runs one of the checks of a file on a backend.
+pub fn run<B: Backend>(file: &'static str, checks: usize, test: fn()) {
     let backend = name::<B>();
     if let Some(reason) = absent(backend) {
-        return note(file, tests, backend, reason.to_owned(), None);
+        return note(file, checks, backend, reason.to_owned(), None);
     }
     // One at a time on a device: what goes wrong there shows in whatever comes next.
     static DEVICE: Mutex<()> = Mutex::new(());
@@ -110,7 +160,7 @@ pub fn run<B: Backend>(file: &'static str, tests: usize, test: fn()) {
     let device = describe::<B>(&B::Device::default());
     let result = catch_unwind(AssertUnwindSafe(test));
     drop(alone);
-    note(file, tests, backend, device, Some(result.is_ok()));
+    note(file, checks, backend, device, Some(result.is_ok()));
     if let Err(panic) = result {
         resume_unwind(panic);
     }
@@ -127,7 +177,7 @@ struct Tally {
 }
 
 /// Counts a test, and after the last one of the file says what became of all.
-fn note(file: &'static str, tests: usize, backend: &str, device: String, passed: Option<bool>) {
+fn note(file: &'static str, checks: usize, backend: &str, device: String, passed: Option<bool>) {
     static TALLIES: Mutex<BTreeMap<&str, Vec<Tally>>> = Mutex::new(BTreeMap::new());
     let mut files = TALLIES.lock().unwrap_or_else(PoisonError::into_inner);
     let tallies = files.entry(file).or_default();
@@ -143,7 +193,7 @@ fn note(file: &'static str, tests: usize, backend: &str, device: String, passed:
         None => tally.not_run += 1,
     }
     let done = tallies.iter().map(|tally| tally.passed + tally.failed + tally.not_run).sum::<usize>();
-    if done == tests * COMPILED.len() {
+    if done == checks {
         say(file, tallies);
     }
 }
@@ -156,8 +206,15 @@ fn say(file: &str, of_file: &[Tally]) {
     let before = std::fs::read_to_string(&path).unwrap_or_default();
     let mut lines = before.lines();
     let mut all = Vec::<Tally>::new();
+    let now = LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut left_out = now.iter().map(|(backend, what)| format!("{backend} {what}")).collect::<BTreeSet<_>>();
     if lines.next() == Some(run.as_str()) {
-        all.extend(lines.filter_map(parse));
+        for line in lines {
+            match parse(line) {
+                Some(tally) => all.push(tally),
+                None => _ = left_out.insert(line.to_owned()),
+            }
+        }
     }
     for tally in of_file {
         match all.iter_mut().find(|known| known.backend == tally.backend) {
@@ -177,10 +234,13 @@ fn say(file: &str, of_file: &[Tally]) {
             0 => writeln!(text, "  {backend:<8} {passed:>3} passed, {failed} failed on {device}"),
             not_run => writeln!(text, "  {backend:<8} {not_run:>3} not run: {device}"),
         };
-        for Cannot { what, reason, .. } in CANNOT.iter().filter(|cannot| cannot.backend == backend) {
-            _ = writeln!(text, "  {:<8} cases in {what} are left out: {reason}", "");
+        for Cannot { what, reason, .. } in
+            CANNOT.iter().filter(|cannot| left_out.contains(&format!("{backend} {}", cannot.what)))
+        {
+            _ = writeln!(text, "           left out: {what}: {reason}");
         }
     }
+    left_out.iter().for_each(|case| _ = write!(written, "\n{case}"));
     // Neither a sum that is not kept nor a report that is not read is a reason to fail.
     _ = std::fs::write(path, written);
     _ = std::io::stderr().write_all(text.as_bytes());

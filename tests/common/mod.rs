@@ -5,7 +5,7 @@ pub mod backends;
 mod files;
 
 pub(crate) use backends::on_each_backend;
-pub use backends::{OnHost, computes_in, has_kernels};
+pub use backends::{OnHost, UNKEPT_NAN, can, computes_in, has_kernels};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 pub use files::{channels, hash};
 use rand::{RngExt, SeedableRng};
