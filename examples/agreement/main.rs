@@ -128,15 +128,25 @@ impl Work for &mut Study<'_> {
 
     fn run<B: Backend>(self, device: B::Device) -> Self::Output {
         let arguments = self.arguments;
-        // A device that is not there says so by a panic.
-        let described = catch_unwind(AssertUnwindSafe(|| backend::describe::<B>(&device)));
-        let Ok(described) = described else { return Err("there is no such device".into()) };
         let backend = B::name(&device);
-        if !B::supports_dtype(&device, arguments.precision) {
+        // A device that is not there says so by a panic.
+        let open = || match B::supports_dtype(&device, arguments.precision) {
+            true => Problem::<B>::open(arguments, &device).map(Some),
+            false => Ok(None),
+        };
+        let opened = catch_unwind(AssertUnwindSafe(|| (backend::describe::<B>(&device), open())));
+        let (described, problem) = match opened {
+            Ok((described, problem)) => (described, problem?),
+            Err(_) if arguments.backend.is_empty() => {
+                table::absent(&backend);
+                return Ok(());
+            }
+            Err(_) => return Err(format!("{backend} has no such device").into()),
+        };
+        let Some(problem) = problem else {
             table::unsupported(&backend, arguments.precision);
             return Ok(());
-        }
-        let problem = Problem::<B>::open(arguments, &device)?;
+        };
         table::heading(&backend, &described, &problem, self.arguments);
         let mut add = |row: Row| {
             table::row(&row);

@@ -39,3 +39,7 @@ pub fn row(row: &Row) {
 pub fn unsupported(backend: &str, precision: DType) {
     println!("{backend} does not compute in {precision:?}\n");
 }
+
+pub fn absent(backend: &str) {
+    println!("{backend} has no device here\n");
+}
