@@ -17,6 +17,8 @@ on_each_backend!(
     a_distant_dropped_key_does_not_drown_the_kept,
     report_tells_errors_by_head,
     wrong_shapes_are_named,
+    half_precision_is_summed_in_f32,
+    hidden_keys_are_hidden_and_the_last_query_sees_all,
 );
 
 const ALL: Requested = Requested { weights: true, statistics: true };
@@ -182,26 +184,46 @@ fn wrong_shapes_are_named<B: Backend>() {
     assert!(matches!(masked_attention(&inputs, &other, ALL), Err(AttentionError::Mask(_))));
 }
 
-/// Weights and sums are f32 whatever the model computes in; ndarray has no f16.
-#[cfg(feature = "flex")]
-#[test]
-fn half_precision_is_summed_in_f32() {
-    type B = burn_flex::Flex;
+/// Weights and sums are f32 whatever the model computes in: what is computed is the reference over the rounded inputs,
+/// to half of the last place of the output.
+fn half_precision_is_summed_in_f32<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 5, 111, 12);
-    let single = inputs::<B>(sizes, 9);
-    let half = AttentionInputs::new(
-        single.queries().clone().cast(DType::F16),
-        single.keys().clone().cast(DType::F16),
-        single.values().clone().cast(DType::F16),
-    )
-    .unwrap()
-    .causal()
-    .unwrap();
     let shape = sizes.mask_shape();
+    let single = inputs::<B>(sizes, 9);
     let mask = Mask::<B>::from_dense(tensor(&vec![0.1; shape.pairs()], shape.dims())).unwrap();
-    let output = masked_attention(&half, &mask, Requested::default()).unwrap().output;
-    assert_eq!(output.dtype(), DType::F16);
-    let (wanted, ..) = naive_attention(&half, &vec![0.1; shape.pairs()]);
-    // Half of the last place of f16 near 1.
-    assert_close(&host(&output), &wanted, 5e-4, "f16");
+    for (dtype, tolerance) in [(DType::F16, 5e-4), (DType::BF16, 4e-3)] {
+        if !computes_in::<B>(dtype) {
+            continue;
+        }
+        let [queries, keys, values] =
+            [single.queries(), single.keys(), single.values()].map(|tensor| tensor.clone().cast(dtype));
+        let half = AttentionInputs::new(queries, keys, values).unwrap().causal().unwrap();
+        let found = masked_attention(&half, &mask, ALL).unwrap();
+        assert_eq!(found.output.dtype(), dtype);
+        let (wanted, shares, log_sum_exp) = naive_attention(&half, &vec![0.1; shape.pairs()]);
+        assert_close(&host(&found.output), &wanted, tolerance, &format!("output in {dtype:?}"));
+        // Nothing but the output is rounded: ln 0.1 would be wrong by 1e-3 in bf16.
+        assert_close(&host(&found.weights.unwrap()), &shares, F32, &format!("weights in {dtype:?}"));
+        let statistics = found.statistics.unwrap();
+        assert_close(&host(&statistics.log_sum_exp), &log_sum_exp, F32, &format!("log-sum-exp in {dtype:?}"));
+    }
+}
+
+/// `true` hides, and the last query is the last key's: burn-tch hands its own attention the first the other way round,
+/// and aligns the first query with the first key.
+fn hidden_keys_are_hidden_and_the_last_query_sees_all<B: Backend>() {
+    let zeros = |dims: [usize; 4]| tensor::<B>(&vec![0.0; dims.iter().product()], dims);
+    let inputs = || {
+        let values = tensor::<B>(&[1.0, 2.0, 4.0, 8.0], [1, 1, 4, 1]);
+        AttentionInputs::new(zeros([1, 1, 2, 3]), zeros([1, 1, 4, 3]), values).unwrap()
+    };
+    let hidden = vec![true, false, true, true, false, false, false, true];
+    let hidden = Tensor::from_data(TensorData::new(hidden, [1, 1, 2, 4]), &B::Device::default());
+    let masked = inputs().with_visibility(Visibility::Masked(hidden)).unwrap();
+    for requested in [ALL, Requested::default()] {
+        let output = dense_attention(&masked, requested).output;
+        assert_close(&host(&output), &[2.0, 7.0 / 3.0], 1e-6, "hidden by a tensor");
+        let output = dense_attention(&inputs().causal().unwrap(), requested).output;
+        assert_close(&host(&output), &[7.0 / 3.0, 15.0 / 4.0], 1e-6, "causal");
+    }
 }

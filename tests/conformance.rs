@@ -1,7 +1,7 @@
 //! The conformance vectors: what the Python project computes, recomputed here.
 //!
 //! Reads `manifest.json` and the tensors beside it from `tests/conformance`, or from the folder that the variable
-//! `CONFORMANCE_DIR` names, on every CPU backend enabled. A case
+//! `CONFORMANCE_DIR` names, on every backend enabled. A case
 //! - *passes* if the expected values come out as they are,
 //! - *differs on purpose* if they do not, the case names a quirk of the Python project (or has a masker of [UNNAMED]) that
 //!   [DIFFERENCES] lists for its kind, and what comes out instead is what this library documents, computed a second time
@@ -12,23 +12,25 @@
 //!
 //! `cargo test --release --features ndarray --test conformance -- --nocapture` prints the table.
 
-mod conformance_support;
+mod common;
+pub(crate) mod conformance_support;
 
 use burn::tensor::backend::Backend;
+use common::{backends::name, on_each_backend};
 use conformance_support::{kinds, report::Report, vectors::Vectors};
 
 /// Where this library differs from the Python project on purpose.
-struct Difference {
+pub(crate) struct Difference {
     /// The kinds of cases in which the difference shows.
-    kinds: &'static [&'static str],
+    pub kinds: &'static [&'static str],
     /// Under what name a case says that its expected values rest on it.
-    quirk: &'static str,
+    pub quirk: &'static str,
     /// What is done here instead.
-    reason: &'static str,
+    pub reason: &'static str,
 }
 
 /// The one list of differences. What is done instead is checked, not skipped.
-const DIFFERENCES: &[Difference] = &[
+pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         kinds: &["mask_apply", "mask_apply_flag", "attention_masked_flag", "chain", "adaptive_sampling"],
         quirk: "Q01",
@@ -165,12 +167,14 @@ const DIFFERENCES: &[Difference] = &[
 ];
 
 /// The maskers whose cases rest on some quirks also where they do not name them.
-const UNNAMED: &[(&str, &[&str])] =
+pub(crate) const UNNAMED: &[(&str, &[&str])] =
     &[("causal", &["Q28"]), ("pq_cache", &["Q28"]), ("magic_pig", &["Q50", "Q51", "Q53", "Q57"])];
 
+on_each_backend!(conformance);
+
 /// Runs all cases on a backend, prints the table, and fails with every failure.
-fn conformance<B: Backend>(backend: &str) {
-    let vectors = Vectors::open();
+fn conformance<B: Backend>() {
+    let (backend, vectors) = (name::<B>(), Vectors::open());
     let mut report = Report::default();
     for entry in vectors.entries() {
         report.add(entry, kinds::run::<B>(&vectors, entry));
@@ -178,16 +182,4 @@ fn conformance<B: Backend>(backend: &str) {
     println!("{}", report.table(backend));
     assert!(report.passed() > 0, "no case of {} was passed", vectors.directory().display());
     assert!(report.failures().is_empty(), "{backend}: {}", report.failures_text());
-}
-
-#[cfg(feature = "flex")]
-#[test]
-fn flex() {
-    conformance::<burn_flex::Flex>("flex");
-}
-
-#[cfg(feature = "ndarray")]
-#[test]
-fn ndarray() {
-    conformance::<burn_ndarray::NdArray>("ndarray");
 }

@@ -14,11 +14,14 @@ on_each_backend!(
     adaptive_sampling_keeps_its_bound_on_flat_scores,
     adaptive_sampling_keeps_its_bound_on_heavy_tails_after_top_k,
     adaptive_sampling_does_not_keep_its_bound_where_the_pilot_misses_the_tail,
-    a_full_budget_is_exact,
+    a_full_budget_is_exact;
+    host:
+    samplers_are_unbiased,
+    verified_sampling_keeps_its_bound,
+    verified_sampling_keeps_its_bound_on_real_heads,
+    priority_sampling_errs_a_third_of_top_k_on_real_heads,
+    samplers_know_their_variance,
 );
-
-/// Drawing is done on the host and does not depend on the backend: the longer studies run on one.
-type Device = sparse_attention_hub::backend::Selected;
 
 const RUNS: usize = 400;
 const KEYS: usize = 2048;
@@ -175,9 +178,7 @@ fn heads_of_every_kind<B: Backend>() -> Vec<(String, AttentionInputs<B>)> {
     synthetic.into_iter().chain([("layer 5".into(), recorded(5))]).collect()
 }
 
-#[test]
-fn samplers_are_unbiased() {
-    type B = Device;
+fn samplers_are_unbiased<B: Backend>() {
     let samplers = [
         json!({"type": "random_sampling", "sampling_rate": 0.1}),
         json!({"type": "random_sampling", "sampling_rate": 0.7, "replacement": true}),
@@ -220,9 +221,7 @@ fn verified(target: &str, epsilon: f64, delta: f64) -> serde_json::Value {
 }
 
 /// Both tails together, on flat, mixed and peaked heads after a top-k.
-#[test]
-fn verified_sampling_keeps_its_bound() {
-    type B = Device;
+fn verified_sampling_keeps_its_bound<B: Backend>() {
     for deviation in [0.5, 1.5, 3.0] {
         let inputs = vector_heads::<B>(deviation);
         for (target, epsilon, delta) in [
@@ -238,9 +237,7 @@ fn verified_sampling_keeps_its_bound() {
     }
 }
 
-#[test]
-fn verified_sampling_keeps_its_bound_on_real_heads() {
-    type B = Device;
+fn verified_sampling_keeps_its_bound_on_real_heads<B: Backend>() {
     for layer in [3, 5, 7] {
         let inputs = recorded::<B>(layer);
         for (target, epsilon, delta) in [("denominator", 0.05, 0.1), ("output", 0.1, 0.1)] {
@@ -253,9 +250,7 @@ fn verified_sampling_keeps_its_bound_on_real_heads() {
 
 /// Over the rows of a recorded layer, sink 16, local 64 and 410 keys by priority sampling have a third of the median
 /// output error of 410 keys by top-k, at the same density.
-#[test]
-fn priority_sampling_errs_a_third_of_top_k_on_real_heads() {
-    type B = Device;
+fn priority_sampling_errs_a_third_of_top_k_on_real_heads<B: Backend>() {
     let limits = [(3, 0.016, 0.041), (5, 0.009, 0.031), (7, 0.013, 0.034)];
     for (layer, limit, of_top_k) in limits {
         let path = format!("{}/examples/data/layer{layer}.safetensors", env!("CARGO_MANIFEST_DIR"));
@@ -278,9 +273,7 @@ fn priority_sampling_errs_a_third_of_top_k_on_real_heads() {
 
 /// The mean of the variances that a sampler reports is the variance that is seen. The observed variance of 400 draws has
 /// a standard error of 7 % where errors are nearly normal: a quarter is 3.5 of them.
-#[test]
-fn samplers_know_their_variance() {
-    type B = Device;
+fn samplers_know_their_variance<B: Backend>() {
     use sparse_attention_hub::{
         attention::AttentionError,
         masker::{

@@ -12,11 +12,16 @@ use std::{
     process::ExitCode,
 };
 
+use burn::tensor::backend::Backend;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use measure::{Row, measure};
 use serde_json::json;
-use sparse_attention_hub::{backend::Selected, eval::Recording, prelude::*};
+use sparse_attention_hub::{
+    backend::{self, Work},
+    eval::Recording,
+    prelude::*,
+};
 
 /// Compares methods with dense attention on recorded tensors: what they keep, how wrong they are, how long they take.
 #[derive(Debug, Parser)]
@@ -36,12 +41,18 @@ struct Arguments {
     /// Also write the figures to this JSON file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
+    #[arg(long)]
+    backend: Option<String>,
+    /// A device of the backend, such as cpu, cuda:0 or discrete:0
+    #[arg(long)]
+    device: Option<String>,
 }
 
 /// A method and the name of its file.
-pub struct Method {
+pub struct Method<B: Backend> {
     name: String,
-    attention: ResearchAttention<Selected>,
+    attention: ResearchAttention<B>,
 }
 
 fn main() -> ExitCode {
@@ -55,11 +66,28 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let methods = methods(&arguments.methods)?;
-    let recordings = recordings(arguments)?;
+    backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), Compare { arguments })?
+}
+
+struct Compare<'a> {
+    arguments: &'a Arguments,
+}
+
+impl Work for Compare<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        compare::<B>(self.arguments, &device)
+    }
+}
+
+fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    let name = format!("{} on {}", B::name(device), backend::describe::<B>(device));
+    let methods = methods::<B>(&arguments.methods, device)?;
+    let recordings = recordings::<B>(arguments, device)?;
     // Before the work, so that an hour of it is not lost to a misspelt folder.
     let json = arguments.json.as_deref().map(JsonFile::create).transpose()?;
-    table::heading(&recordings[0].inputs, arguments.seed);
+    table::heading(&recordings[0].inputs, &name, arguments.seed);
     let progress = ProgressBar::new((recordings.len() * methods.len()) as u64);
     progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}")?);
     let mut rows = Vec::<Row>::new();
@@ -101,12 +129,12 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>>
     }
 }
 
-fn methods(given: &[PathBuf]) -> Result<Vec<Method>, Box<dyn Error>> {
+fn methods<B: Backend>(given: &[PathBuf], device: &B::Device) -> Result<Vec<Method<B>>, Box<dyn Error>> {
     let files = if given.is_empty() { files(&find("configs"), "json")? } else { given.to_vec() };
     let registry = MaskerRegistry::new();
     let method = |file: &PathBuf| {
         let attention = registry
-            .research_attention_from_file(file, &Default::default())
+            .research_attention_from_file(file, device)
             .map_err(|error| format!("{}: {error}", file.display()))?;
         let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
         Ok(Method { name, attention })
@@ -114,12 +142,12 @@ fn methods(given: &[PathBuf]) -> Result<Vec<Method>, Box<dyn Error>> {
     files.iter().map(method).collect()
 }
 
-fn recordings(arguments: &Arguments) -> Result<Vec<Recording<Selected>>, Box<dyn Error>> {
+fn recordings<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<Vec<Recording<B>>, Box<dyn Error>> {
     let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data"));
     let mut recordings = files(&folder, "safetensors")?
         .iter()
-        .map(|file| Recording::open(file, &Default::default()))
-        .collect::<Result<Vec<Recording<Selected>>, _>>()?;
+        .map(|file| Recording::open(file, device))
+        .collect::<Result<Vec<Recording<B>>, _>>()?;
     recordings.sort_by_key(|recording| recording.inputs.layer());
     let layers = recordings.iter().map(|recording| recording.inputs.layer()).collect::<Vec<_>>();
     if let Some(missing) = arguments.layer.iter().find(|layer| !layers.contains(layer)) {

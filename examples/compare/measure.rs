@@ -1,8 +1,8 @@
 use std::{error::Error, time::Instant};
 
-use burn::tensor::Tensor;
+use burn::tensor::{ElementConversion, Tensor, backend::Backend};
 use serde::Serialize;
-use sparse_attention_hub::{attention::AttentionError, backend::Selected, eval::Recording, prelude::*};
+use sparse_attention_hub::{attention::AttentionError, eval::Recording, prelude::*};
 
 use crate::Method;
 
@@ -27,11 +27,11 @@ const REPEATS: usize = 5;
 const RECORDED: f32 = 2e-3;
 
 /// Runs a method and dense attention.
-pub fn measure(method: &Method, recording: &Recording<Selected>, seed: u64) -> Result<Row, Box<dyn Error>> {
+pub fn measure<B: Backend>(method: &Method<B>, recording: &Recording<B>, seed: u64) -> Result<Row, Box<dyn Error>> {
     let inputs = &recording.inputs;
     let dense = dense_attention(inputs, Requested::default()).output;
     if let Some(recorded) = &recording.output {
-        let difference = (dense - recorded.clone()).abs().max().into_scalar();
+        let difference = (dense - recorded.clone()).abs().max().into_scalar().elem::<f32>();
         if difference.is_nan() || difference > RECORDED {
             let layer = inputs.layer();
             return Err(format!("layer {layer}: dense attention is {difference} from the recorded output").into());
@@ -59,7 +59,9 @@ pub fn measure(method: &Method, recording: &Recording<Selected>, seed: u64) -> R
 }
 
 /// The time until the result is there, which on a device is when it can be read.
-fn milliseconds(work: impl FnOnce() -> Result<Tensor<Selected, 4>, AttentionError>) -> Result<f64, AttentionError> {
+fn milliseconds<B: Backend>(
+    work: impl FnOnce() -> Result<Tensor<B, 4>, AttentionError>,
+) -> Result<f64, AttentionError> {
     let start = Instant::now();
     let _ = work()?.into_data();
     Ok(start.elapsed().as_secs_f64() * 1e3)

@@ -1,16 +1,15 @@
 use burn::tensor::backend::Backend;
-use sparse_attention_hub::{backend::Selected, prelude::*};
+use sparse_attention_hub::prelude::*;
 
 use crate::measure::Row;
 
 /// What the rows are of, and the names of their columns.
-pub fn heading(inputs: &AttentionInputs<Selected>, seed: u64) {
+pub fn heading<B: Backend>(inputs: &AttentionInputs<B>, backend: &str, seed: u64) {
     let MaskShape { heads, queries, keys, .. } = inputs.mask_shape();
     let head_dim = inputs.queries().dims()[3];
     println!(
-        "{queries} queries over {keys} keys, {heads} heads on {} key-value heads, head_dim {head_dim}; {}, seed {seed}\n",
+        "{queries} queries over {keys} keys, {heads} heads on {} key-value heads, head_dim {head_dim}; {backend}, seed {seed}\n",
         inputs.kv_heads(),
-        Selected::name(&Default::default()),
     );
     println!(
         "{:<26} {:>5} {:>8} {:>13} {:>12} {:>10} {:>8} {:>9}",

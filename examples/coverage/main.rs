@@ -6,12 +6,13 @@ mod original;
 
 use std::error::Error;
 
+use burn::tensor::backend::Backend;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use original::OriginalAdaptiveConfig;
 use serde_json::{Value, json};
 use sparse_attention_hub::{
-    backend::Selected,
+    backend::{self, Work},
     eval::{ErrorStudy, Recording},
     prelude::*,
 };
@@ -31,21 +32,42 @@ struct Arguments {
     /// How often it may be exceeded
     #[arg(long, default_value_t = 0.1)]
     delta: f64,
+    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
+    #[arg(long)]
+    backend: Option<String>,
+    /// A device of the backend, such as cpu, cuda:0 or discrete:0
+    #[arg(long)]
+    device: Option<String>,
 }
 
 const LAYERS: [usize; 3] = [3, 5, 7];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let mut registry = MaskerRegistry::<Selected>::new();
+    let (backend, device) = (arguments.backend.clone(), arguments.device.clone());
+    backend::run_on(backend.as_deref(), device.as_deref(), Coverage { arguments })?
+}
+
+struct Coverage {
+    arguments: Arguments,
+}
+
+impl Work for Coverage {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        coverage::<B>(&self.arguments, &device)
+    }
+}
+
+fn coverage<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    let mut registry = MaskerRegistry::<B>::new();
     registry.register::<OriginalAdaptiveConfig>("original_adaptive");
-    let methods = samplers(&arguments)
+    let methods = samplers(arguments)
         .into_iter()
-        .map(|(name, sampler)| {
-            Ok((name, registry.research_attention(&chain(sampler).to_string(), &Default::default())?))
-        })
+        .map(|(name, sampler)| Ok((name, registry.research_attention(&chain(sampler).to_string(), device)?)))
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
-    let Arguments { runs, queries, epsilon, delta } = arguments;
+    let Arguments { runs, queries, epsilon, delta, .. } = *arguments;
     println!("sink 16 + local 64 + oracle top-k 2.5 % + sampler, {runs} draws of each of the last {queries} queries");
     println!(
         "epsilon {epsilon}, delta {delta}: errors above epsilon may come in {:.0} % of the draws\n",
@@ -56,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let progress = ProgressBar::new(runs * (methods.len() * LAYERS.len()) as u64);
     progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {eta} left")?);
     for layer in LAYERS {
-        let inputs = last_queries(layer, queries)?;
+        let inputs = last_queries::<B>(layer, queries, device)?;
         for (name, method) in &methods {
             let study = ErrorStudy::run(&inputs, method, 0..runs, || progress.inc(1))?;
             let exceeded = |errors: &[f64]| {
@@ -109,9 +131,13 @@ fn chain(sampler: Value) -> Value {
            {"type": "oracle_top_k", "heavy_size": 0.025}, sampler])
 }
 
-fn last_queries(layer: usize, count: usize) -> Result<AttentionInputs<Selected>, Box<dyn Error>> {
+fn last_queries<B: Backend>(
+    layer: usize,
+    count: usize,
+    device: &B::Device,
+) -> Result<AttentionInputs<B>, Box<dyn Error>> {
     let path = format!("{}/examples/data/layer{layer}.safetensors", env!("CARGO_MANIFEST_DIR"));
-    let whole = Recording::<Selected>::open(path, &Default::default())?.inputs;
+    let whole = Recording::<B>::open(path, device)?.inputs;
     let queries = whole.mask_shape().queries;
     let last = whole.queries().clone().slice_dim(2, queries.saturating_sub(count)..queries);
     Ok(AttentionInputs::new(last, whole.keys().clone(), whole.values().clone())?

@@ -4,13 +4,13 @@ use burn::tensor::{Bool, Tensor, backend::Backend};
 
 use super::{
     AttentionError, AttentionInputs, Visibility,
-    scores::{accumulation_dtype, cast, grouped_matmul, logits},
+    scores::{accumulation_dtype, cast, check_scores, grouped_matmul, logits},
     sinks,
     visibility::{take, take_columns},
     window,
 };
 use crate::{
-    kernels,
+    kernels::{self, check_size, largest_tensor},
     mask::{Mask, MaskError, MaskForm, MaskShape, pattern_kept},
 };
 
@@ -70,8 +70,15 @@ pub struct SoftmaxStatistics<B: Backend> {
 ///
 /// At no time are more than 64 MiB of scores in memory, unless the weights are requested. Backends with
 /// [native kernels](crate::kernels) use them.
+///
+/// # Panics
+/// If a tensor that this takes is larger than the device can hold, as the weights can be; [masked_attention] over the
+/// [full mask](Mask::full) does the same and returns an error then.
 pub fn dense_attention<B: Backend>(inputs: &AttentionInputs<B>, requested: Requested) -> AttentionOutput<B> {
-    attend(inputs, &Mask::full(inputs.mask_shape(), &inputs.device()), requested)
+    match attend(inputs, &Mask::full(inputs.mask_shape(), &inputs.device()), requested) {
+        Ok(output) => output,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// Attention of every query over the keys that it keeps and sees, each counted `1 / p` times for the probability `p`
@@ -80,14 +87,14 @@ pub fn dense_attention<B: Backend>(inputs: &AttentionInputs<B>, requested: Reque
 /// Backends with [native kernels](crate::kernels) use them; the others do as [reference_attention] does.
 ///
 /// # Errors
-/// If the mask does not have the shape of the inputs.
+/// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
 pub fn masked_attention<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
     requested: Requested,
 ) -> Result<AttentionOutput<B>, AttentionError> {
     validate(inputs, mask)?;
-    Ok(attend(inputs, mask, requested))
+    attend(inputs, mask, requested)
 }
 
 /// The same as [masked_attention] in plain tensor operations on every backend: what native kernels are tested against,
@@ -97,14 +104,14 @@ pub fn masked_attention<B: Backend>(
 /// over all visible keys.
 ///
 /// # Errors
-/// If the mask does not have the shape of the inputs.
+/// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
 pub fn reference_attention<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
     requested: Requested,
 ) -> Result<AttentionOutput<B>, AttentionError> {
     validate(inputs, mask)?;
-    Ok(attend_with(inputs, mask, requested, attend_in_blocks))
+    attend_with(inputs, mask, requested, attend_in_blocks)
 }
 
 fn validate<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<(), AttentionError> {
@@ -118,9 +125,12 @@ fn validate<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<(
     }
 }
 
-fn attend<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> AttentionOutput<B> {
+fn attend<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> Result<AttentionOutput<B>, AttentionError> {
     attend_with(inputs, mask, requested, |inputs, mask, requested| {
-        kernels::attend(inputs, mask, requested).unwrap_or_else(|| attend_in_blocks(inputs, mask, requested))
+        match kernels::attend(inputs, mask, requested) {
+            Some(output) => Ok(output),
+            None => attend_in_blocks(inputs, mask, requested),
+        }
     })
 }
 
@@ -130,14 +140,14 @@ fn attend_with<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
     requested: Requested,
-    compute: impl FnOnce(&AttentionInputs<B>, &Mask<B>, Requested) -> AttentionOutput<B>,
-) -> AttentionOutput<B> {
+    compute: impl FnOnce(&AttentionInputs<B>, &Mask<B>, Requested) -> Result<AttentionOutput<B>, AttentionError>,
+) -> Result<AttentionOutput<B>, AttentionError> {
     let of_mask = window::into_mask(inputs, mask);
     let (inputs, mask) = of_mask.as_ref().map_or((inputs, mask), |(inputs, mask)| (inputs, mask));
     match inputs.sinks() {
         Some(logits) => {
-            let of_keys = compute(inputs, mask, Requested { statistics: true, ..requested });
-            sinks::join(of_keys, logits.clone(), inputs.queries().dtype(), requested)
+            let of_keys = compute(inputs, mask, Requested { statistics: true, ..requested })?;
+            Ok(sinks::join(of_keys, logits.clone(), inputs.queries().dtype(), requested))
         }
         None => compute(inputs, mask, requested),
     }
@@ -147,7 +157,8 @@ fn attend_in_blocks<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
     requested: Requested,
-) -> AttentionOutput<B> {
+) -> Result<AttentionOutput<B>, AttentionError> {
+    check_sizes(inputs, requested)?;
     let queries = inputs.mask_shape().queries;
     let rows_at_a_time = rows_at_a_time(inputs, mask, requested);
     let blocks = (0..queries)
@@ -157,7 +168,37 @@ fn attend_in_blocks<B: Backend>(
             attend_block(inputs, mask, rows, requested)
         })
         .collect::<Vec<_>>();
-    concatenate(blocks)
+    Ok(concatenate(blocks))
+}
+
+/// An error where a tensor of the computation in blocks is larger than the device can hold.
+fn check_sizes<B: Backend>(inputs: &AttentionInputs<B>, requested: Requested) -> Result<(), AttentionError> {
+    if requested.weights {
+        check_scores(inputs)?;
+    }
+    let MaskShape { batch, heads, queries, keys } = inputs.mask_shape();
+    let [_, kv_heads, _, head_dim] = inputs.keys().dims();
+    let [.., value_dim] = inputs.values().dims();
+    let sums = accumulation_dtype(inputs.queries().dtype());
+    let tensors = [
+        ("scores of one query", [batch, heads, 1, keys]),
+        ("keys, in the type of sums", [batch, kv_heads, keys, head_dim]),
+        ("values, in the type of sums", [batch, kv_heads, keys, value_dim]),
+        ("output, in the type of sums", [batch, heads, queries, value_dim]),
+    ];
+    for (what, shape) in tensors {
+        check_size::<B>(what, &shape, sums, &inputs.device())?;
+    }
+    Ok(())
+}
+
+/// Query-key pairs in memory at a time, as many as the device can hold if these are fewer.
+fn pairs_at_a_time<B: Backend>(inputs: &AttentionInputs<B>) -> usize {
+    let size = accumulation_dtype(inputs.queries().dtype()).size();
+    match largest_tensor::<B>(&inputs.device()).map(usize::try_from) {
+        Some(Ok(bytes)) => PAIRS_AT_A_TIME.min(bytes / size),
+        _ => PAIRS_AT_A_TIME,
+    }
 }
 
 /// How many queries a block has.
@@ -166,7 +207,7 @@ pub(super) fn rows_at_a_time<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mas
     if requested.weights {
         return queries;
     }
-    let rows_at_a_time = (PAIRS_AT_A_TIME / (batch * heads * keys)).clamp(1, queries);
+    let rows_at_a_time = (pairs_at_a_time(inputs) / (batch * heads * keys)).clamp(1, queries);
     // A window's block reads `rows + window` keys for `rows` queries: as many rows as the window is long waste least.
     match mask.form() {
         MaskForm::Pattern(pattern) if pattern.window < keys => rows_at_a_time.min(pattern.window.clamp(64, 1024)),

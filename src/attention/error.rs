@@ -1,6 +1,6 @@
 use thiserror::Error;
 
-use crate::mask::MaskError;
+use crate::{kernels::DeviceLimit, mask::MaskError};
 
 /// Why attention could not be computed.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -44,6 +44,9 @@ pub enum AttentionError {
         /// The layers for which there are weights.
         known: String,
     },
+    /// A tensor would be larger than the device can hold.
+    #[error(transparent)]
+    DeviceLimit(#[from] DeviceLimit),
     /// The mask does not fit the inputs.
     #[error(transparent)]
     Mask(#[from] MaskError),

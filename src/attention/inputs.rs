@@ -3,7 +3,7 @@ use std::ops::Range;
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{AttentionError, Visibility};
-use crate::mask::MaskShape;
+use crate::{kernels::check_size, mask::MaskShape};
 
 /// Everything that attention, and a method that chooses keys for it, is given.
 ///
@@ -49,7 +49,8 @@ impl<B: Backend> AttentionInputs<B> {
     /// - values: `[batch, kv_heads, keys, value_dim]`
     ///
     /// # Errors
-    /// If the shapes do not fit each other, a length is 0, or `heads` is not a multiple of `kv_heads`.
+    /// If the shapes do not fit each other, a length is 0, `heads` is not a multiple of `kv_heads`, or a tensor is larger
+    /// than the device can hold.
     pub fn new(queries: Tensor<B, 4>, keys: Tensor<B, 4>, values: Tensor<B, 4>) -> Result<Self, AttentionError> {
         let [batch, heads, _, head_dim] = queries.dims();
         let [_, kv_heads, key_count, _] = keys.dims();
@@ -72,6 +73,9 @@ impl<B: Backend> AttentionInputs<B> {
         }
         if heads % kv_heads != 0 {
             return Err(AttentionError::HeadGroups { heads, kv_heads });
+        }
+        for (what, tensor) in [("queries", &queries), ("keys", &keys), ("values", &values)] {
+            check_size::<B>(what, &tensor.dims(), tensor.dtype(), &tensor.device())?;
         }
         Ok(Self {
             scale: 1.0 / (head_dim as f64).sqrt(),

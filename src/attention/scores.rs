@@ -2,7 +2,8 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-use super::{AttentionInputs, visibility::take};
+use super::{AttentionError, AttentionInputs, visibility::take};
+use crate::kernels::check_size;
 
 /// The type in which scores, exponentials and sums are kept: half-precision inputs are summed in f32.
 pub(crate) fn accumulation_dtype(dtype: DType) -> DType {
@@ -42,16 +43,26 @@ pub(crate) fn logits<B: Backend>(
     }
 }
 
+/// An error where the device cannot hold the scores of all pairs.
+pub(crate) fn check_scores<B: Backend>(inputs: &AttentionInputs<B>) -> Result<(), AttentionError> {
+    let dtype = accumulation_dtype(inputs.queries().dtype());
+    Ok(check_size::<B>("scores of all pairs", &inputs.mask_shape().dims(), dtype, &inputs.device())?)
+}
+
 /// The logits of all pairs, with minus infinity where a key is hidden.
-pub(crate) fn visible_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Tensor<B, 4> {
+///
+/// # Errors
+/// If the device cannot hold them.
+pub(crate) fn visible_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Result<Tensor<B, 4>, AttentionError> {
+    check_scores(inputs)?;
     let shape = inputs.mask_shape();
     let all = 0..shape.keys;
     let logits = logits(inputs, 0..shape.queries, std::slice::from_ref(&all));
     let hidden = inputs.visibility().hidden(shape, 0..shape.queries, &[all], &inputs.device());
-    match hidden {
+    Ok(match hidden {
         Some(hidden) => logits.mask_fill(hidden.expand(shape.dims()), f32::NEG_INFINITY),
         None => logits,
-    }
+    })
 }
 
 /// The product of per-head rows with a matrix per key-value head: the heads of a group are stacked as rows, so that the

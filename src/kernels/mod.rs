@@ -7,6 +7,7 @@
 #[cfg(feature = "train")]
 mod autodiff;
 mod backend;
+mod capabilities;
 mod choice;
 // A build without a CPU backend has no caller for some of these; the scorers use the others in every build.
 #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
@@ -14,6 +15,8 @@ pub(crate) mod cpu;
 mod dispatch;
 
 pub use backend::SparseBackend;
+pub use capabilities::{DeviceLimit, largest_tensor};
+pub(crate) use capabilities::{as_indices, check_size};
 pub(crate) use choice::attend;
 pub use cpu::{Heads, HostTensor};
 pub(crate) use dispatch::{before, host_tensor, write_along};

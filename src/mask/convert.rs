@@ -3,6 +3,7 @@ use std::ops::Range;
 use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, backend::Backend};
 
 use super::{Mask, MaskForm, Pattern, Rows};
+use crate::kernels::{DeviceLimit, check_size};
 
 /// Weights are f32 whatever the model computes in: a probability of 0.1 is 0.100098 in bf16, a bias and not a noise.
 pub(super) fn as_f32<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {
@@ -17,10 +18,22 @@ impl<B: Backend> Mask<B> {
     ///
     /// # Shapes
     /// - output: `[batch, heads, queries, keys]`, f32, each weight in [0, 1].
+    ///
+    /// # Panics
+    /// If that is larger than the device can hold.
     pub fn to_dense(&self) -> Tensor<B, 4> {
+        match self.try_to_dense() {
+            Ok(weights) => weights,
+            Err(limit) => panic!("{limit}"),
+        }
+    }
+
+    /// The weight of every query-key pair, if the device can hold so many.
+    pub(super) fn try_to_dense(&self) -> Result<Tensor<B, 4>, DeviceLimit> {
         let dims = self.shape().dims();
+        check_size::<B>("weights of all pairs", &dims, DType::F32, &self.device())?;
         let options = (&self.device(), DType::F32);
-        match self.form() {
+        Ok(match self.form() {
             MaskForm::Empty => Tensor::zeros(dims, options),
             MaskForm::Full => Tensor::ones(dims, options),
             MaskForm::Pattern(pattern) => {
@@ -31,7 +44,7 @@ impl<B: Backend> Mask<B> {
             }
             MaskForm::Rows(rows) => scatter_rows(rows, dims, &self.device()),
             MaskForm::Dense(weights) => weights.clone(),
-        }
+        })
     }
 
     /// The same keys, each kept for certain.

@@ -1,6 +1,7 @@
 use thiserror::Error;
 
 use super::MaskShape;
+use crate::kernels::DeviceLimit;
 
 /// Why a [mask](super::Mask) could not be built or combined.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -66,4 +67,7 @@ pub enum MaskError {
         /// The allowed range.
         allowed: &'static str,
     },
+    /// The weights of all pairs would be larger than the device can hold.
+    #[error(transparent)]
+    DeviceLimit(#[from] DeviceLimit),
 }

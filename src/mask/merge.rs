@@ -12,7 +12,7 @@ impl<B: Backend> Mask<B> {
     /// Patterns merge to a pattern, a narrow pattern and rows to rows; other pairs are merged in dense form.
     ///
     /// # Errors
-    /// If the shapes differ.
+    /// If the shapes differ, or the device cannot hold the dense form where it is needed.
     pub fn merge(&self, other: &Self) -> Result<Self, MaskError> {
         if self.shape() != other.shape() {
             return Err(MaskError::Shape {
@@ -26,24 +26,24 @@ impl<B: Backend> Mask<B> {
             (MaskForm::Empty, form) | (form, MaskForm::Empty) => form.clone(),
             (MaskForm::Pattern(a), MaskForm::Pattern(b)) => match a.union(b) {
                 Some(union) => MaskForm::Pattern(union),
-                None => self.merge_dense(other),
+                None => self.merge_dense(other)?,
             },
             (MaskForm::Pattern(pattern), MaskForm::Rows(rows)) | (MaskForm::Rows(rows), MaskForm::Pattern(pattern)) => {
                 match self.pattern_rows(*pattern) {
                     Some(kept) => MaskForm::Rows(kept.concatenate(rows.outside(*pattern))),
-                    None => self.merge_dense(other),
+                    None => self.merge_dense(other)?,
                 }
             }
-            _ => self.merge_dense(other),
+            _ => self.merge_dense(other)?,
         };
         Ok(Self::with_form(self.shape(), form, &self.device()))
     }
 
     /// The union with rows that share no key with this mask, which needs no look for duplicates.
-    pub(crate) fn merge_disjoint(&self, rows: &[Vec<Kept>]) -> Self {
+    pub(crate) fn merge_disjoint(&self, rows: &[Vec<Kept>]) -> Result<Self, MaskError> {
         let added = Self::from_host_rows(self.shape(), rows, &self.device());
         let MaskForm::Rows(new) = added.form() else {
-            return self.clone();
+            return Ok(self.clone());
         };
         let form = match self.form() {
             MaskForm::Empty => MaskForm::Rows(new.clone()),
@@ -51,11 +51,11 @@ impl<B: Backend> Mask<B> {
             MaskForm::Rows(old) => MaskForm::Rows(old.clone().concatenate(new.clone())),
             MaskForm::Pattern(pattern) => match self.pattern_rows(*pattern) {
                 Some(old) => MaskForm::Rows(old.concatenate(new.clone())),
-                None => self.merge_dense(&added),
+                None => self.merge_dense(&added)?,
             },
-            MaskForm::Dense(_) => self.merge_dense(&added),
+            MaskForm::Dense(_) => self.merge_dense(&added)?,
         };
-        Self::with_form(self.shape(), form, &self.device())
+        Ok(Self::with_form(self.shape(), form, &self.device()))
     }
 
     /// The union of a pattern and rows that share no key with it, as lists, however many keys the pattern keeps.
@@ -72,14 +72,14 @@ impl<B: Backend> Mask<B> {
         Self::from_host_rows(shape, &rows, device)
     }
 
-    fn merge_dense(&self, other: &Self) -> MaskForm<B> {
-        let (a, b) = (self.to_dense(), other.to_dense());
+    fn merge_dense(&self, other: &Self) -> Result<MaskForm<B>, MaskError> {
+        let (a, b) = (self.try_to_dense()?, other.try_to_dense()?);
         let sampled =
             |weights: &Tensor<B, 4>| weights.clone().greater_elem(0.0).bool_and(weights.clone().lower_elem(1.0));
         let both_sampled = sampled(&a).bool_and(sampled(&b));
         let independent = a.clone() + b.clone() - a.clone() * b.clone();
         let larger = a.max_pair(b);
-        MaskForm::Dense(larger.mask_where(both_sampled, independent))
+        Ok(MaskForm::Dense(larger.mask_where(both_sampled, independent)))
     }
 
     /// A pattern as lists, or `None` where it keeps more than half of the keys and lists would be larger than weights.

@@ -6,6 +6,7 @@ use std::{
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use super::{MaskError, MaskShape, Pattern, convert::as_f32};
+use crate::kernels::as_indices;
 
 /// Kept keys as lists: what a top-k yields and what gather kernels read.
 ///
@@ -64,6 +65,7 @@ impl<B: Backend> Rows<B> {
                 expected: MaskShape { batch, heads, queries, keys },
             });
         }
+        let indices = as_indices(indices);
         let used = indices.clone().greater_equal_elem(0);
         let probability = as_f32(probability).mask_fill(used.bool_not(), 0.0);
         Ok(Self::from_tensors(indices, probability))

@@ -165,16 +165,16 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
             return Ok(Mask::full(shape, &device));
         }
         let randomness = state.randomness(inputs.layer());
-        let (logits, sinks) = (host(visible_logits(inputs)), Sinks::of(inputs));
+        let (logits, sinks) = (host(visible_logits(inputs)?), Sinks::of(inputs));
         let weights = match mask.is_empty() {
             true => Vec::new(),
             false => host(mask.to_dense()),
         };
-        Ok(add_by_row(&mask, &logits, |row, logits| {
+        add_by_row(&mask, &logits, |row, logits| {
             let weights = weights.get(row * shape.keys..(row + 1) * shape.keys);
             let residual = Residual::of(logits, weights, range.clone(), sinks.row(row));
             self.draw(&residual, &mut randomness.row(row))
-        }))
+        })
     }
 
     fn samples(&self) -> bool {

@@ -11,7 +11,7 @@ use super::{
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    attention::{AttentionError, AttentionInputs, scores::check_scores},
     mask::{Kept, Mask},
     scorer::{Host, Seen, dot, pack, truncate},
 };
@@ -274,9 +274,10 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
         let words = self.config.lsh_l * lsh_k.div_ceil(64);
         let words_of_table = lsh_k.div_ceil(64);
         let tables = &memory.by_head;
+        check_scores(inputs)?;
         let zeros = Tensor::from_data(TensorData::zeros::<f32, _>(shape.dims()), (&device, DType::F32));
         let open = candidate_scores(inputs, &mask, zeros);
-        Ok(add_by_row(&mask, &open, |row, open| {
+        add_by_row(&mask, &open, |row, open| {
             let head = row / shape.queries;
             let HeadTables { keys, signatures, .. } = &tables[head / group];
             let mut query = queries.vector(head, row % shape.queries).to_vec();
@@ -296,7 +297,7 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
                 (probability > 0.0).then_some(Kept { key, probability: probability.min(1.0) })
             });
             kept.collect()
-        }))
+        })
     }
 
     fn samples(&self) -> bool {

@@ -112,7 +112,7 @@ impl<B: Backend, E: Scorer<B>> PpsSampling<B, E> {
             draw(scores, size, self.uniform_share, &mut randomness.row(row))
         })?;
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-        Ok((mask.merge_disjoint(&kept), SamplingReport { rows: report }))
+        Ok((mask.merge_disjoint(&kept)?, SamplingReport { rows: report }))
     }
 }
 

@@ -98,7 +98,7 @@ impl<B: Backend, E: Scorer<B>> PrioritySampling<B, E> {
             draw(scores, size, &mut randomness.row(row))
         })?;
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-        Ok((mask.merge_disjoint(&kept), SamplingReport { rows: report }))
+        Ok((mask.merge_disjoint(&kept)?, SamplingReport { rows: report }))
     }
 }
 

@@ -72,7 +72,7 @@ impl<B: Backend> Masker<B> for QuestTopK {
         let rows = by_candidates(inputs, &mask, &self.pages, state, share_group, |_, scores| {
             best_pages(scores, page_size, count)
         })?;
-        Ok(mask.merge_disjoint(&rows))
+        Ok(mask.merge_disjoint(&rows)?)
     }
 }
 

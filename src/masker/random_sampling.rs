@@ -7,7 +7,7 @@ use super::{
     sampling::{RandomOrder, draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    attention::{AttentionError, AttentionInputs, scores::check_scores},
     mask::Mask,
 };
 
@@ -53,10 +53,11 @@ impl<B: Backend> Masker<B> for RandomSampling {
         state: &mut LayerState,
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
+        check_scores(inputs)?;
         let randomness = state.randomness(inputs.layer());
         let zeros = mask.to_dense().zeros_like();
         let open = candidate_scores(inputs, &mask, zeros);
-        Ok(add_by_row(&mask, &open, |row, open| {
+        add_by_row(&mask, &open, |row, open| {
             let mut rng = randomness.row(row);
             let population = candidates(open);
             let draws = (self.rate * population.len() as f64).ceil() as usize;
@@ -68,7 +69,7 @@ impl<B: Backend> Masker<B> for RandomSampling {
                     without_replacement(RandomOrder::of(population).first(draws, &mut rng), size)
                 }
             }
-        }))
+        })
     }
 
     fn samples(&self) -> bool {

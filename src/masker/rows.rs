@@ -213,8 +213,8 @@ pub(crate) fn add_by_row<B: Backend>(
     mask: &Mask<B>,
     scores: &[f32],
     choose: impl Fn(usize, &[f32]) -> Vec<Kept> + Sync,
-) -> Mask<B> {
-    mask.merge_disjoint(&by_row(scores, mask.shape().keys, choose))
+) -> Result<Mask<B>, AttentionError> {
+    Ok(mask.merge_disjoint(&by_row(scores, mask.shape().keys, choose))?)
 }
 
 /// The keys that can be chosen, by falling score; the lower key first among equals.

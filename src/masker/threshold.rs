@@ -85,7 +85,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
             let chosen = (0..).zip(scores).filter(|&(key, &score)| reaches(score) && is_new(key));
             chosen.map(|(key, _)| Kept::certainly(key)).collect()
         })?;
-        Ok(mask.merge_disjoint(&chosen))
+        Ok(mask.merge_disjoint(&chosen)?)
     }
 }
 

@@ -139,7 +139,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopK<B, E> {
     ) -> Result<Mask<B>, AttentionError> {
         Ok(match self.choose(inputs, state, &mask)? {
             None => Mask::full(inputs.mask_shape(), &inputs.device()),
-            Some(rows) => mask.merge_disjoint(&rows),
+            Some(rows) => mask.merge_disjoint(&rows)?,
         })
     }
 }

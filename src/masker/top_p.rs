@@ -143,7 +143,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
             let keys = candidates(visible).into_iter().filter(|&key| reached(key)).collect();
             nucleus(visible, keys, kept.as_deref(), self.share).into_iter().map(Kept::certainly).collect()
         })?;
-        Ok(mask.merge_disjoint(&chosen))
+        Ok(mask.merge_disjoint(&chosen)?)
     }
 }
 

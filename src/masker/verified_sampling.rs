@@ -107,7 +107,7 @@ impl VerifiedSampling {
     ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
         let keys = mask.shape().keys;
         let randomness = state.randomness(inputs.layer());
-        let (logits, sinks) = (host(visible_logits(inputs)), Sinks::of(inputs));
+        let (logits, sinks) = (host(visible_logits(inputs)?), Sinks::of(inputs));
         let weights = host(mask.to_dense());
         let values = Values::of(inputs, self.config.target != Target::Denominator);
         let rows = by_row(&logits, keys, |row, logits| {
@@ -115,7 +115,7 @@ impl VerifiedSampling {
             self.draw(&residual, &values.row(row), &mut randomness.row(row))
         });
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-        Ok((mask.merge_disjoint(&kept), SamplingReport { rows: report }))
+        Ok((mask.merge_disjoint(&kept)?, SamplingReport { rows: report }))
     }
 
     fn draw(

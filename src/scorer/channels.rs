@@ -226,7 +226,7 @@ impl Channels {
 
 impl<B: Backend> Scorer<B> for Channels {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        Ok(all_scores(inputs, &self.rows(inputs, state)?))
+        all_scores(inputs, &self.rows(inputs, state)?)
     }
 
     fn by_row<'a>(

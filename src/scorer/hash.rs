@@ -135,7 +135,7 @@ const WORD: usize = u32::BITS as usize;
 
 impl<B: Backend> Scorer<B> for Hash<B> {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        Ok(all_scores(inputs, &self.rows(inputs, state)?))
+        all_scores(inputs, &self.rows(inputs, state)?)
     }
 
     fn by_row<'a>(

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::RowScorer;
 use crate::{
-    attention::AttentionInputs,
+    attention::{AttentionError, AttentionInputs, scores::check_scores},
     kernels::{Heads, host_tensor},
 };
 
@@ -121,7 +121,14 @@ pub(crate) fn truncate<T>(list: &mut Vec<T>, count: usize, keys: usize) {
 ///
 /// # Shapes
 /// - output: `[batch, heads, queries, keys]`, f32.
-pub(crate) fn all_scores<B: Backend>(inputs: &AttentionInputs<B>, rows: &dyn RowScorer) -> Tensor<B, 4> {
+///
+/// # Errors
+/// If the device cannot hold them.
+pub(crate) fn all_scores<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    rows: &dyn RowScorer,
+) -> Result<Tensor<B, 4>, AttentionError> {
+    check_scores(inputs)?;
     let shape = inputs.mask_shape();
     let group = shape.heads / inputs.kv_heads();
     let mut scores = vec![0f32; shape.pairs()];
@@ -135,7 +142,8 @@ pub(crate) fn all_scores<B: Backend>(inputs: &AttentionInputs<B>, rows: &dyn Row
             }
         }
     });
-    with_bias(inputs, Tensor::from_data(TensorData::new(scores, shape.dims()), (&inputs.device(), DType::F32)))
+    let scores = Tensor::from_data(TensorData::new(scores, shape.dims()), (&inputs.device(), DType::F32));
+    Ok(with_bias(inputs, scores))
 }
 
 /// Scores plus the additive bias of the visibility, if it has one.

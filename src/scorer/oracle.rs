@@ -12,7 +12,10 @@ use super::{
     validate_label_bits,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::logits},
+    attention::{
+        AttentionError, AttentionInputs,
+        scores::{check_scores, logits},
+    },
     kernels::{
         HostTensor,
         cpu::{group_logits, products, softcap},
@@ -64,8 +67,11 @@ impl<B: Backend> ScorerConfig<B> for OracleConfig {
 impl<B: Backend> Scorer<B> for Oracle {
     fn score(&self, inputs: &AttentionInputs<B>, _state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
         match self.label_bits < 16 {
-            true => Ok(all_scores(inputs, &self.quantized(inputs))),
-            false => Ok(logits(inputs, 0..inputs.mask_shape().queries, &[inputs.mask_shape().all_keys()])),
+            true => all_scores(inputs, &self.quantized(inputs)),
+            false => {
+                check_scores(inputs)?;
+                Ok(logits(inputs, 0..inputs.mask_shape().queries, &[inputs.mask_shape().all_keys()]))
+            }
         }
     }
 

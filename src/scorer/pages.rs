@@ -118,7 +118,7 @@ impl Bounds {
 
 impl<B: Backend> Scorer<B> for Pages {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        Ok(all_scores(inputs, &self.pages(inputs, state)))
+        all_scores(inputs, &self.pages(inputs, state))
     }
 
     fn by_row<'a>(

@@ -119,7 +119,7 @@ impl KeyMemory for Codebooks {
 
 impl<B: Backend> Scorer<B> for Pq {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        Ok(all_scores(inputs, &self.rows(inputs, state)))
+        all_scores(inputs, &self.rows(inputs, state))
     }
 
     fn by_row<'a>(

@@ -81,7 +81,7 @@ impl KeyMemory for Buckets {
 
 impl<B: Backend> Scorer<B> for Socket {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        Ok(all_scores(inputs, &self.rows(inputs, state)))
+        all_scores(inputs, &self.rows(inputs, state))
     }
 
     fn by_row<'a>(

@@ -1,30 +1,18 @@
 //! What the test files share: backends, random tensors, and a naive attention to compare with.
 #![allow(dead_code, unused_imports, unused_macros)] // Each test file uses its part.
 
+pub mod backends;
 mod files;
 mod methods;
 
+pub(crate) use backends::on_each_backend;
+pub use backends::{OnHost, UNKEPT_NAN, can, computes_in, has_kernels};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 pub use files::{channels, hash};
 pub use methods::{METHODS, Method, adaptive};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use sparse_attention_hub::prelude::*;
-
-/// Runs tests that are generic over the backend on every CPU backend enabled.
-macro_rules! on_each_backend {
-    ($($test:ident),* $(,)?) => {
-        #[cfg(feature = "flex")]
-        mod flex {
-            $(#[test] fn $test() { super::$test::<burn_flex::Flex>() })*
-        }
-        #[cfg(feature = "ndarray")]
-        mod ndarray {
-            $(#[test] fn $test() { super::$test::<burn_ndarray::NdArray>() })*
-        }
-    };
-}
-pub(crate) use on_each_backend;
 
 pub fn generator(seed: u64) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(seed)

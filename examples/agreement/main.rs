@@ -1,0 +1,172 @@
+//! The same methods on several backends: whether they work there, how exact they are, and what a step takes.
+//!
+//! `cargo run --release --features ndarray --example agreement`
+
+mod measure;
+mod problem;
+mod reference;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use burn::tensor::{DType, backend::Backend};
+use clap::Parser;
+use measure::{Row, dense, method};
+use problem::Problem;
+use sparse_attention_hub::{
+    backend::{self, COMPILED, Work},
+    mask::Csr,
+};
+
+/// Runs the methods of configs/ with the same configuration, seed and tensors on each backend, and tells how far each is
+/// from attention computed in f64.
+#[derive(Debug, Parser)]
+#[command(name = "agreement")]
+struct Arguments {
+    /// Method files, each a JSON list of maskers; without any: all of configs/
+    methods: Vec<PathBuf>,
+    /// A backend, or one of its devices as in tch@cuda:0; may be given more than once. Without any: all that are
+    /// compiled in
+    #[arg(long)]
+    backend: Vec<String>,
+    /// The recorded layer
+    #[arg(long, default_value_t = 3)]
+    layer: usize,
+    /// Seed of the methods that draw
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// The type of queries, keys and values: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_parser = precision)]
+    precision: DType,
+    /// Keys of the timed decode step; 0 times nothing
+    #[arg(long, default_value_t = 16384)]
+    keys: usize,
+    /// Sequences of the timed decode step
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Timed steps, of which the median counts
+    #[arg(long, default_value_t = 15)]
+    steps: usize,
+    /// Also write the rows to this JSON file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn precision(name: &str) -> Result<DType, String> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err("must be f32, f16 or bf16".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A file beside where the command is run, or else where the crate lies.
+fn find(name: &str) -> PathBuf {
+    let here = PathBuf::from(name);
+    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let mut methods = arguments.methods.clone();
+    if methods.is_empty() {
+        let files = std::fs::read_dir(find("configs"))?.map(|entry| Ok(entry?.path()));
+        methods = files.collect::<Result<_, std::io::Error>>()?;
+        methods.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        methods.sort();
+    }
+    let mut backends = arguments.backend.clone();
+    if backends.is_empty() {
+        // The host first: what it keeps is what the others are held against.
+        backends = COMPILED.iter().rev().map(|&name| name.to_owned()).collect();
+    }
+    let mut study = Study { arguments, methods, kept: BTreeMap::new(), rows: Vec::new() };
+    for name in &backends {
+        let (backend, device) = match name.split_once('@') {
+            Some((backend, device)) => (backend, Some(device)),
+            None => (name.as_str(), None),
+        };
+        backend::run_on(Some(backend), device, &mut study)??;
+    }
+    if let Some(path) = &arguments.json {
+        let file = std::fs::File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        serde_json::to_writer_pretty(file, &study.rows)?;
+    }
+    match study.rows.iter().find(|row| row.failure.is_some()) {
+        Some(row) => Err(format!("{} does not work on {}", row.method, row.backend).into()),
+        None => Ok(()),
+    }
+}
+
+/// What is run on each backend, and what came out so far.
+struct Study<'a> {
+    arguments: &'a Arguments,
+    methods: Vec<PathBuf>,
+    /// The keys that each method kept on the first backend.
+    kept: BTreeMap<String, Csr>,
+    rows: Vec<Row>,
+}
+
+impl Work for &mut Study<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        let arguments = self.arguments;
+        let backend = B::name(&device);
+        // A device that is not there says so by a panic.
+        let open = || match B::supports_dtype(&device, arguments.precision) {
+            true => Problem::<B>::open(arguments, &device).map(Some),
+            false => Ok(None),
+        };
+        let opened = catch_unwind(AssertUnwindSafe(|| (backend::describe::<B>(&device), open())));
+        let (described, problem) = match opened {
+            Ok((described, problem)) => (described, problem?),
+            Err(_) if arguments.backend.is_empty() => {
+                table::absent(&backend);
+                return Ok(());
+            }
+            Err(_) => return Err(format!("{backend} has no such device").into()),
+        };
+        let Some(problem) = problem else {
+            table::unsupported(&backend, arguments.precision);
+            return Ok(());
+        };
+        table::heading(&backend, &described, &problem, self.arguments);
+        let mut add = |row: Row| {
+            table::row(&row);
+            self.rows.push(row);
+        };
+        add(dense(&backend, &problem, arguments));
+        for file in &self.methods {
+            let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+            let kept = self.kept.get(&name);
+            let run = catch_unwind(AssertUnwindSafe(|| method(&backend, &name, file, &problem, arguments, kept)));
+            match run {
+                Ok(Ok((row, csr))) => {
+                    self.kept.entry(name).or_insert(csr);
+                    add(row);
+                }
+                Ok(Err(error)) => add(Row::failed(&backend, &name, error.to_string())),
+                Err(_) => add(Row::failed(&backend, &name, "panics".into())),
+            }
+        }
+        println!();
+        Ok(())
+    }
+}

@@ -1,0 +1,45 @@
+//! What the methods are given: a recorded layer, and a long decode step made of it.
+
+use std::error::Error;
+
+use burn::tensor::{Tensor, backend::Backend};
+use sparse_attention_hub::{eval::Recording, prelude::*};
+
+use crate::{Arguments, find};
+
+/// Tensors on a device, in the precision that was asked for.
+pub struct Problem<B: Backend> {
+    /// The recorded queries over the recorded keys.
+    pub recorded: AttentionInputs<B>,
+    /// One query over as many keys as were asked for, which are the recorded ones over and over.
+    pub step: Option<AttentionInputs<B>>,
+    pub device: B::Device,
+}
+
+impl<B: Backend> Problem<B> {
+    pub fn open(arguments: &Arguments, device: &B::Device) -> Result<Self, Box<dyn Error>> {
+        let file = find("examples/data").join(format!("layer{}.safetensors", arguments.layer));
+        let inputs = Recording::<B>::open(file, device)?.inputs;
+        let [queries, keys, values] =
+            [inputs.queries(), inputs.keys(), inputs.values()].map(|tensor| tensor.clone().cast(arguments.precision));
+        let like = |queries: Tensor<B, 4>, keys: Tensor<B, 4>, values: Tensor<B, 4>| {
+            let made = AttentionInputs::new(queries, keys, values)?.causal()?;
+            made.with_scale(inputs.scale()).map(|made| made.with_layer(inputs.layer()))
+        };
+        let MaskShape { queries: count, keys: length, .. } = inputs.mask_shape();
+        let step = match arguments.keys {
+            0 => None,
+            wanted => {
+                let batch = arguments.batch.max(1);
+                let long = |tensor: &Tensor<B, 4>| {
+                    let copies = vec![tensor.clone(); wanted.div_ceil(length)];
+                    let long = Tensor::cat(copies, 2).slice_dim(2, 0..wanted);
+                    Tensor::cat(vec![long; batch], 0)
+                };
+                let query = Tensor::cat(vec![queries.clone().slice_dim(2, count - 1..count); batch], 0);
+                Some(like(query, long(&keys), long(&values))?)
+            }
+        };
+        Ok(Self { recorded: like(queries, keys, values)?, step, device: device.clone() })
+    }
+}
