@@ -125,12 +125,14 @@ fn validate<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<(
     }
 }
 
-fn attend<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> Result<AttentionOutput<B>, AttentionError> {
-    attend_with(inputs, mask, requested, |inputs, mask, requested| {
-        match kernels::attend(inputs, mask, requested) {
-            Some(output) => Ok(output),
-            None => attend_in_blocks(inputs, mask, requested),
-        }
+fn attend<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    requested: Requested,
+) -> Result<AttentionOutput<B>, AttentionError> {
+    attend_with(inputs, mask, requested, |inputs, mask, requested| match kernels::attend(inputs, mask, requested) {
+        Some(output) => Ok(output),
+        None => attend_in_blocks(inputs, mask, requested),
     })
 }
 

@@ -219,10 +219,13 @@ impl<B: Backend> AttentionInputs<B> {
             let value = format!("{queries:?}");
             return Err(AttentionError::Value { field: "queries", value, allowed: "some of the queries there are" });
         }
-        let keys = 0..self.visibility.end(&queries, shape.keys);
+        let keys = 0..self.visibility.span(&queries, shape.keys).end;
         let visibility = match &self.visibility {
             Visibility::Full => Visibility::Full,
             Visibility::Causal { offset } => Visibility::Causal { offset: offset + queries.start },
+            Visibility::Window { offset, window } => {
+                Visibility::Window { offset: offset + queries.start, window: *window }
+            }
             Visibility::Masked(hidden) => Visibility::Masked(hidden.clone().slice_dim(2, queries.clone())),
             Visibility::Biased(bias) => Visibility::Biased(bias.clone().slice_dim(2, queries.clone())),
         };
@@ -231,6 +234,7 @@ impl<B: Backend> AttentionInputs<B> {
             keys: self.keys.clone().slice_dim(2, keys.clone()),
             values: self.values.clone().slice_dim(2, keys),
             visibility,
+            sinks: self.sinks.clone(),
             ..*self
         })
     }
@@ -242,7 +246,8 @@ impl<B: Backend> AttentionInputs<B> {
             other => other,
         };
         let (queries, keys, values) = (self.queries.detach(), self.keys.detach(), self.values.detach());
-        Self { queries, keys, values, visibility, ..self }
+        let sinks = self.sinks.map(Tensor::detach);
+        Self { queries, keys, values, visibility, sinks, ..self }
     }
 
     /// The queries, `[batch, heads, queries, head_dim]`.

@@ -54,7 +54,7 @@ impl TopKRecall {
         let wanted = rows(&Oracle::default(), &|_| self.top_k)?;
         let found = rows(scorer, &|row| {
             let query = row % shape.queries;
-            self.budget.of(seen.as_ref().map_or(shape.keys, |seen| seen(query, shape.keys)))
+            self.budget.of(seen.as_ref().map_or(shape.keys, |seen| seen(query, shape.keys).len()))
         })?;
         let full = wanted.iter().zip(&found).filter(|(wanted, _)| wanted.len() == self.top_k);
         let (mut hits, mut all) = (0, 0);

@@ -43,8 +43,8 @@ pub(super) fn attention_with_dropout<B: Backend>(
         let mut rng = randomness.row(row);
         let mut kept = kept(row);
         if let Some(seen) = &seen {
-            let end = seen(row % shape.queries, shape.keys) as u32;
-            kept.retain(|kept| kept.key < end);
+            let seen = seen(row % shape.queries, shape.keys);
+            kept.retain(|kept| seen.contains(&(kept.key as usize)));
         }
         for kept in &mut kept {
             if rng.random::<f64>() < probability {
@@ -55,10 +55,10 @@ pub(super) fn attention_with_dropout<B: Backend>(
     });
     let rows = rows.collect::<Vec<_>>();
     let twice = MaskShape { keys: 2 * shape.keys, ..shape };
-    let mask = Mask::empty(twice, &inputs.device()).merge_disjoint(&rows);
+    let mask = Mask::empty(twice, &inputs.device()).merge_disjoint(&rows)?;
     let visibility = match inputs.visibility() {
         // What is hidden in closed form has been left out.
-        Visibility::Full | Visibility::Causal { .. } => Visibility::Full,
+        Visibility::Full | Visibility::Causal { .. } | Visibility::Window { .. } => Visibility::Full,
         Visibility::Masked(hidden) => Visibility::Masked(Tensor::cat(vec![hidden.clone(); 2], 3)),
         Visibility::Biased(bias) => Visibility::Biased(Tensor::cat(vec![bias.clone(); 2], 3)),
     };

@@ -7,7 +7,7 @@ use sparse_attention_hub::nn::{
 
 use crate::{
     common::on_each_backend,
-    support::{B, D_MODEL, HEADS, SINK_LOCAL, assert_same, bools, configs, method, padding, sequence},
+    layers::support::{B, D_MODEL, HEADS, SINK_LOCAL, assert_same, bools, configs, method, padding, sequence},
 };
 
 const LENGTH: usize = 70;

@@ -5,7 +5,7 @@ use sparse_attention_hub::nn::{SparseCrossAttention, SparseCrossAttentionCache, 
 
 use crate::{
     common::on_each_backend,
-    support::{AB, B, assert_same, made, method, numbers, padding, sequence},
+    layers::support::{AB, B, assert_same, made, method, numbers, padding, sequence},
 };
 
 fn config(kv_heads: usize) -> SparseCrossAttentionConfig {

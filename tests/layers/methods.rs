@@ -15,7 +15,7 @@ use sparse_attention_hub::{
 
 use crate::{
     common::{Sizes, channels, hash},
-    support::{
+    layers::support::{
         AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, numbers, padding, parameters, sequence,
     },
 };

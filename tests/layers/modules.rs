@@ -17,7 +17,7 @@ use sparse_attention_hub::{
 
 use crate::{
     common::{Sizes, assert_close, channels, hash, host, inputs},
-    support::{AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, method, padding, parameters, sequence},
+    layers::support::{AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, method, padding, parameters, sequence},
 };
 
 /// A method in which every kind of part is nested.

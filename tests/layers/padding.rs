@@ -5,7 +5,7 @@ use sparse_attention_hub::nn::{MhaInput, TransformerEncoderInput};
 
 use crate::{
     common::on_each_backend,
-    support::{AB, B, D_MODEL, SINK_LOCAL, assert_same, bools, configs, method, numbers, padding, sequence},
+    layers::support::{AB, B, D_MODEL, SINK_LOCAL, assert_same, bools, configs, method, numbers, padding, sequence},
 };
 
 const BATCH: usize = 3;

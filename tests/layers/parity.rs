@@ -14,7 +14,7 @@ use sparse_attention_hub::nn::{
 
 use crate::{
     common::on_each_backend,
-    support::{AB, B, assert_same, bools, configs, made, numbers, padding, sequence},
+    layers::support::{AB, B, assert_same, bools, configs, made, numbers, padding, sequence},
 };
 
 /// Masks of the padding and of the pairs.

@@ -13,7 +13,9 @@ use sparse_attention_hub::nn::{
 
 use crate::{
     common::{Sizes, hash},
-    support::{B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, parameters, scratch, sequence},
+    layers::support::{
+        B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, parameters, scratch, sequence,
+    },
 };
 
 fn recorder() -> NamedMpkFileRecorder<FullPrecisionSettings> {

@@ -1,7 +1,5 @@
-//! All test files in one program: `cargo test --release --features ndarray,wgpu,tch,hf,train --test matrix`.
-//!
-//! `cargo test` alone runs the same tests, a program for each file. A program holds a copy of every backend that it tests,
-//! which for a device takes minutes to compile: with several backends enabled, one program is much the sooner way.
+//! The test files in one program, because a program holds a copy of every backend that it tests, which takes minutes to
+//! compile. `cargo test --release --test matrix gradients::` runs one file.
 #![allow(clippy::duplicate_mod)] // Each file has what it shares with the others as a module of its own.
 
 #[path = "../common/mod.rs"]
@@ -9,6 +7,8 @@ mod common;
 
 #[path = "../attention.rs"]
 mod attention;
+#[path = "../cached_layers.rs"]
+mod cached_layers;
 #[path = "../conformance.rs"]
 mod conformance;
 #[path = "../coverage.rs"]
@@ -17,12 +17,26 @@ mod coverage;
 mod devices;
 #[path = "../efficient.rs"]
 mod efficient;
+#[path = "../gradients.rs"]
+mod gradients;
 #[path = "../kernels.rs"]
 mod kernels;
+#[path = "../layer_gradients.rs"]
+mod layer_gradients;
+#[path = "../layers/mod.rs"]
+mod layers;
 #[path = "../maskers.rs"]
 mod maskers;
 #[path = "../masks.rs"]
 mod masks;
+#[path = "../plots.rs"]
+mod plots;
+#[path = "../rotary.rs"]
+mod rotary;
+#[path = "../softcap_and_sinks.rs"]
+mod softcap_and_sinks;
+#[path = "../training.rs"]
+mod training;
 #[path = "../weight_files.rs"]
 mod weight_files;
 
