@@ -1,5 +1,5 @@
-//! A burn transformer is trained dense; then its record is loaded into the same model with a sparse encoder. Printed are
-//! the accuracy and the time of both, over the lengths that it was trained on and over twice as long texts.
+//! A burn transformer is trained dense, first on short texts and then on long ones; then its record is loaded into the same
+//! model with a sparse encoder. Printed are the accuracy and the time of both.
 //!
 //! `cargo run --release --features train --example drop_in`
 
@@ -24,25 +24,41 @@ use sparse_attention_hub::{backend::Selected, masker::MaskerChainConfig};
 /// Trains a dense text classifier, and runs it sparse.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Steps of training.
-    #[arg(long, default_value_t = 300)]
-    steps: usize,
-    /// Texts in a step.
-    #[arg(long, default_value_t = 8)]
-    batch: usize,
-    /// Words in a text, at most 1,024.
+    /// Words in a text, 60 to 1,024.
     #[arg(long, default_value_t = 512)]
     words: usize,
+    /// Texts in a step and in a batch to judge by.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
     /// Texts to judge by.
     #[arg(long, default_value_t = 128)]
     texts: usize,
-    /// The largest learning rate.
-    #[arg(long, default_value_t = 3e-3)]
+    /// Steps of training on short texts at most; it ends sooner when they are understood.
+    #[arg(long, default_value_t = 1500)]
+    short_steps: usize,
+    /// Steps of training on texts of full length at most.
+    #[arg(long, default_value_t = 100)]
+    long_steps: usize,
+    /// The learning rate on short texts; on those of full length it is a third of this.
+    #[arg(long, default_value_t = 2e-3)]
     learning_rate: f64,
     /// The seed of the parameters and the texts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
+
+/// Some steps of training on texts of one length.
+struct Stage {
+    steps: usize,
+    batch: usize,
+    words: usize,
+    learning_rate: f64,
+}
+
+/// Words in a short text, and how many are in a step.
+const SHORT: (usize, usize) = (2 * data::SHORTEST, 32);
+/// The average loss at which a stage ends.
+const UNDERSTOOD: f64 = 0.03;
 
 /// The methods to drop in.
 const METHODS: [(&str, &str); 3] = [
@@ -60,8 +76,8 @@ const HELD_OUT: u64 = 1 << 32;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    if !(1..=model::LONGEST).contains(&arguments.words) {
-        return Err(format!("--words is {}, but must be in 1..={}", arguments.words, model::LONGEST).into());
+    if !(SHORT.0..=model::LONGEST).contains(&arguments.words) {
+        return Err(format!("--words is {}, but must be in {}..={}", arguments.words, SHORT.0, model::LONGEST).into());
     }
     let device = Default::default();
     let dense = train(&arguments, &device).valid();
@@ -91,28 +107,31 @@ fn train(arguments: &Arguments, device: &Device<Selected>) -> DenseClassifier<Au
     let mut model = DenseClassifier::<Autodiff<Selected>>::new(device);
     let mut optimizer = AdamConfig::new().init();
     let loss = CrossEntropyLossConfig::new().init(device);
-    println!(
-        "Training burn's encoder on {} steps of {} texts of {} words.",
-        arguments.steps, arguments.batch, arguments.words
-    );
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} {msg}");
-    let progress = ProgressBar::new(arguments.steps as u64).with_style(style.expect("the template is sound"));
-    let mut smooth = None;
-    for step in 0..arguments.steps {
-        let texts = data::texts(arguments.batch, arguments.words, arguments.seed << 16 | step as u64, device);
-        let loss = loss.forward(model.forward(texts.words), texts.labels);
-        let value = loss.clone().into_scalar().elem::<f64>();
-        let average = *smooth.insert(smooth.map_or(value, |old: f64| 0.9 * old + 0.1 * value));
-        progress.set_message(format!("loss {average:.3}"));
-        progress.inc(1);
-        let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        // Up over the first twentieth of the steps, then down in a line.
-        let done = step as f64 / arguments.steps as f64;
-        let rate = arguments.learning_rate * (20.0 * done + 0.01).min(1.0) * (1.0 - done);
-        model = optimizer.step(rate, model, gradients);
+    let Arguments { words, batch, short_steps, long_steps, learning_rate, .. } = *arguments;
+    let short = Stage { steps: short_steps, batch: SHORT.1, words: SHORT.0, learning_rate };
+    let long = Stage { steps: long_steps, batch, words, learning_rate: learning_rate / 3.0 };
+    for (number, stage) in [short, long].into_iter().enumerate() {
+        println!("Training burn's encoder on texts of {} words, {} in a step.", stage.words, stage.batch);
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} {msg}");
+        let progress = ProgressBar::new(stage.steps as u64).with_style(style.expect("the template is sound"));
+        let mut average = std::f64::consts::LN_2;
+        for step in 0..stage.steps {
+            let seed = (2 * arguments.seed + number as u64) << 20 | step as u64;
+            let texts = data::texts(stage.batch, stage.words, seed, device);
+            let loss = loss.forward(model.forward(texts.words), texts.labels);
+            average = 0.95 * average + 0.05 * loss.clone().into_scalar().elem::<f64>();
+            progress.set_message(format!("loss {average:.3}"));
+            progress.inc(1);
+            let gradients = GradientsParams::from_grads(loss.backward(), &model);
+            let warm = (step as f64 / 50.0 + 0.02).min(1.0);
+            model = optimizer.step(stage.learning_rate * warm, model, gradients);
+            if average < UNDERSTOOD {
+                break;
+            }
+        }
+        progress.abandon();
+        println!("{} steps in {:.0} s, loss {average:.3}", progress.position(), progress.elapsed().as_secs_f64());
     }
-    progress.finish();
-    println!("loss {:.3} at the end", smooth.unwrap_or(f64::NAN));
     model
 }
 
