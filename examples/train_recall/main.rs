@@ -26,7 +26,7 @@ struct Arguments {
     #[arg(long, default_value_t = 16)]
     passes: usize,
     /// Number of sequences to train on
-    #[arg(long, default_value_t = 8192)]
+    #[arg(long, default_value_t = 2048)]
     sequences: usize,
     /// Seed of the data, of the first weights and of the methods that draw
     #[arg(long, default_value_t = 42)]
@@ -39,7 +39,7 @@ struct Arguments {
     dashboard: bool,
 }
 
-const TASK: Task = Task { vocabulary: 64, length: 64, pairs: 8 };
+const TASK: Task = Task { vocabulary: 256, length: 64, pairs: 8 };
 
 /// What attention may be; the sparse ones keep at most 13 of 64 keys.
 const METHODS: [(&str, &str); 3] = [

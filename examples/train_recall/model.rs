@@ -2,10 +2,7 @@
 
 use burn::{
     module::Module,
-    nn::{
-        Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
-        loss::CrossEntropyLossConfig,
-    },
+    nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, loss::CrossEntropyLossConfig},
     tensor::{
         Int, Tensor,
         activation::gelu,
@@ -66,9 +63,7 @@ impl<B: Backend> RecallModel<B> {
                 outer: LinearConfig::new(4 * WIDTH, WIDTH).init(device),
             })
         };
-        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
-        let embedding =
-            |count: usize| EmbeddingConfig::new(count, WIDTH).with_initializer(initializer.clone()).init(device);
+        let embedding = |count| EmbeddingConfig::new(count, WIDTH).init(device);
         Ok(Self {
             tokens: embedding(task.vocabulary),
             positions: embedding(task.length),

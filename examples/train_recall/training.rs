@@ -27,7 +27,7 @@ use crate::{
 
 type Training = Autodiff<Selected>;
 
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 const LEARNING_RATE: f64 = 2e-3;
 
 /// The sequences of all runs.
