@@ -154,7 +154,7 @@ fn one_tensor_may_be_queries_keys_and_values<B: Backend>() {
     let inputs = inputs::<Autodiff<B>>(sizes, 1).causal().unwrap();
     let window = Mask::pattern(sizes.mask_shape(), Pattern { sink: 2, window: 6, offset: 0 }, &inputs.device());
     for mask in [window, random_rows(sizes, 2, 0.4)] {
-        let gradient = |attend: fn(&AttentionInputs<Autodiff<B>>, &Mask<Autodiff<B>>) -> Leaf<Autodiff<B>>| {
+        let gradient = |attend: Attend<Autodiff<B>>| {
             let leaf = inputs.keys().clone().require_grad();
             // Once as it is, once through another step.
             let twice = leaf.clone().mul_scalar(2);
@@ -197,7 +197,7 @@ fn parts_of_a_longer_cache_pass_gradients_on<B: Backend>() {
     let window = Mask::pattern(sizes.mask_shape(), Pattern { sink: 5, window: 9, offset: 61 }, &long.device());
     for mask in [window, random_rows(sizes, 2, 0.4)] {
         for swapped in [false, true] {
-            let attend = |long: &AttentionInputs<Autodiff<B>>, by: fn(&AttentionInputs<_>, &Mask<_>) -> Leaf<_>| {
+            let attend = |long: &AttentionInputs<Autodiff<B>>, by: Attend<Autodiff<B>>| {
                 let part = |tensor: &Leaf<Autodiff<B>>| {
                     // Swapped, the heads of a layer's projection lie between each other.
                     let tensor = if swapped { tensor.clone().swap_dims(1, 2) } else { tensor.clone() };

@@ -19,6 +19,8 @@ use super::{Method, Sizes, generator, normal, tensor};
 
 pub type Leaf<B> = Tensor<B, 4>;
 
+pub type Attend<B> = fn(&AttentionInputs<B>, &Mask<B>) -> Leaf<B>;
+
 /// Sums in another order, relative to the largest gradient. On ndarray it is the reference that is off: its gradient of a
 /// division multiplies with reciprocals, which burn-ndarray's vectors have to 12 bits.
 pub fn f32_tolerance<B: Backend>() -> f64 {
