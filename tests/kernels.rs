@@ -12,7 +12,7 @@ use sparse_attention_hub::{
 };
 
 use common::{
-    OnHost, SIZES, Sizes, UNKEPT_NAN, can, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor,
+    SIZES, Sizes, UNKEPT_NAN, can, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor,
 };
 
 on_each_backend!(

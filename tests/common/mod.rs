@@ -1,5 +1,5 @@
 //! What the test files share: backends, random tensors, and a naive attention to compare with.
-#![allow(dead_code, unused_imports)] // Each test file uses its part.
+#![allow(dead_code, unused_imports, unused_macros)] // Each test file uses its part.
 
 pub mod backends;
 mod files;
