@@ -102,7 +102,12 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             Some((backend, device)) => (backend, Some(device)),
             None => (name.as_str(), None),
         };
-        backend::run_on(Some(backend), device, &mut study)??;
+        // A device that is not there says so by a panic.
+        match catch_unwind(AssertUnwindSafe(|| backend::run_on(Some(backend), device, &mut study))) {
+            Ok(done) => done??,
+            Err(_) if arguments.backend.is_empty() => table::absent(name),
+            Err(_) => return Err(format!("{name}: there is no such device").into()),
+        }
     }
     if let Some(path) = &arguments.json {
         let file = std::fs::File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
@@ -128,25 +133,13 @@ impl Work for &mut Study<'_> {
 
     fn run<B: Backend>(self, device: B::Device) -> Self::Output {
         let arguments = self.arguments;
+        let described = backend::describe::<B>(&device);
         let backend = B::name(&device);
-        // A device that is not there says so by a panic.
-        let open = || match B::supports_dtype(&device, arguments.precision) {
-            true => Problem::<B>::open(arguments, &device).map(Some),
-            false => Ok(None),
-        };
-        let opened = catch_unwind(AssertUnwindSafe(|| (backend::describe::<B>(&device), open())));
-        let (described, problem) = match opened {
-            Ok((described, problem)) => (described, problem?),
-            Err(_) if arguments.backend.is_empty() => {
-                table::absent(&backend);
-                return Ok(());
-            }
-            Err(_) => return Err(format!("{backend} has no such device").into()),
-        };
-        let Some(problem) = problem else {
+        if !B::supports_dtype(&device, arguments.precision) {
             table::unsupported(&backend, arguments.precision);
             return Ok(());
-        };
+        }
+        let problem = Problem::<B>::open(arguments, &device)?;
         table::heading(&backend, &described, &problem, self.arguments);
         let mut add = |row: Row| {
             table::row(&row);

@@ -82,7 +82,8 @@ impl Work for Compare<'_> {
 }
 
 fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
-    let name = format!("{} on {}", B::name(device), backend::describe::<B>(device));
+    let described = backend::describe::<B>(device);
+    let name = format!("{} on {described}", B::name(device));
     let methods = methods::<B>(&arguments.methods, device)?;
     let recordings = recordings::<B>(arguments, device)?;
     // Before the work, so that an hour of it is not lost to a misspelt folder.

@@ -79,6 +79,9 @@ pub const COMPILED: &[&str] = &[
 ///
 /// # Errors
 /// If the backend is not compiled in, or has no device of such a name.
+///
+/// # Panics
+/// If wgpu finds no such device, or the program has used it already without a [description](super::describe).
 pub fn run_on<W: Work>(backend: Option<&str>, device: Option<&str>, work: W) -> Result<W::Output, BackendError> {
     match backend.unwrap_or(COMPILED[0]) {
         #[cfg(feature = "cuda")]
@@ -141,6 +144,14 @@ fn tch(device: Option<&str>) -> Result<burn_tch::LibTorchDevice, BackendError> {
 
 #[cfg(feature = "wgpu")]
 fn wgpu(device: Option<&str>) -> Result<burn_wgpu::WgpuDevice, BackendError> {
+    let device = wgpu_device(device)?;
+    // Now or never: its name is known only while it is opened.
+    super::describe::<burn_wgpu::Wgpu>(&device);
+    Ok(device)
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu_device(device: Option<&str>) -> Result<burn_wgpu::WgpuDevice, BackendError> {
     use burn_wgpu::WgpuDevice;
     let Some(name) = device else { return Ok(WgpuDevice::DefaultDevice) };
     let kinds: [(&str, fn(usize) -> WgpuDevice); 3] = [

@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 /// The name of a device, and its driver if it has one.
 ///
 /// The adapter of a wgpu device is known only while it is opened, so that the first call for it must come before anything
-/// else is done with it.
+/// else is done with it, be it to ask for the backend's name. [run_on](super::run_on) sees to that.
 ///
 /// # Panics
 /// If a wgpu device has been in use before the first call for it, or there is none.

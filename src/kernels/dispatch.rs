@@ -69,6 +69,7 @@ pub fn native_path<B: Backend>() -> bool {
 /// compile the kernels of all of them again, for every backend that it uses.
 #[inline(never)]
 fn known() -> Vec<&'static (dyn Any + Send + Sync)> {
+    #[cfg(any(feature = "flex", feature = "ndarray"))]
     macro_rules! tables {
         ($($backend:ty),*) => { [$({
             static TABLE: Table<$backend> = Table::<$backend>::of();

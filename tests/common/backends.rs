@@ -79,13 +79,17 @@ pub fn has_kernels<B: Backend>() -> bool {
     ["flex", "ndarray"].contains(&name::<B>())
 }
 
-/// The name of a backend's feature.
+/// The name of a backend's feature, by the name of its type: the backend itself opens its device to say its name.
 pub fn name<B: Backend>() -> &'static str {
-    let name = B::name(&B::Device::default());
-    let features = [("cuda", "cuda"), ("libtorch", "tch"), ("wgpu", "wgpu"), ("flex", "flex"), ("ndarray", "ndarray")];
-    // Some backends have others in their names: libtorch<cuda>.
-    let order = if name.contains("libtorch") { &features[1..] } else { &features[..] };
-    order.iter().find(|(part, _)| name.contains(part)).unwrap_or_else(|| panic!("the backend {name} is unknown")).1
+    let of_types = [
+        ("CudaRuntime", "cuda"),
+        ("LibTorch", "tch"),
+        ("WgpuRuntime", "wgpu"),
+        ("burn_flex", "flex"),
+        ("burn_ndarray", "ndarray"),
+    ];
+    let name = std::any::type_name::<B>();
+    of_types.iter().find(|(part, _)| name.contains(part)).unwrap_or_else(|| panic!("the backend {name} is unknown")).1
 }
 
 /// The backend for what is computed on the host and long: the fastest there.
