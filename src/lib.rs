@@ -47,6 +47,7 @@ pub mod masker;
 pub mod nn;
 pub mod scorer;
 mod tensor_file;
+mod whole_file;
 
 pub use file_error::FileError;
 
@@ -58,6 +59,6 @@ pub mod prelude {
             dense_attention, masked_attention,
         },
         mask::{Mask, MaskShape, Pattern},
-        masker::{Context, LayerState, Masker, MaskerConfig, MaskerRegistry, Size},
+        masker::{Context, LayerState, Masker, MaskerChain, MaskerChainConfig, MaskerConfig, MaskerRegistry, Size},
     };
 }

@@ -1,9 +1,9 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::FileError;
+use crate::{FileError, whole_file};
 
 /// A safetensors file in memory.
 pub(crate) struct TensorFile {
@@ -79,6 +79,17 @@ impl TensorFile {
     pub fn shape(&self, name: &str, found: &[usize], expected: String) -> FileError {
         FileError::Shape { path: self.path.clone(), name: name.to_owned(), found: found.to_vec(), expected }
     }
+}
+
+/// Writes tensors of floating-point numbers as f32.
+pub(crate) fn write(path: PathBuf, tensors: Vec<(String, TensorData)>) -> Result<(), FileError> {
+    let tensors = tensors.into_iter().map(|(name, data)| (name, data.convert::<f32>())).collect::<Vec<_>>();
+    let views = tensors.iter().map(|(name, data)| {
+        TensorView::new(Dtype::F32, data.shape.to_vec(), data.as_bytes()).map(|view| (name.as_str(), view))
+    });
+    let bytes = views.collect::<Result<Vec<_>, _>>().and_then(|views| safetensors::serialize(views, None));
+    let bytes = bytes.map_err(|error| not_safetensors(path.clone(), &error))?;
+    whole_file::write(&path, &bytes).map_err(|source| FileError::Open { path, source })
 }
 
 fn not_safetensors(path: PathBuf, error: &safetensors::SafeTensorError) -> FileError {

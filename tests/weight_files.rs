@@ -164,12 +164,13 @@ fn checkpoints<B: Backend>() {
         return;
     }
     let weights = read(&config).expect("the file is right");
-    assert_eq!(weights.layers.keys().collect::<Vec<_>>(), [&2, &3]);
+    assert_eq!(weights.layers().map(|(layer, _)| layer).collect::<Vec<_>>(), [2, 3]);
     let values = |tensor: Tensor<B, 2>| tensor.into_data().convert::<f32>().to_vec::<f32>().expect("these are f32");
-    for (layer, perceptrons) in &weights.layers {
+    for (layer, perceptrons) in weights.layers() {
         for (part, perceptrons) in [(0, &perceptrons.query), (500, &perceptrons.key)] {
             assert_eq!(perceptrons.layers.len(), 2);
-            for (index, (matrix, bias)) in perceptrons.layers.iter().enumerate() {
+            for (index, linear) in perceptrons.layers.iter().enumerate() {
+                let (matrix, bias) = (linear.matrix.val(), linear.bias.val());
                 let [width_in, width_out] = [[4, 3], [3, 5]][index];
                 assert_eq!(matrix.dims(), [2, width_in, width_out]);
                 for head in 0..2 {

@@ -9,7 +9,7 @@ use sparse_attention_hub::{
     mask::{Csr, Pattern},
     masker::{LocalConfig, OracleTopKConfig, QuestTopKConfig, ShareGroup, SinkConfig, TopK},
     prelude::*,
-    scorer::{Activation, Channels, Hash, HashWeights, HeadPerceptrons, LayerPerceptrons},
+    scorer::{Activation, Channels, Hash, HashWeights, HeadPerceptrons, LayerPerceptrons, Scorer},
 };
 
 use crate::{
@@ -133,7 +133,7 @@ fn stepper<B: Backend>(case: &Case, first: &AttentionInputs<B>) -> Result<Step<B
         }
         Method::Hash { share, shared } => {
             let hash = Hash::new(hash_weights::<B>(case.heads, &device), Activation::Silu);
-            let top_k = TopK::new(heavy(share), Box::new(hash))?.with_share_group(group(shared));
+            let top_k = TopK::new(heavy(share), Box::new(hash) as Box<dyn Scorer<_>>)?.with_share_group(group(shared));
             let method = HashAttention::new(Size::Count(SINK), Size::Count(128), top_k)?;
             Box::new(move |inputs| Ok(method.forward(inputs, &mut state, Requested::default())?.output))
         }
@@ -141,7 +141,8 @@ fn stepper<B: Backend>(case: &Case, first: &AttentionInputs<B>) -> Result<Step<B
             let channels = (0..case.heads).map(|head| (0..HEAD_DIM).map(|at| (at * 37 + head) % HEAD_DIM).collect());
             let layers = BTreeMap::from([(0, channels.collect())]);
             let channels = Channels::new(layers, HEAD_DIM / CHANNELS, 4)?;
-            let top_k = TopK::new(heavy(share), Box::new(channels))?.with_share_group(group(shared));
+            let top_k =
+                TopK::new(heavy(share), Box::new(channels) as Box<dyn Scorer<_>>)?.with_share_group(group(shared));
             let method = DoubleSparsity::new(Size::Count(SINK), Size::Count(128), top_k)?;
             Box::new(move |inputs| Ok(method.forward(inputs, &mut state, Requested::default())?.output))
         }
@@ -199,10 +200,10 @@ fn hash_weights<B: Backend>(heads: usize, device: &B::Device) -> HashWeights<B> 
             let matrix = Tensor::random([heads, width_in, width_out], Distribution::Normal(0.0, 0.1), device);
             (matrix, Tensor::zeros([heads, width_out], device))
         });
-        HeadPerceptrons { layers: layers.into() }
+        HeadPerceptrons::new(layers)
     };
     let layer = LayerPerceptrons { query: part(), key: part() };
-    HashWeights { layers: BTreeMap::from([(0, layer)]) }
+    HashWeights::new([(0, layer)])
 }
 
 /// Keys that a query keeps, and the bytes that the step must read: keys, values, and what the scorer reads of each key.

@@ -33,6 +33,8 @@ pub struct AttentionInputs<B: Backend> {
     softcap: Option<f64>,
     sinks: Option<Tensor<B, 1>>,
     layer: usize,
+    /// The position of the first query, where neither the visibility nor the lengths tell.
+    first_position: Option<isize>,
 }
 
 impl<B: Backend> AttentionInputs<B> {
@@ -78,6 +80,7 @@ impl<B: Backend> AttentionInputs<B> {
             softcap: None,
             sinks: None,
             layer: 0,
+            first_position: None,
         })
     }
 
@@ -168,10 +171,26 @@ impl<B: Backend> AttentionInputs<B> {
         Self { visibility: Visibility::Causal { offset }, ..self.clone() }
     }
 
+    /// The position of the first query among keys of which some were cut off at the ends.
+    pub(crate) fn with_first_position(mut self, position: isize) -> Self {
+        self.first_position = Some(position);
+        self
+    }
+
     /// The index of the layer that asks, for methods with weights or state by layer.
     pub fn with_layer(mut self, layer: usize) -> Self {
         self.layer = layer;
         self
+    }
+
+    /// The same inputs without a tie to what they were computed from.
+    pub(crate) fn detach(self) -> Self {
+        let visibility = match self.visibility {
+            Visibility::Biased(bias) => Visibility::Biased(bias.detach()),
+            other => other,
+        };
+        let (queries, keys, values) = (self.queries.detach(), self.keys.detach(), self.values.detach());
+        Self { queries, keys, values, visibility, sinks: self.sinks.map(Tensor::detach), ..self }
     }
 
     /// The queries, `[batch, heads, queries, head_dim]`.
@@ -226,7 +245,7 @@ impl<B: Backend> AttentionInputs<B> {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         match self.visibility {
             Visibility::Causal { offset } | Visibility::Window { offset, .. } => offset as isize,
-            _ => keys as isize - queries as isize,
+            _ => self.first_position.unwrap_or(keys as isize - queries as isize),
         }
     }
 

@@ -3,7 +3,7 @@ use burn::tensor::backend::Backend;
 use super::{AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Requested, masked_attention};
 use crate::{
     mask::Mask,
-    masker::{ConfigError, LayerState, Masker},
+    masker::{ConfigError, LayerState, Masker, MaskerChain, at_most_one_sampler, mask_of_all},
 };
 
 /// Attention through any chain of [maskers](Masker): what one studies a method with.
@@ -32,10 +32,7 @@ impl<B: Backend> ResearchAttention<B> {
     /// # Errors
     /// If more than one of them [samples](Masker::samples): each estimates what all the others left out.
     pub fn new(maskers: Vec<Box<dyn Masker<B>>>) -> Result<Self, ConfigError> {
-        let samplers = maskers.iter().enumerate().filter(|(_, masker)| masker.samples());
-        if let [first, second, ..] = samplers.map(|(place, _)| place).collect::<Vec<_>>()[..] {
-            return Err(ConfigError::TwoSamplers { first, second });
-        }
+        at_most_one_sampler(maskers.iter().map(AsRef::as_ref))?;
         Ok(Self { maskers })
     }
 
@@ -49,20 +46,7 @@ impl<B: Backend> ResearchAttention<B> {
     /// # Errors
     /// If a masker cannot work with the inputs.
     pub fn mask(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Mask<B>, AttentionError> {
-        let (shape, device) = (inputs.mask_shape(), inputs.device());
-        if self.maskers.is_empty() {
-            return Ok(Mask::full(shape, &device));
-        }
-        let mut mask = Mask::empty(shape, &device);
-        for (place, masker) in self.maskers.iter().enumerate() {
-            // Nothing can be added to a full mask.
-            if mask.is_full() {
-                break;
-            }
-            state.enter(place);
-            mask = masker.add(inputs, state, mask)?;
-        }
-        Ok(mask)
+        mask_of_all(self.maskers.iter().map(AsRef::as_ref), inputs, state)
     }
 
     /// Attention over the keys that the chain keeps.
@@ -90,5 +74,15 @@ impl<B: Backend> ResearchAttention<B> {
         state: &mut LayerState,
     ) -> Result<AttentionReport, AttentionError> {
         AttentionReport::of(inputs, &self.mask(inputs, state)?)
+    }
+}
+
+/// The method of a layer, to study it.
+impl<B: Backend> From<MaskerChain<B>> for ResearchAttention<B> {
+    fn from(chain: MaskerChain<B>) -> Self {
+        // A chain has been checked for samplers.
+        Self {
+            maskers: chain.into_maskers().into_iter().map(|masker| Box::new(masker) as Box<dyn Masker<B>>).collect(),
+        }
     }
 }

@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use burn::tensor::backend::Backend;
+use burn::{module::Module, tensor::backend::Backend};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
@@ -99,7 +99,7 @@ impl AdaptiveSamplingConfig {
 /// A range of fewer than two keys gives the full mask.
 ///
 /// Should be created with [AdaptiveSamplingConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct AdaptiveSampling {
     config: AdaptiveSamplingConfig,
     budget: AdaptiveBudget,

@@ -1,4 +1,4 @@
-use burn::tensor::backend::Backend;
+use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Context, LayerState, Masker, MaskerConfig};
@@ -18,7 +18,7 @@ pub struct CausalConfig {}
 /// attention causal.
 ///
 /// Should be created with [CausalConfig].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Module, Debug, Clone, Copy, Default)]
 pub struct Causal;
 
 impl<B: Backend> MaskerConfig<B> for CausalConfig {

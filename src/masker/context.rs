@@ -17,6 +17,7 @@ use crate::scorer::{self, Scorer};
 pub struct Context<B: Backend> {
     device: B::Device,
     directory: PathBuf,
+    layer: Option<usize>,
     scorers: Arc<Parts<B, dyn Scorer<B>>>,
 }
 
@@ -27,13 +28,24 @@ impl<B: Backend> Context<B> {
     }
 
     pub(crate) fn with_scorers(device: &B::Device, scorers: Arc<Parts<B, dyn Scorer<B>>>) -> Self {
-        Self { device: device.clone(), directory: PathBuf::new(), scorers }
+        Self { device: device.clone(), directory: PathBuf::new(), layer: None, scorers }
     }
 
     /// The same context for files named from another folder.
     pub fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = directory.into();
         self
+    }
+
+    /// The same context for what one layer of a model alone will use: weights of other layers are not kept.
+    pub fn for_layer(mut self, layer: usize) -> Self {
+        self.layer = Some(layer);
+        self
+    }
+
+    /// The layer that alone will use what is made, if it is for one.
+    pub fn layer(&self) -> Option<usize> {
+        self.layer
     }
 
     /// Where tensors are made.

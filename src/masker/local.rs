@@ -1,4 +1,4 @@
-use burn::tensor::backend::Backend;
+use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, Size};
@@ -23,7 +23,7 @@ pub struct LocalConfig {
 /// query where those are visible.
 ///
 /// Should be created with [LocalConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct Local {
     size: Size,
 }

@@ -1,4 +1,7 @@
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::{DType, Tensor, TensorData, backend::Backend},
+};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -74,10 +77,24 @@ fn one() -> usize {
 /// draws of successive steps are not independent.
 ///
 /// Should be created with [MagicPigConfig].
-#[derive(Debug, Clone)]
+#[derive(Module, Debug)]
+#[module(custom_display)]
 pub struct MagicPig<B: Backend> {
     config: MagicPigConfig,
     projection: Option<Tensor<B, 2>>,
+}
+
+impl<B: Backend> ModuleDisplay for MagicPig<B> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let MagicPigConfig { lsh_l, lsh_k, center, minimum_hits, seed, .. } = &self.config;
+        content
+            .add("lsh_l", lsh_l)
+            .add("lsh_k", lsh_k)
+            .add("center", center)
+            .add("minimum_hits", minimum_hits)
+            .add("seed", seed)
+            .optional()
+    }
 }
 
 /// How much longer than the longest key seen a key may become before all are hashed anew.

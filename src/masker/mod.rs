@@ -1,7 +1,9 @@
 //! Maskers: each adds keys to a mask, and a chain of them is a method.
 
 mod adaptive_sampling;
+mod built_in;
 mod causal;
+mod chain;
 mod context;
 mod error;
 mod local;
@@ -23,6 +25,7 @@ mod state;
 mod threshold;
 mod top_k;
 mod top_p;
+mod tuple;
 mod verified_sampling;
 
 use std::fmt::Debug;
@@ -30,7 +33,10 @@ use std::fmt::Debug;
 use burn::tensor::backend::Backend;
 
 pub use adaptive_sampling::{AdaptiveBudget, AdaptiveSampling, AdaptiveSamplingConfig};
+pub use built_in::BuiltInMasker;
 pub use causal::{Causal, CausalConfig};
+pub use chain::{MaskerChain, MaskerChainConfig};
+pub(crate) use chain::{at_most_one_sampler, mask_of_all};
 pub use context::{Context, NamedConfig};
 pub(crate) use context::{Parts, fields};
 pub use error::ConfigError;
@@ -46,6 +52,7 @@ pub use report::{RowSample, SamplingReport};
 pub use share_group::ShareGroup;
 pub use sink::{Sink, SinkConfig};
 pub use size::Size;
+pub(crate) use state::mix;
 pub use state::{KeyMemory, LayerState, Randomness};
 pub use threshold::{Threshold, ThresholdConfig};
 pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
@@ -100,6 +107,16 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
         state: &mut LayerState,
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError>;
+
+    /// The keys that the masker keeps where it is the whole method. A chain without maskers keeps all of them here: it is
+    /// the absence of a method.
+    ///
+    /// # Errors
+    /// If the masker cannot work with the inputs.
+    fn mask(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Mask<B>, AttentionError> {
+        state.enter(0);
+        self.add(inputs, state, Mask::empty(inputs.mask_shape(), &inputs.device()))
+    }
 
     /// Whether the masker samples keys to stand for others. A chain holds at most one that does.
     fn samples(&self) -> bool {

@@ -1,4 +1,9 @@
-use burn::tensor::backend::Backend;
+use std::marker::PhantomData;
+
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::backend::Backend,
+};
 use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
@@ -49,31 +54,46 @@ fn half() -> f64 {
 /// systematic over a random order: exactly `b` keys, each with exactly its probability. The uniform share is the
 /// defence against a scorer that takes a heavy key for a light one; the estimate is unbiased over any.
 ///
-/// Should be created with [PpsSamplingConfig].
-#[derive(Debug)]
-pub struct PpsSampling<B: Backend> {
+/// Over a scorer that is a burn module it is one too. Should be created with [PpsSamplingConfig].
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct PpsSampling<B: Backend, E = Box<dyn Scorer<B>>> {
     size: Size,
     uniform_share: f64,
-    scorer: Box<dyn Scorer<B>>,
+    scorer: E,
+    backend: PhantomData<B>,
+}
+
+impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for PpsSampling<B, E> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content
+            .add_debug_attribute("sampling_size", &self.size)
+            .add("uniform_share", &self.uniform_share)
+            .add("scorer", &self.scorer)
+            .optional()
+    }
+}
+
+impl PpsSamplingConfig {
+    /// The sampler with its scorer made already.
+    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<PpsSampling<B, E>, ConfigError> {
+        self.sampling_size.validate_positive("sampling_size")?;
+        if !(0.0..=1.0).contains(&self.uniform_share) {
+            return Err(ConfigError::value("uniform_share", self.uniform_share, "a share of the draws, in [0, 1]"));
+        }
+        Ok(PpsSampling { size: self.sampling_size, uniform_share: self.uniform_share, scorer, backend: PhantomData })
+    }
 }
 
 impl<B: Backend> MaskerConfig<B> for PpsSamplingConfig {
     type Masker = PpsSampling<B>;
 
     fn init(&self, context: &Context<B>) -> Result<PpsSampling<B>, ConfigError> {
-        self.sampling_size.validate_positive("sampling_size")?;
-        if !(0.0..=1.0).contains(&self.uniform_share) {
-            return Err(ConfigError::value("uniform_share", self.uniform_share, "a share of the draws, in [0, 1]"));
-        }
-        Ok(PpsSampling {
-            size: self.sampling_size,
-            uniform_share: self.uniform_share,
-            scorer: context.scorer(&self.scorer)?,
-        })
+        self.over(context.scorer(&self.scorer)?)
     }
 }
 
-impl<B: Backend> PpsSampling<B> {
+impl<B: Backend, E: Scorer<B>> PpsSampling<B, E> {
     /// The mask with the drawn keys, and what each row drew. The standard error is that of the sum of the scorer's
     /// weights, relative to that sum, by the approximation of Deville (1999) for samples of fixed size.
     ///
@@ -88,7 +108,7 @@ impl<B: Backend> PpsSampling<B> {
         let keys = mask.shape().keys;
         let size = self.size.of(keys);
         let randomness = state.randomness(inputs.layer());
-        let rows = by_candidates(inputs, mask, self.scorer.as_ref(), state, ShareGroup::No, |row, scores| {
+        let rows = by_candidates(inputs, mask, &self.scorer, state, ShareGroup::No, |row, scores| {
             draw(scores, size, self.uniform_share, &mut randomness.row(row))
         })?;
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
@@ -173,7 +193,7 @@ fn standard_error(kept: &[Kept], weight: impl Fn(u32) -> f64) -> f64 {
     (squares * uncertain / (uncertain - 1.0)).sqrt() / sum
 }
 
-impl<B: Backend> Masker<B> for PpsSampling<B> {
+impl<B: Backend, E: Scorer<B>> Masker<B> for PpsSampling<B, E> {
     fn add(
         &self,
         inputs: &AttentionInputs<B>,

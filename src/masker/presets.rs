@@ -6,7 +6,9 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Context, MaskerConfig, ShareGroup, Size, TopK};
-use crate::scorer::{Activation, ChannelSelection, ChannelsConfig, HashConfig, PqConfig, ScorerConfig};
+use crate::scorer::{
+    Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, HashConfig, PqConfig, Scorer, ScorerConfig,
+};
 
 /// Configuration of [TopK] over [hash scores](crate::scorer::Hash): HashAttention. The fields are `heavy_size` and those
 /// of [HashConfig].
@@ -114,16 +116,27 @@ impl PqCacheConfig {
 }
 
 macro_rules! top_k_over_scorer {
-    ($($config:ty),*) => {
-        $(impl<B: Backend> MaskerConfig<B> for $config {
+    ($($config:ty => $scorer:ident),*) => {
+        $(impl $config {
+            /// The selector over the scorer as a module.
+            pub(super) fn built_in<B: Backend>(
+                &self,
+                context: &Context<B>,
+            ) -> Result<TopK<B, BuiltInScorer<B>>, ConfigError> {
+                let scorer = BuiltInScorer::$scorer(ScorerConfig::<B>::init(&self.scorer(), context)?);
+                Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
+            }
+        }
+
+        impl<B: Backend> MaskerConfig<B> for $config {
             type Masker = TopK<B>;
 
             fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-                let scorer = Box::new(ScorerConfig::<B>::init(&self.scorer(), context)?);
+                let scorer: Box<dyn Scorer<B>> = Box::new(ScorerConfig::<B>::init(&self.scorer(), context)?);
                 Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
             }
         })*
     };
 }
 
-top_k_over_scorer!(HashAttentionTopKConfig, DoubleSparsityTopKConfig, PqCacheConfig);
+top_k_over_scorer!(HashAttentionTopKConfig => Hash, DoubleSparsityTopKConfig => Channels, PqCacheConfig => Pq);

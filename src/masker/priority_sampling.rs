@@ -1,4 +1,9 @@
-use burn::tensor::backend::Backend;
+use std::marker::PhantomData;
+
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::backend::Backend,
+};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -43,23 +48,38 @@ fn oracle() -> NamedConfig {
 /// It is a top-k that does not pretend the rest is nothing: at equal budgets its error is below that of top-k as soon as
 /// the dropped keys matter. It works over any [scorer](Scorer) that estimates logits, and stays unbiased over a bad one.
 ///
-/// Should be created with [PrioritySamplingConfig].
-#[derive(Debug)]
-pub struct PrioritySampling<B: Backend> {
+/// Over a scorer that is a burn module it is one too. Should be created with [PrioritySamplingConfig].
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct PrioritySampling<B: Backend, E = Box<dyn Scorer<B>>> {
     size: Size,
-    scorer: Box<dyn Scorer<B>>,
+    scorer: E,
+    backend: PhantomData<B>,
+}
+
+impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for PrioritySampling<B, E> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content.add_debug_attribute("k", &self.size).add("scorer", &self.scorer).optional()
+    }
+}
+
+impl PrioritySamplingConfig {
+    /// The sampler with its scorer made already.
+    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<PrioritySampling<B, E>, ConfigError> {
+        self.k.validate_positive("k")?;
+        Ok(PrioritySampling { size: self.k, scorer, backend: PhantomData })
+    }
 }
 
 impl<B: Backend> MaskerConfig<B> for PrioritySamplingConfig {
     type Masker = PrioritySampling<B>;
 
     fn init(&self, context: &Context<B>) -> Result<PrioritySampling<B>, ConfigError> {
-        self.k.validate_positive("k")?;
-        Ok(PrioritySampling { size: self.k, scorer: context.scorer(&self.scorer)? })
+        self.over(context.scorer(&self.scorer)?)
     }
 }
 
-impl<B: Backend> PrioritySampling<B> {
+impl<B: Backend, E: Scorer<B>> PrioritySampling<B, E> {
     /// The mask with the drawn keys, and what each row drew. The standard error is that of the sum of the drawn weights,
     /// relative to that sum: of the denominator's residual, if the scorer is exact.
     ///
@@ -74,7 +94,7 @@ impl<B: Backend> PrioritySampling<B> {
         let keys = mask.shape().keys;
         let size = self.size.of(keys);
         let randomness = state.randomness(inputs.layer());
-        let rows = by_candidates(inputs, mask, self.scorer.as_ref(), state, ShareGroup::No, |row, scores| {
+        let rows = by_candidates(inputs, mask, &self.scorer, state, ShareGroup::No, |row, scores| {
             draw(scores, size, &mut randomness.row(row))
         })?;
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
@@ -113,7 +133,7 @@ fn draw(scores: &[f32], size: usize, rng: &mut impl rand::Rng) -> (Vec<Kept>, Ro
     (kept, RowSample { population, drawn: size, standard_error, half_width: standard_error })
 }
 
-impl<B: Backend> Masker<B> for PrioritySampling<B> {
+impl<B: Backend, E: Scorer<B>> Masker<B> for PrioritySampling<B, E> {
     fn add(
         &self,
         inputs: &AttentionInputs<B>,

@@ -1,4 +1,4 @@
-use burn::tensor::backend::Backend;
+use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, ShareGroup, Size, rows::by_candidates};
@@ -38,7 +38,7 @@ fn three() -> usize {
 /// lower page wins.
 ///
 /// Should be created with [QuestTopKConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct QuestTopK {
     config: QuestTopKConfig,
     pages: Pages,

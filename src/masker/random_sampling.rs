@@ -1,4 +1,4 @@
-use burn::tensor::backend::Backend;
+use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -28,7 +28,7 @@ pub struct RandomSamplingConfig {
 /// `m / n`: sums over keys are unbiased, and a rate of 1 is dense attention.
 ///
 /// Should be created with [RandomSamplingConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct RandomSampling {
     rate: f64,
     replacement: bool,

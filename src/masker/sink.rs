@@ -1,4 +1,4 @@
-use burn::tensor::backend::Backend;
+use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, Size};
@@ -19,7 +19,7 @@ pub struct SinkConfig {
 /// sinks* of [StreamingLLM](https://arxiv.org/abs/2309.17453).
 ///
 /// Should be created with [SinkConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct Sink {
     size: Size,
 }

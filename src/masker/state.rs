@@ -126,7 +126,7 @@ impl Randomness {
 }
 
 /// A number that depends on both in every bit.
-fn mix(key: u64, value: u64) -> u64 {
+pub(crate) fn mix(key: u64, value: u64) -> u64 {
     Xoshiro256PlusPlus::seed_from_u64(key).next_u64() ^ Xoshiro256PlusPlus::seed_from_u64(!value).next_u64()
 }
 

@@ -1,4 +1,9 @@
-use burn::tensor::backend::Backend;
+use std::marker::PhantomData;
+
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::backend::Backend,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -27,25 +32,40 @@ pub struct ThresholdConfig {
 /// The share is of the mass of all visible keys, by the scorer's estimate. A threshold of 0 keeps every visible key. A
 /// row in which no key reaches the threshold gains nothing.
 ///
-/// Should be created with [ThresholdConfig].
-#[derive(Debug)]
-pub struct Threshold<B: Backend> {
+/// Over a scorer that is a burn module it is one too. Should be created with [ThresholdConfig].
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct Threshold<B: Backend, E = Box<dyn Scorer<B>>> {
     threshold: f64,
-    scorer: Box<dyn Scorer<B>>,
+    scorer: E,
+    backend: PhantomData<B>,
+}
+
+impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for Threshold<B, E> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content.add("threshold", &self.threshold).add("scorer", &self.scorer).optional()
+    }
+}
+
+impl ThresholdConfig {
+    /// The selector with its scorer made already.
+    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<Threshold<B, E>, ConfigError> {
+        match (0.0..=1.0).contains(&self.threshold) {
+            true => Ok(Threshold { threshold: self.threshold, scorer, backend: PhantomData }),
+            false => Err(ConfigError::value("threshold", self.threshold, "a share of the mass, in [0, 1]")),
+        }
+    }
 }
 
 impl<B: Backend> MaskerConfig<B> for ThresholdConfig {
     type Masker = Threshold<B>;
 
     fn init(&self, context: &Context<B>) -> Result<Threshold<B>, ConfigError> {
-        match (0.0..=1.0).contains(&self.threshold) {
-            true => Ok(Threshold { threshold: self.threshold, scorer: context.scorer(&self.scorer)? }),
-            false => Err(ConfigError::value("threshold", self.threshold, "a share of the mass, in [0, 1]")),
-        }
+        self.over(context.scorer(&self.scorer)?)
     }
 }
 
-impl<B: Backend> Masker<B> for Threshold<B> {
+impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
     fn add(
         &self,
         inputs: &AttentionInputs<B>,
@@ -57,7 +77,7 @@ impl<B: Backend> Masker<B> for Threshold<B> {
             return Ok(Mask::full(shape, &device));
         }
         let (kept, nothing) = (Taken::of(&mask), Mask::empty(shape, &device));
-        let chosen = by_candidates(inputs, &nothing, self.scorer.as_ref(), state, ShareGroup::No, |row, scores| {
+        let chosen = by_candidates(inputs, &nothing, &self.scorer, state, ShareGroup::No, |row, scores| {
             let kept = kept.weights(row, row % shape.queries, shape.keys);
             let limit = limit(scores, self.threshold);
             let reaches = |score: f32| score > f32::NEG_INFINITY && f64::from(score) >= limit;

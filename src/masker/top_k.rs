@@ -1,4 +1,9 @@
-use burn::tensor::backend::Backend;
+use std::marker::PhantomData;
+
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::backend::Backend,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -41,22 +46,34 @@ pub struct OracleTopKConfig {
 /// with fewer of them keeps them all. Among equal scores the lower key wins. They are found by partial selection, without
 /// sorting the row.
 ///
-/// Should be created with [TopKConfig] or [OracleTopKConfig].
-#[derive(Debug)]
-pub struct TopK<B: Backend> {
+/// Over a scorer that is a burn module it is one too. Should be created with [TopKConfig] or [OracleTopKConfig].
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct TopK<B: Backend, E = Box<dyn Scorer<B>>> {
     size: Size,
-    scorer: Box<dyn Scorer<B>>,
+    scorer: E,
     share: ShareGroup,
+    backend: PhantomData<B>,
 }
 
-impl<B: Backend> TopK<B> {
+impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for TopK<B, E> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content
+            .add_debug_attribute("heavy_size", &self.size)
+            .add("scorer", &self.scorer)
+            .add_debug_attribute("share_group", &self.share)
+            .optional()
+    }
+}
+
+impl<B: Backend, E: Scorer<B>> TopK<B, E> {
     /// The selector of `heavy_size` keys by a scorer.
     ///
     /// # Errors
     /// If the size is neither a count of at least 1 nor a fraction in (0, 1].
-    pub fn new(heavy_size: Size, scorer: Box<dyn Scorer<B>>) -> Result<Self, ConfigError> {
+    pub fn new(heavy_size: Size, scorer: E) -> Result<Self, ConfigError> {
         heavy_size.validate_positive("heavy_size")?;
-        Ok(Self { size: heavy_size, scorer, share: ShareGroup::No })
+        Ok(Self { size: heavy_size, scorer, share: ShareGroup::No, backend: PhantomData })
     }
 
     /// What each row gains; `None`: every key.
@@ -71,7 +88,7 @@ impl<B: Backend> TopK<B> {
         if size >= keys {
             return Ok(None);
         }
-        let rows = by_candidates(inputs, mask, self.scorer.as_ref(), state, self.share, |_, scores| {
+        let rows = by_candidates(inputs, mask, &self.scorer, state, self.share, |_, scores| {
             largest(scores, size).into_iter().map(Kept::certainly).collect()
         })?;
         Ok(Some(rows))
@@ -83,11 +100,25 @@ impl<B: Backend> TopK<B> {
     }
 }
 
+impl TopKConfig {
+    /// The selector with its scorer made already.
+    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<TopK<B, E>, ConfigError> {
+        Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
+    }
+}
+
+impl OracleTopKConfig {
+    /// The selector with its scorer made already.
+    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<TopK<B, E>, ConfigError> {
+        Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
+    }
+}
+
 impl<B: Backend> MaskerConfig<B> for TopKConfig {
     type Masker = TopK<B>;
 
     fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-        Ok(TopK::new(self.heavy_size, context.scorer(&self.scorer)?)?.with_share_group(self.share_group))
+        self.over(context.scorer(&self.scorer)?)
     }
 }
 
@@ -95,11 +126,11 @@ impl<B: Backend> MaskerConfig<B> for OracleTopKConfig {
     type Masker = TopK<B>;
 
     fn init(&self, _context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-        Ok(TopK::new(self.heavy_size, Box::new(Oracle::default()))?.with_share_group(self.share_group))
+        self.over(Box::new(Oracle::default()))
     }
 }
 
-impl<B: Backend> Masker<B> for TopK<B> {
+impl<B: Backend, E: Scorer<B>> Masker<B> for TopK<B, E> {
     fn add(
         &self,
         inputs: &AttentionInputs<B>,

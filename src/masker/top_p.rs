@@ -1,4 +1,7 @@
-use burn::tensor::backend::Backend;
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::backend::Backend,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -49,20 +52,32 @@ pub struct OracleTopPConfig {
 /// keeps nothing gets at least its heaviest key, and `p = 1` keeps every visible key. Among equal scores the lower key
 /// wins. With candidates, a coarse and generous top-k comes first, and the share is counted among what it found.
 ///
-/// Should be created with [TopPConfig] or [OracleTopPConfig].
-#[derive(Debug)]
-pub struct TopP<B: Backend> {
+/// Over a scorer that is a burn module it is one too. Should be created with [TopPConfig] or [OracleTopPConfig].
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct TopP<B: Backend, E = Box<dyn Scorer<B>>> {
     share: f64,
-    scorer: Box<dyn Scorer<B>>,
-    candidates: Option<TopK<B>>,
+    scorer: E,
+    candidates: Option<TopK<B, E>>,
 }
 
-impl<B: Backend> TopP<B> {
+impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for TopP<B, E> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let content = content.add("top_p", &self.share).add("scorer", &self.scorer);
+        match &self.candidates {
+            Some(candidates) => content.add("candidates", candidates),
+            None => content,
+        }
+        .optional()
+    }
+}
+
+impl<B: Backend, E: Scorer<B>> TopP<B, E> {
     /// The selector of a share of the mass by a scorer.
     ///
     /// # Errors
     /// If the share is not in [0, 1].
-    pub fn new(top_p: f64, scorer: Box<dyn Scorer<B>>) -> Result<Self, ConfigError> {
+    pub fn new(top_p: f64, scorer: E) -> Result<Self, ConfigError> {
         match (0.0..=1.0).contains(&top_p) {
             true => Ok(Self { share: top_p, scorer, candidates: None }),
             false => Err(ConfigError::value("top_p", top_p, "a share of the mass, in [0, 1]")),
@@ -70,13 +85,25 @@ impl<B: Backend> TopP<B> {
     }
 }
 
+impl TopPConfig {
+    /// The selector with scorers that are made as said.
+    pub(crate) fn over<B: Backend, E: Scorer<B>>(
+        &self,
+        scorer: impl Fn(&NamedConfig) -> Result<E, ConfigError>,
+    ) -> Result<TopP<B, E>, ConfigError> {
+        let mut selector = TopP::new(self.top_p, scorer(&self.scorer)?)?;
+        if let Some(candidates) = &self.candidates {
+            selector.candidates = Some(candidates.over(scorer(&candidates.scorer)?)?);
+        }
+        Ok(selector)
+    }
+}
+
 impl<B: Backend> MaskerConfig<B> for TopPConfig {
     type Masker = TopP<B>;
 
     fn init(&self, context: &Context<B>) -> Result<TopP<B>, ConfigError> {
-        let mut selector = TopP::new(self.top_p, context.scorer(&self.scorer)?)?;
-        selector.candidates = self.candidates.as_ref().map(|candidates| candidates.init(context)).transpose()?;
-        Ok(selector)
+        self.over(|named| context.scorer(named))
     }
 }
 
@@ -88,7 +115,7 @@ impl<B: Backend> MaskerConfig<B> for OracleTopPConfig {
     }
 }
 
-impl<B: Backend> Masker<B> for TopP<B> {
+impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
     fn add(
         &self,
         inputs: &AttentionInputs<B>,
@@ -105,7 +132,7 @@ impl<B: Backend> Masker<B> for TopP<B> {
         }
         let (kept, reach) = (Taken::of(&mask), (!reach.is_full()).then(|| Taken::of(&reach)));
         let nothing = Mask::empty(shape, &device);
-        let chosen = by_candidates(inputs, &nothing, self.scorer.as_ref(), state, ShareGroup::No, |row, visible| {
+        let chosen = by_candidates(inputs, &nothing, &self.scorer, state, ShareGroup::No, |row, visible| {
             let query = row % shape.queries;
             let kept = kept.weights(row, query, shape.keys);
             // No candidate at all is not the same as every key.

@@ -1,4 +1,4 @@
-use burn::tensor::backend::Backend;
+use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -66,7 +66,7 @@ pub enum Target {
 /// `delta` up to 0.215 (Székely and Bakirov, 2003), which is as large as `delta` may be for vectors.
 ///
 /// Should be created with [VerifiedSamplingConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct VerifiedSampling {
     config: VerifiedSamplingConfig,
 }

@@ -3,7 +3,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::{Tensor, backend::Backend},
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -74,12 +77,24 @@ impl ChannelSelection {
 /// those of the new keys only.
 ///
 /// Should be created with [ChannelsConfig]; [ChannelCalibration](super::ChannelCalibration) writes the file.
-#[derive(Debug)]
+#[derive(Module, Debug, Clone)]
+#[module(custom_display)]
 pub struct Channels {
     /// By layer, for each query head the channels in order.
     layers: BTreeMap<usize, Vec<Vec<usize>>>,
     group_factor: usize,
     label_bits: u32,
+}
+
+impl ModuleDisplay for Channels {
+    /// The layers by number only: their channels fill pages.
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content
+            .add_debug_attribute("layers", &self.layers.keys().collect::<Vec<_>>())
+            .add("group_factor", &self.group_factor)
+            .add("label_bits", &self.label_bits)
+            .optional()
+    }
 }
 
 impl Channels {

@@ -1,11 +1,14 @@
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
-use burn::tensor::{Tensor, activation, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{Tensor, activation, backend::Backend},
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    HashWeights, LayerPerceptrons, RowScorer, Scorer, ScorerConfig,
+    HashWeights, RowScorer, Scorer, ScorerConfig,
     keys::{Host, Seen, all_scores, truncate},
 };
 use crate::{
@@ -68,8 +71,9 @@ impl Activation {
 /// signatures. The score is the number of equal bits minus the number of different ones, by population count. Signatures
 /// of keys are packed, 32 bits to a word, and remembered: a step makes those of the new keys only.
 ///
-/// Should be created with [HashConfig], or with [Hash::new] for weights in memory.
-#[derive(Debug)]
+/// The weights are parameters, but choosing keys has no gradient, so the loss of a model does not train them; the feature
+/// `train` has what does. Should be created with [HashConfig], or with [Hash::new] for weights in memory.
+#[derive(Module, Debug)]
 pub struct Hash<B: Backend> {
     activation: Activation,
     weights: HashWeights<B>,
@@ -79,6 +83,11 @@ impl<B: Backend> Hash<B> {
     /// A scorer with weights in memory.
     pub fn new(weights: HashWeights<B>, activation: Activation) -> Self {
         Self { weights, activation }
+    }
+
+    /// The weights, by layer of the model.
+    pub fn weights(&self) -> &HashWeights<B> {
+        &self.weights
     }
 }
 
@@ -97,7 +106,11 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
         }
         let weights = match &self.hat_weights {
             Some(file) => HashWeights::from_file(context.path(file), self, context.device())?,
-            None => HashWeights { layers: BTreeMap::new() },
+            None => HashWeights::new([]),
+        };
+        let weights = match context.layer() {
+            Some(layer) => HashWeights::new(weights.layer(layer).map(|weights| (layer, weights.clone()))),
+            None => weights,
         };
         Ok(Hash::new(weights, self.hat_mlp_activation))
     }
@@ -138,12 +151,12 @@ impl<B: Backend> Hash<B> {
     fn rows<'a>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> Result<HashRows<'a>, AttentionError> {
         let shape = inputs.mask_shape();
         let layer = inputs.layer();
-        let weights = self.weights.layers.get(&layer).ok_or_else(|| AttentionError::NoWeights {
+        let weights = self.weights.layer(layer).ok_or_else(|| AttentionError::NoWeights {
             scorer: "hash",
             layer,
-            known: format!("{:?}", self.weights.layers.keys().collect::<Vec<_>>()),
+            known: format!("{:?}", self.weights.layers().map(|(layer, _)| layer).collect::<Vec<_>>()),
         })?;
-        check(weights, inputs)?;
+        weights.check(inputs.queries().dims(), inputs.keys().dims())?;
         let heads = shape.batch * shape.heads;
         let memory = state.key_memory::<Signatures>();
         let (new, anew) = memory.seen.advance(heads, shape.keys);
@@ -185,20 +198,8 @@ impl RowScorer for HashRows<'_> {
     }
 }
 
-fn check<B: Backend>(weights: &LayerPerceptrons<B>, inputs: &AttentionInputs<B>) -> Result<(), AttentionError> {
-    let [_, heads, _, head_dim] = inputs.queries().dims();
-    for (tensor, perceptrons) in [("hash query weights", &weights.query), ("hash key weights", &weights.key)] {
-        let found = perceptrons.layers.first().map_or([0; 3], |(matrix, _)| matrix.dims());
-        if found[..2] != [heads, head_dim] {
-            let expected = format!("[{heads}, {head_dim}, _] (heads, head_dim, width)");
-            return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
-        }
-    }
-    Ok(())
-}
-
 /// Each key-value head as often as query heads read it: their signatures differ, since each has its own weights.
-fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
+pub(crate) fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
     let [batch, kv_heads, length, width] = keys.dims();
     if kv_heads == heads {
         return keys;

@@ -47,7 +47,7 @@ impl<B: Backend> HashWeights<B> {
             let part = |part: char| checkpoint.perceptrons(layer, part, heads, config, device);
             Ok((layer, LayerPerceptrons { query: part('q')?, key: part('k')? }))
         });
-        Ok(Self { layers: layers.collect::<Result<_, FileError>>()? })
+        Ok(Self::new(layers.collect::<Result<Vec<_>, FileError>>()?))
     }
 }
 
@@ -89,7 +89,7 @@ impl Checkpoint {
             width_in = Some(width_out);
             Ok((Tensor::stack(matrices, 0), Tensor::stack(biases, 0)))
         });
-        Ok(HeadPerceptrons { layers: layers.collect::<Result<_, FileError>>()? })
+        Ok(HeadPerceptrons::new(layers.collect::<Result<Vec<_>, FileError>>()?))
     }
 
     /// A tensor whose shape fits.

@@ -1,31 +1,63 @@
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, TensorData, backend::Backend},
+};
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{Activation, HashConfig};
-use crate::{FileError, tensor_file::TensorFile};
+use crate::{
+    FileError,
+    attention::AttentionError,
+    tensor_file::{self, TensorFile},
+};
+
+/// A matrix and a bias for each query head: one layer of [HeadPerceptrons].
+#[derive(Module, Debug)]
+pub struct HeadLinear<B: Backend> {
+    /// The matrices, `[heads, width_in, width_out]`.
+    pub matrix: Param<Tensor<B, 3>>,
+    /// The biases, `[heads, width_out]`.
+    pub bias: Param<Tensor<B, 2>>,
+}
 
 /// A perceptron for each query head.
-#[derive(Debug, Clone)]
+#[derive(Module, Debug)]
 pub struct HeadPerceptrons<B: Backend> {
-    /// Matrix and bias, in order: `[heads, width_in, width_out]` and `[heads, width_out]`.
-    pub layers: Vec<(Tensor<B, 3>, Tensor<B, 2>)>,
+    /// Matrices and biases, in order.
+    pub layers: Vec<HeadLinear<B>>,
 }
 
 impl<B: Backend> HeadPerceptrons<B> {
+    /// Perceptrons of matrices and biases in order, as parameters that learn; [no_grad](Module::no_grad) freezes them.
+    ///
+    /// # Shapes
+    /// - each layer: `[heads, width_in, width_out]` and `[heads, width_out]`
+    pub fn new(layers: impl IntoIterator<Item = (Tensor<B, 3>, Tensor<B, 2>)>) -> Self {
+        let linear = |(matrix, bias)| HeadLinear { matrix: Param::from_tensor(matrix), bias: Param::from_tensor(bias) };
+        Self { layers: layers.into_iter().map(linear).collect() }
+    }
+
+    /// What the perceptrons make of a vector of each head; the signs of the output are a signature.
+    ///
     /// # Shapes
     /// - x: `[batch, heads, length, width_in]`
     /// - output: `[batch, heads, length, width_out]`
-    pub(super) fn forward(&self, x: Tensor<B, 4>, activation: Activation) -> Tensor<B, 4> {
-        self.layers.iter().enumerate().fold(x, |x, (index, (matrix, bias))| {
+    pub fn forward(&self, x: Tensor<B, 4>, activation: Activation) -> Tensor<B, 4> {
+        self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
             let x = if index == 0 { x } else { activation.apply(x) };
-            x.matmul(matrix.clone().unsqueeze::<4>()) + bias.clone().unsqueeze_dim::<3>(1).unsqueeze::<4>()
+            x.matmul(layer.matrix.val().unsqueeze()) + layer.bias.val().unsqueeze_dim::<3>(1).unsqueeze::<4>()
         })
     }
 }
 
 /// The weights of one layer of the model: perceptrons for its queries and its keys.
-#[derive(Debug, Clone)]
+#[derive(Module, Debug)]
 pub struct LayerPerceptrons<B: Backend> {
     /// For the queries.
     pub query: HeadPerceptrons<B>,
@@ -33,11 +65,91 @@ pub struct LayerPerceptrons<B: Backend> {
     pub key: HeadPerceptrons<B>,
 }
 
-/// The weights of [Hash], by layer of the model.
-#[derive(Debug, Clone)]
+impl<B: Backend> LayerPerceptrons<B> {
+    /// Whether the perceptrons fit queries and keys of these shapes, and their matrices and biases each other.
+    pub(crate) fn check(&self, queries: [usize; 4], keys: [usize; 4]) -> Result<(), AttentionError> {
+        let heads = queries[1];
+        let mut bits = None;
+        for (tensor, perceptrons, head_dim) in
+            [("hash query weights", &self.query, queries[3]), ("hash key weights", &self.key, keys[3])]
+        {
+            let error =
+                |found: &[usize], expected| Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
+            if perceptrons.layers.is_empty() {
+                return error(&[], format!("[{heads}, {head_dim}, _] (heads, head_dim, width)"));
+            }
+            let mut width = head_dim;
+            for linear in &perceptrons.layers {
+                let (matrix, bias) = (linear.matrix.dims(), linear.bias.dims());
+                if matrix[..2] != [heads, width] {
+                    return error(&matrix, format!("[{heads}, {width}, _] (heads, width before, width)"));
+                }
+                width = matrix[2];
+                if bias != [heads, width] {
+                    return error(&bias, format!("[{heads}, {width}] (heads, width)"));
+                }
+            }
+            match bits {
+                Some(bits) if bits != width => {
+                    return error(
+                        &[heads, width],
+                        format!("[{heads}, {bits}] (heads, bits), as the query weights end"),
+                    );
+                }
+                _ => bits = Some(width),
+            }
+        }
+        Ok(())
+    }
+
+    /// Untrained perceptrons of the widths that a configuration says: uniform numbers in ±1 / √width_in, as PyTorch
+    /// starts a linear layer, from a generator of their own, so that every backend gets the same.
+    pub fn random(config: &HashConfig, heads: usize, head_dim: usize, seed: u64, device: &B::Device) -> Self {
+        let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut part = || {
+            HeadPerceptrons::new((0..config.hat_mlp_layers).map(|index| {
+                let last = index + 1 == config.hat_mlp_layers;
+                let width_in = if index == 0 { head_dim } else { config.hat_mlp_hidden_size };
+                let width_out = if last { config.hat_bits } else { config.hat_mlp_hidden_size };
+                let bound = 1.0 / (width_in as f32).sqrt();
+                let mut uniform =
+                    |count: usize| -> Vec<f32> { (0..count).map(|_| generator.random_range(-bound..=bound)).collect() };
+                let matrix = TensorData::new(uniform(heads * width_in * width_out), [heads, width_in, width_out]);
+                let bias = TensorData::new(uniform(heads * width_out), [heads, width_out]);
+                (Tensor::from_data(matrix, device), Tensor::from_data(bias, device))
+            }))
+        };
+        Self { query: part(), key: part() }
+    }
+}
+
+/// The weights of [Hash](super::Hash), by layer of the model.
+///
+/// They are parameters: an optimizer sees them, a record holds them, and [no_grad](Module::no_grad) freezes them. A record
+/// has the layers in order without their numbers, so it loads into weights for the same layers of the model.
+#[derive(Module, Debug)]
 pub struct HashWeights<B: Backend> {
-    /// By layer.
-    pub layers: BTreeMap<usize, LayerPerceptrons<B>>,
+    /// In ascending order.
+    numbers: Vec<usize>,
+    layers: Vec<LayerPerceptrons<B>>,
+}
+
+impl<B: Backend> HashWeights<B> {
+    /// Weights for some layers of the model; of two for the same layer the last one counts.
+    pub fn new(layers: impl IntoIterator<Item = (usize, LayerPerceptrons<B>)>) -> Self {
+        let (numbers, layers) = layers.into_iter().collect::<BTreeMap<_, _>>().into_iter().unzip();
+        Self { numbers, layers }
+    }
+
+    /// The weights of a layer of the model.
+    pub fn layer(&self, layer: usize) -> Option<&LayerPerceptrons<B>> {
+        self.numbers.binary_search(&layer).ok().map(|at| &self.layers[at])
+    }
+
+    /// The layers of the model and their weights, in ascending order.
+    pub fn layers(&self) -> impl Iterator<Item = (usize, &LayerPerceptrons<B>)> {
+        self.numbers.iter().copied().zip(&self.layers)
+    }
 }
 
 impl<B: Backend> HashWeights<B> {
@@ -49,10 +161,33 @@ impl<B: Backend> HashWeights<B> {
     /// # Errors
     /// If the file cannot be read, lacks a tensor, or a shape is not what the configuration says.
     pub fn from_file(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("pt" | "pth" | "pkl") => Self::from_checkpoint(path, config, device),
-            _ => Self::from_safetensors(path, config, device),
+        match is_checkpoint(&path) {
+            true => Self::from_checkpoint(path, config, device),
+            false => Self::from_safetensors(path, config, device),
         }
+    }
+
+    /// Writes the weights to a safetensors file which [from_file](Self::from_file) reads. The file is complete or not there:
+    /// it is written under another name first.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or its name is that of a PyTorch checkpoint.
+    pub fn save(&self, path: PathBuf) -> Result<(), FileError> {
+        if is_checkpoint(&path) {
+            let reason = "weights are written as safetensors, not as a PyTorch checkpoint".to_owned();
+            return Err(FileError::Format { path, format: "a safetensors file", reason });
+        }
+        let mut tensors = Vec::new();
+        for (number, layer) in self.layers() {
+            for (part, perceptrons) in [("query", &layer.query), ("key", &layer.key)] {
+                for (index, linear) in perceptrons.layers.iter().enumerate() {
+                    let name = |kind: &str| format!("hat.{number}.{part}_{kind}.{index}");
+                    tensors.push((name("matrix"), linear.matrix.val().into_data()));
+                    tensors.push((name("bias"), linear.bias.val().into_data()));
+                }
+            }
+        }
+        tensor_file::write(path, tensors)
     }
 
     #[cfg(not(feature = "hf"))]
@@ -64,7 +199,7 @@ impl<B: Backend> HashWeights<B> {
     fn from_safetensors(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
         let file = TensorFile::open(path)?;
         let layers = file.names().filter_map(|name| name.strip_prefix("hat.")?.split('.').next()?.parse().ok());
-        let layers = layers.collect::<std::collections::BTreeSet<usize>>();
+        let layers = layers.collect::<BTreeSet<usize>>();
         if layers.is_empty() {
             return Err(file.missing("hat.0.query_matrix.0"));
         }
@@ -89,10 +224,15 @@ impl<B: Backend> HashWeights<B> {
                         false => Err(file.shape(&name, &bias.dims(), format!("[{heads}, {out}]"))),
                     }
                 });
-                Ok(HeadPerceptrons { layers: layers.collect::<Result<_, _>>()? })
+                Ok(HeadPerceptrons::new(layers.collect::<Result<Vec<_>, _>>()?))
             };
             Ok((layer, LayerPerceptrons { query: part("query")?, key: part("key")? }))
         });
-        Ok(Self { layers: layers.collect::<Result<_, FileError>>()? })
+        Ok(Self::new(layers.collect::<Result<Vec<_>, FileError>>()?))
     }
+}
+
+/// Whether the name is that of a PyTorch checkpoint.
+fn is_checkpoint(path: &Path) -> bool {
+    matches!(path.extension().and_then(|extension| extension.to_str()), Some("pt" | "pth" | "pkl"))
 }

@@ -1,5 +1,6 @@
 //! Scorers: each estimates how much every query cares for every key, and a selector picks by it.
 
+mod built_in;
 mod channel_calibration;
 mod channels;
 mod hash;
@@ -19,10 +20,13 @@ use std::fmt::Debug;
 use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
+pub use built_in::BuiltInScorer;
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
+#[cfg(feature = "train")]
+pub(crate) use hash::repeat_heads;
 pub use hash::{Activation, Hash, HashConfig};
-pub use hash_weights::{HashWeights, HeadPerceptrons, LayerPerceptrons};
+pub use hash_weights::{HashWeights, HeadLinear, HeadPerceptrons, LayerPerceptrons};
 pub(crate) use keys::{Host, Seen, dot, pack, truncate};
 pub use oracle::{Oracle, OracleConfig};
 pub use pages::{Pages, PagesConfig};
@@ -59,6 +63,20 @@ pub trait Scorer<B: Backend>: Debug + Send + Sync {
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
         let _ = (inputs, state);
         Ok(None)
+    }
+}
+
+impl<B: Backend, S: Scorer<B> + ?Sized> Scorer<B> for Box<S> {
+    fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        self.as_ref().score(inputs, state)
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        self.as_ref().by_row(inputs, state)
     }
 }
 

@@ -1,4 +1,7 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::Backend},
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +41,7 @@ fn sixteen() -> u32 {
 /// [Twilight](https://arxiv.org/abs/2502.02770) at 4 bits.
 ///
 /// Should be created with [OracleConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct Oracle {
     label_bits: u32,
 }

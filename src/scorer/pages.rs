@@ -1,4 +1,7 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::Backend},
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +39,7 @@ fn sixteen() -> u32 {
 /// is the score of all its keys. Quantised bounds are rounded outwards, so that they stay bounds.
 ///
 /// Should be created with [PagesConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct Pages {
     config: PagesConfig,
 }

@@ -1,4 +1,7 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::Backend},
+};
 use rand::{Rng, seq::index};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -31,7 +34,7 @@ pub struct PqConfig {
 /// up by code.
 ///
 /// The centroids start from keys drawn with the state's seed. Should be created with [PqConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct Pq {
     config: PqConfig,
 }

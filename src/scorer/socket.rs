@@ -1,4 +1,7 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::Backend},
+};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -33,7 +36,7 @@ pub struct SocketConfig {
 /// probabilities, and so stands beside logits. Buckets and norms are remembered: a step makes those of the new keys only.
 ///
 /// Should be created with [SocketConfig].
-#[derive(Debug, Clone, Copy)]
+#[derive(Module, Debug, Clone, Copy)]
 pub struct Socket {
     config: SocketConfig,
 }

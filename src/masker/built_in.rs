@@ -1,0 +1,180 @@
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::backend::Backend,
+};
+
+use super::{
+    AdaptiveSampling, AdaptiveSamplingConfig, Causal, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig,
+    HashAttentionTopKConfig, LayerState, Local, LocalConfig, MagicPig, MagicPigConfig, Masker, MaskerConfig,
+    NamedConfig, OracleTopKConfig, OracleTopPConfig, PpsSampling, PpsSamplingConfig, PqCacheConfig, PrioritySampling,
+    PrioritySamplingConfig, QuestTopK, QuestTopKConfig, RandomSampling, RandomSamplingConfig, Sink, SinkConfig,
+    Threshold, ThresholdConfig, TopK, TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig, fields,
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    mask::Mask,
+    scorer::{BuiltInScorer, Oracle},
+};
+
+/// The library's maskers as a burn module, which is what a [MaskerChain](super::MaskerChain) is made of.
+///
+/// Should be created with [from_config](Self::from_config).
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub enum BuiltInMasker<B: Backend> {
+    /// `sink`.
+    Sink(Sink),
+    /// `local`.
+    Local(Local),
+    /// `causal`.
+    Causal(Causal),
+    /// `top_k`, `oracle_top_k`, `hash_attention_top_k`, `double_sparsity_top_k`, `pq_cache`.
+    TopK(TopK<B, BuiltInScorer<B>>),
+    /// `top_p`, `oracle_top_p`.
+    TopP(TopP<B, BuiltInScorer<B>>),
+    /// `threshold`.
+    Threshold(Threshold<B, BuiltInScorer<B>>),
+    /// `quest_top_k`.
+    QuestTopK(QuestTopK),
+    /// `random_sampling`.
+    RandomSampling(RandomSampling),
+    /// `adaptive_sampling`.
+    AdaptiveSampling(AdaptiveSampling),
+    /// `verified_sampling`.
+    VerifiedSampling(VerifiedSampling),
+    /// `magic_pig`.
+    MagicPig(MagicPig<B>),
+    /// `priority_sampling`.
+    PrioritySampling(PrioritySampling<B, BuiltInScorer<B>>),
+    /// `pps_sampling`.
+    PpsSampling(PpsSampling<B, BuiltInScorer<B>>),
+}
+
+/// The names of the maskers in configurations.
+pub(super) const NAMES: [&str; 18] = [
+    "adaptive_sampling",
+    "causal",
+    "double_sparsity_top_k",
+    "hash_attention_top_k",
+    "local",
+    "magic_pig",
+    "oracle_top_k",
+    "oracle_top_p",
+    "pps_sampling",
+    "pq_cache",
+    "priority_sampling",
+    "quest_top_k",
+    "random_sampling",
+    "sink",
+    "threshold",
+    "top_k",
+    "top_p",
+    "verified_sampling",
+];
+
+impl<B: Backend> BuiltInMasker<B> {
+    /// The names of the maskers in configurations, in alphabetical order.
+    pub fn names() -> &'static [&'static str] {
+        &NAMES
+    }
+
+    /// The masker of a configuration, `{"type": "sink", "sink_size": 4}`. Its scorers are the library's too.
+    ///
+    /// # Errors
+    /// If the type is none of the [names](Self::names), a field is missing, unknown or of the wrong type, a value makes no
+    /// sense, or a file cannot be used.
+    pub fn from_config(named: &NamedConfig, context: &Context<B>) -> Result<Self, ConfigError> {
+        let scorer = |named: &NamedConfig| BuiltInScorer::from_config(named, context);
+        let oracle = || BuiltInScorer::Oracle(Oracle::default());
+        Ok(match named.name.as_str() {
+            "sink" => Self::Sink(fields::<SinkConfig>(named)?.init(context)?),
+            "local" => Self::Local(fields::<LocalConfig>(named)?.init(context)?),
+            "causal" => Self::Causal(fields::<CausalConfig>(named)?.init(context)?),
+            "top_k" => {
+                let config = fields::<TopKConfig>(named)?;
+                Self::TopK(config.over(scorer(&config.scorer)?)?)
+            }
+            "oracle_top_k" => Self::TopK(fields::<OracleTopKConfig>(named)?.over(oracle())?),
+            "hash_attention_top_k" => Self::TopK(fields::<HashAttentionTopKConfig>(named)?.built_in(context)?),
+            "double_sparsity_top_k" => Self::TopK(fields::<DoubleSparsityTopKConfig>(named)?.built_in(context)?),
+            "pq_cache" => Self::TopK(fields::<PqCacheConfig>(named)?.built_in(context)?),
+            "top_p" => Self::TopP(fields::<TopPConfig>(named)?.over(scorer)?),
+            "oracle_top_p" => Self::TopP(TopP::new(fields::<OracleTopPConfig>(named)?.top_p, oracle())?),
+            "threshold" => {
+                let config = fields::<ThresholdConfig>(named)?;
+                Self::Threshold(config.over(scorer(&config.scorer)?)?)
+            }
+            "quest_top_k" => Self::QuestTopK(fields::<QuestTopKConfig>(named)?.init(context)?),
+            "random_sampling" => Self::RandomSampling(fields::<RandomSamplingConfig>(named)?.init(context)?),
+            "adaptive_sampling" => Self::AdaptiveSampling(fields::<AdaptiveSamplingConfig>(named)?.init(context)?),
+            "verified_sampling" => Self::VerifiedSampling(fields::<VerifiedSamplingConfig>(named)?.init(context)?),
+            "magic_pig" => Self::MagicPig(fields::<MagicPigConfig>(named)?.init(context)?),
+            "priority_sampling" => {
+                let config = fields::<PrioritySamplingConfig>(named)?;
+                Self::PrioritySampling(config.over(scorer(&config.scorer)?)?)
+            }
+            "pps_sampling" => {
+                let config = fields::<PpsSamplingConfig>(named)?;
+                Self::PpsSampling(config.over(scorer(&config.scorer)?)?)
+            }
+            unknown => {
+                let (found, known) = (unknown.to_owned(), NAMES.join(", "));
+                return Err(ConfigError::UnknownType { part: "masker", found, known });
+            }
+        })
+    }
+
+    fn masker(&self) -> &dyn Masker<B> {
+        match self {
+            Self::Sink(masker) => masker,
+            Self::Local(masker) => masker,
+            Self::Causal(masker) => masker,
+            Self::TopK(masker) => masker,
+            Self::TopP(masker) => masker,
+            Self::Threshold(masker) => masker,
+            Self::QuestTopK(masker) => masker,
+            Self::RandomSampling(masker) => masker,
+            Self::AdaptiveSampling(masker) => masker,
+            Self::VerifiedSampling(masker) => masker,
+            Self::MagicPig(masker) => masker,
+            Self::PrioritySampling(masker) => masker,
+            Self::PpsSampling(masker) => masker,
+        }
+    }
+}
+
+impl<B: Backend> ModuleDisplay for BuiltInMasker<B> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        match self {
+            Self::Sink(masker) => content.add_single(masker),
+            Self::Local(masker) => content.add_single(masker),
+            Self::Causal(masker) => content.add_single(masker),
+            Self::TopK(masker) => content.add_single(masker),
+            Self::TopP(masker) => content.add_single(masker),
+            Self::Threshold(masker) => content.add_single(masker),
+            Self::QuestTopK(masker) => content.add_single(masker),
+            Self::RandomSampling(masker) => content.add_single(masker),
+            Self::AdaptiveSampling(masker) => content.add_single(masker),
+            Self::VerifiedSampling(masker) => content.add_single(masker),
+            Self::MagicPig(masker) => content.add_single(masker),
+            Self::PrioritySampling(masker) => content.add_single(masker),
+            Self::PpsSampling(masker) => content.add_single(masker),
+        }
+        .optional()
+    }
+}
+
+impl<B: Backend> Masker<B> for BuiltInMasker<B> {
+    fn add(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &mut LayerState,
+        mask: Mask<B>,
+    ) -> Result<Mask<B>, AttentionError> {
+        self.masker().add(inputs, state, mask)
+    }
+
+    fn samples(&self) -> bool {
+        self.masker().samples()
+    }
+}

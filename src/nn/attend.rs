@@ -1,0 +1,155 @@
+//! What the layers have in common: the method, attention over what it keeps, dropout, and the softmax that may be quiet.
+
+use burn::{
+    nn::Dropout,
+    tensor::{
+        Tensor,
+        activation::{quiet_softmax, softmax},
+        backend::Backend,
+    },
+};
+
+use super::dropout::attention_with_dropout;
+use crate::{
+    attention::{
+        AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility, masked_attention,
+        scores::{cast, grouped_matmul},
+    },
+    mask::{Mask, MaskForm},
+    masker::{LayerState, Masker},
+};
+
+/// How a layer attends.
+pub(super) struct Attend<'a, M> {
+    pub maskers: &'a M,
+    pub dropout: &'a Dropout,
+    pub quiet_softmax: bool,
+    pub fill_weights: bool,
+    /// Burn's conventions, with the number that hides; `None`: this library's.
+    pub burn_min_float: Option<f64>,
+    pub layer: usize,
+}
+
+/// The output by head, `[batch, heads, queries, d_v]`, and the weights, if they are asked for.
+pub(super) type Attended<B> = (Tensor<B, 4>, Option<Tensor<B, 4>>);
+
+impl<M> Attend<'_, M> {
+    /// # Shapes
+    /// - query: `[batch, heads, queries, d_k]`
+    /// - key, value: `[batch, kv_heads, keys, d_k]`
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the method cannot work with them.
+    pub fn forward<B: Backend>(
+        &self,
+        heads: [Tensor<B, 4>; 3],
+        visibility: Visibility<B>,
+        state: &mut LayerState,
+    ) -> Result<Attended<B>, AttentionError>
+    where
+        M: Masker<B>,
+    {
+        let [query, key, value] = heads;
+        self.over(AttentionInputs::new(query, key, value)?.with_visibility(visibility)?, state)
+    }
+
+    /// The same over inputs made already.
+    pub fn over<B: Backend>(
+        &self,
+        inputs: AttentionInputs<B>,
+        state: &mut LayerState,
+    ) -> Result<Attended<B>, AttentionError>
+    where
+        M: Masker<B>,
+    {
+        let inputs = inputs.with_layer(self.layer);
+        // What chooses keys gets no gradient, and must not be tracked for one.
+        let mask = self.maskers.mask(&inputs.clone().detach(), state)?;
+        if let Some(min_float) = self.burn_min_float {
+            return Ok(self.as_burn(&inputs, &mask, min_float));
+        }
+        let drops = self.dropout.prob > 0.0 && B::ad_enabled(&inputs.device());
+        let requested = Requested { weights: self.fill_weights, statistics: self.quiet_softmax };
+        if !drops {
+            let output = self.quieten(masked_attention(&inputs, &mask, requested)?);
+            return Ok((output.output, output.weights));
+        }
+        let lists = matches!(mask.form(), MaskForm::Empty | MaskForm::Pattern(_) | MaskForm::Rows(_));
+        if lists && !self.fill_weights {
+            let randomness = state.randomness(self.layer);
+            let output = attention_with_dropout(&inputs, &mask, self.dropout.prob, randomness, requested)?;
+            return Ok((self.quieten(output).output, None));
+        }
+        // Every key may be kept: the weights are as good a place for dropout as any.
+        let output = self.quieten(masked_attention(&inputs, &mask, Requested { weights: true, ..requested })?);
+        let weights = output.weights.map(|weights| self.dropout.forward(weights));
+        let dropped = weights.clone().map(|weights| {
+            let values = cast(inputs.values().clone(), weights.dtype());
+            cast(grouped_matmul(weights, values), inputs.queries().dtype())
+        });
+        Ok((dropped.unwrap_or(output.output), weights.filter(|_| self.fill_weights)))
+    }
+
+    /// The quiet softmax has one more term in its denominator, `exp(0)`, which attends to nothing.
+    fn quieten<B: Backend>(&self, output: AttentionOutput<B>) -> AttentionOutput<B> {
+        let Some(SoftmaxStatistics { maximum, denominator, .. }) = output.statistics.filter(|_| self.quiet_softmax)
+        else {
+            return AttentionOutput { statistics: None, ..output };
+        };
+        // A row with nothing in it has no maximum worth the name; its output is 0 whatever the factor.
+        let nothing = denominator.clone().equal_elem(0.0);
+        let factor = denominator.clone() / (denominator + maximum.mask_fill(nothing, 0.0).neg().exp());
+        let scaled = |tensor: Tensor<B, 4>| {
+            let dtype = tensor.dtype();
+            cast(cast(tensor, factor.dtype()) * factor.clone(), dtype)
+        };
+        AttentionOutput { output: scaled(output.output), weights: output.weights.map(scaled), statistics: None }
+    }
+
+    /// As burn 0.21 computes it, over all pairs: dropout acts on the scores, and a hidden key has a low score and not
+    /// none, so that a row in which all are hidden attends to all alike.
+    fn as_burn<B: Backend>(&self, inputs: &AttentionInputs<B>, mask: &Mask<B>, min_float: f64) -> Attended<B> {
+        let shape = inputs.mask_shape();
+        let dims = shape.dims();
+        let products = grouped_matmul(inputs.queries().clone(), inputs.keys().clone().swap_dims(2, 3));
+        let mut scores = self.dropout.forward(products.mul_scalar(inputs.scale()));
+        if !mask.is_full() {
+            let weights = mask.to_dense();
+            let dropped = weights.clone().equal_elem(0.0);
+            let log_probability = cast(weights.mask_fill(dropped.clone(), 1.0).log(), scores.dtype());
+            scores = (scores - log_probability).mask_fill(dropped, min_float);
+        }
+        let all = [0..shape.keys];
+        if let Some(hidden) = inputs.visibility().hidden(shape, 0..shape.queries, &all, &inputs.device()) {
+            scores = scores.mask_fill(hidden.expand(dims), min_float);
+        }
+        let weights = if self.quiet_softmax { quiet_softmax(scores, 3) } else { softmax(scores, 3) };
+        let output = grouped_matmul(weights.clone(), inputs.values().clone());
+        (output, self.fill_weights.then_some(weights))
+    }
+}
+
+/// A sequence cut into heads.
+///
+/// # Shapes
+/// - x: `[batch, length, heads * width]`
+/// - output: `[batch, heads, length, width]`
+pub(super) fn split_heads<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
+    let [batch, length, width] = x.dims();
+    x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
+}
+
+/// The heads side by side again.
+pub(super) fn join_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+    let [batch, heads, length, width] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, length, heads * width])
+}
+
+/// Burn's interface has no way to say what is wrong but this one.
+#[track_caller]
+pub(super) fn or_panic<T>(result: Result<T, AttentionError>) -> T {
+    match result {
+        Ok(output) => output,
+        Err(error) => panic!("{error}"),
+    }
+}

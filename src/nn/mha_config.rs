@@ -1,0 +1,159 @@
+use burn::{
+    config::Config,
+    module::Initializer,
+    nn::{DropoutConfig, LinearConfig},
+    tensor::backend::Backend,
+};
+
+use super::{OptionalRecord, SparseMultiHeadAttention, calls::Calls};
+use crate::masker::{ConfigError, MaskerChainConfig};
+
+/// Configuration to create a [SparseMultiHeadAttention] layer using the [init function](Self::init).
+///
+/// It has the fields of burn's `MultiHeadAttentionConfig`, with the same defaults, and those of the method.
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::tensor::{Distribution, Tensor};
+/// use burn_flex::Flex;
+/// use sparse_attention_hub::{
+///     masker::MaskerChainConfig,
+///     nn::{MhaInput, SparseMultiHeadAttentionConfig},
+/// };
+///
+/// let device = Default::default();
+/// let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 16}]"#;
+/// let attention = SparseMultiHeadAttentionConfig::new(64, 8)
+///     .with_maskers(MaskerChainConfig::from_json(method)?)
+///     .init::<Flex>(&device);
+/// let tokens = Tensor::random([2, 100, 64], Distribution::Default, &device);
+/// let output = attention.forward(MhaInput::self_attn(tokens).causal());
+/// assert_eq!(output.context.dims(), [2, 100, 64]);
+/// # }
+/// # Ok::<(), sparse_attention_hub::masker::ConfigError>(())
+/// ```
+#[derive(Config, Debug)]
+pub struct SparseMultiHeadAttentionConfig {
+    /// The size of each linear layer, a multiple of the number of heads.
+    pub d_model: usize,
+    /// The number of heads.
+    pub n_heads: usize,
+    /// The dropout rate, in [0, 1). Default: 0.1
+    ///
+    /// It acts on the attention weights, in training. A method that keeps every key pays for it with
+    /// `[batch, heads, queries, keys]` of memory; any other with the memory of what it keeps.
+    #[config(default = 0.1)]
+    pub dropout: f64,
+    /// What the score of a hidden key is under [burn's conventions](Self::burn_conventions). Default: -1.0e4
+    #[config(default = -1.0e4)]
+    pub min_float: f64,
+    /// Use the *quiet softmax*, `exp(x_i) / (1 + sum exp(x_j))`, with which a head can attend to nothing. Default: false
+    #[config(default = false)]
+    pub quiet_softmax: bool,
+    /// How the parameters are initialised.
+    #[config(default = "Initializer::KaimingUniform { gain: 1.0 / 3f64.sqrt(), fan_out_only: false }")]
+    pub initializer: Initializer,
+    /// The method. Default: none, dense attention.
+    #[config(default = "MaskerChainConfig::default()")]
+    pub maskers: MaskerChainConfig,
+    /// The number of heads of keys and values, of which the number of heads is a multiple (GQA). Default: the number of
+    /// heads, as in burn.
+    pub n_heads_kv: Option<usize>,
+    /// Fill [MhaOutput::weights](super::MhaOutput::weights), which takes `[batch, heads, queries, keys]` of memory and
+    /// the time for it. Default: false
+    #[config(default = false)]
+    pub fill_weights: bool,
+    /// Compute as burn 0.21 does, where it differs: dropout acts on the scores before the softmax, and a hidden key has
+    /// the score `min_float`, so that a query which sees no key attends to all alike. Here, dropout acts on the weights, a
+    /// hidden key has no weight, and a query which sees no key gets 0. Burn's way costs time and memory for all pairs,
+    /// whatever the method keeps. Default: false
+    #[config(default = false)]
+    pub burn_conventions: bool,
+    /// The seed of methods that draw, and of dropout over lists of kept keys. Default: 0
+    #[config(default = 0)]
+    pub seed: u64,
+    /// The index of the layer in its model, by which methods have their weights. Default: 0
+    #[config(default = 0)]
+    pub layer: usize,
+}
+
+impl SparseMultiHeadAttentionConfig {
+    /// The layer.
+    ///
+    /// # Panics
+    /// Where [try_init](Self::try_init) returns an error.
+    #[track_caller]
+    pub fn init<B: Backend>(&self, device: &B::Device) -> SparseMultiHeadAttention<B> {
+        init_or_panic(self.try_init(device))
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// If the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseMultiHeadAttention<B>, ConfigError> {
+        self.try_init_with(self.maskers.init_for_layer(self.layer, device)?, device)
+    }
+
+    /// The layer with a method of one's own in place of the configured one.
+    ///
+    /// # Errors
+    /// If the sizes do not divide, or the dropout rate is not in [0, 1).
+    pub fn try_init_with<B: Backend, M>(
+        &self,
+        maskers: M,
+        device: &B::Device,
+    ) -> Result<SparseMultiHeadAttention<B, M>, ConfigError> {
+        let n_heads_kv = self.n_heads_kv.unwrap_or(self.n_heads);
+        if self.n_heads == 0 || self.d_model == 0 || !self.d_model.is_multiple_of(self.n_heads) {
+            return Err(ConfigError::value("d_model", self.d_model, "a multiple of n_heads, both at least 1"));
+        }
+        validate_heads_kv(self.n_heads, n_heads_kv)?;
+        validate_dropout(self.dropout)?;
+        let d_k = self.d_model / self.n_heads;
+        let linear = |out| LinearConfig::new(self.d_model, out).with_initializer(self.initializer.clone()).init(device);
+        Ok(SparseMultiHeadAttention {
+            query: linear(self.d_model),
+            key: linear(n_heads_kv * d_k),
+            value: linear(n_heads_kv * d_k),
+            output: linear(self.d_model),
+            dropout: DropoutConfig::new(self.dropout).init(),
+            d_model: self.d_model,
+            n_heads: self.n_heads,
+            n_heads_kv,
+            d_k,
+            min_float: self.min_float,
+            quiet_softmax: self.quiet_softmax,
+            fill_weights: self.fill_weights,
+            burn_conventions: self.burn_conventions,
+            seed: self.seed,
+            layer: self.layer,
+            maskers: OptionalRecord(maskers),
+            calls: Calls::default(),
+        })
+    }
+}
+
+pub(super) fn validate_heads_kv(n_heads: usize, n_heads_kv: usize) -> Result<(), ConfigError> {
+    match n_heads_kv > 0 && n_heads.is_multiple_of(n_heads_kv) {
+        true => Ok(()),
+        false => Err(ConfigError::value("n_heads_kv", n_heads_kv, "at least 1 and a divisor of n_heads")),
+    }
+}
+
+pub(super) fn validate_dropout(dropout: f64) -> Result<(), ConfigError> {
+    match (0.0..1.0).contains(&dropout) {
+        true => Ok(()),
+        false => Err(ConfigError::value("dropout", dropout, "in [0, 1)")),
+    }
+}
+
+/// Burn's `init` has no way to say what is wrong but this one.
+#[track_caller]
+pub(super) fn init_or_panic<T>(result: Result<T, ConfigError>) -> T {
+    match result {
+        Ok(layer) => layer,
+        Err(error) => panic!("{error}"),
+    }
+}

@@ -1,0 +1,303 @@
+use burn::{
+    module::{Content, DisplaySettings, Module, ModuleDisplay},
+    nn::{Dropout, Linear, attention::MultiHeadAttention},
+    tensor::{Tensor, backend::Backend},
+};
+
+use super::{
+    MhaCache, MhaInput, MhaOutput, OptionalRecord,
+    attend::{Attend, Attended, join_heads, or_panic, split_heads},
+    calls::Calls,
+    mha_input::InputMasks,
+    padding::SeenKeys,
+};
+use crate::{
+    attention::AttentionError,
+    masker::{LayerState, Masker, MaskerChain},
+};
+
+/// Multi-head attention over the keys that a sparse method keeps, in the place of burn's `MultiHeadAttention`.
+///
+/// Without a method it is burn's layer: the same parameters under the same names, so that named records and safetensors
+/// load either way, and the same output. Where the two differ by choice, see
+/// [burn_conventions](super::SparseMultiHeadAttentionConfig::burn_conventions).
+///
+/// The method is a type, by default a [MaskerChain] of the library's maskers; any [Masker] that is a burn module can
+/// stand there ([with_maskers](Self::with_maskers)). It chooses keys without a gradient; what it learns is learned apart.
+/// A method that draws takes its random numbers from [seed](Self::seed): in training each forward pass has its own, in
+/// inference all have the same.
+///
+/// # Params
+/// - query: linear layer from `d_model` to `d_model`.
+/// - key, value: linear layers from `d_model` to `n_heads_kv * d_k`, which is `d_model` unless asked otherwise.
+/// - output: linear layer from `d_model` to `d_model`.
+/// - maskers: what the method learns, if it does.
+///
+/// Should be created with [SparseMultiHeadAttentionConfig](super::SparseMultiHeadAttentionConfig), or from burn's layer.
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::nn::attention::MultiHeadAttentionConfig;
+/// use burn_flex::Flex;
+/// use sparse_attention_hub::{masker::MaskerChainConfig, nn::SparseMultiHeadAttention};
+///
+/// let device = Default::default();
+/// let dense = MultiHeadAttentionConfig::new(64, 8).init::<Flex>(&device);
+/// let method = MaskerChainConfig::from_json(r#"[{"type": "oracle_top_k", "heavy_size": 32}]"#)?;
+/// let sparse = SparseMultiHeadAttention::from(dense).with_maskers(method.init(&device)?);
+/// # }
+/// # Ok::<(), sparse_attention_hub::masker::ConfigError>(())
+/// ```
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct SparseMultiHeadAttention<B: Backend, M = MaskerChain<B>> {
+    /// Makes queries of the input.
+    pub query: Linear<B>,
+    /// Makes keys of the input.
+    pub key: Linear<B>,
+    /// Makes values of the input.
+    pub value: Linear<B>,
+    /// Makes the output of the joined heads.
+    pub output: Linear<B>,
+    /// Dropout, of the weights or, under burn's conventions, of the scores.
+    pub dropout: Dropout,
+    /// The size of the input and of the output.
+    pub d_model: usize,
+    /// The number of heads.
+    pub n_heads: usize,
+    /// The number of heads of keys and values.
+    pub n_heads_kv: usize,
+    /// The size of a query, a key and a value in one head.
+    pub d_k: usize,
+    /// What the score of a hidden key is under burn's conventions.
+    pub min_float: f64,
+    /// Whether the softmax is quiet.
+    pub quiet_softmax: bool,
+    /// Whether the output has the weights.
+    pub fill_weights: bool,
+    /// Whether dropout and hidden keys are burn's.
+    pub burn_conventions: bool,
+    /// The seed of what is drawn.
+    pub seed: u64,
+    /// The index of the layer in its model.
+    pub layer: usize,
+    /// The method.
+    pub maskers: OptionalRecord<M>,
+    pub(super) calls: Calls,
+}
+
+impl<B: Backend, M: Module<B> + ModuleDisplay> ModuleDisplay for SparseMultiHeadAttention<B, M> {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new().with_new_line_after_attribute(false).optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content
+            .add("d_model", &self.d_model)
+            .add("n_heads", &self.n_heads)
+            .add("n_heads_kv", &self.n_heads_kv)
+            .add("d_k", &self.d_k)
+            .add("dropout", &self.dropout.prob)
+            .add("quiet_softmax", &self.quiet_softmax)
+            .add("burn_conventions", &self.burn_conventions)
+            .add("maskers", &self.maskers)
+            .optional()
+    }
+}
+
+/// The same layer, dense until it is given a [method](SparseMultiHeadAttention::with_maskers).
+impl<B: Backend> From<MultiHeadAttention<B>> for SparseMultiHeadAttention<B> {
+    fn from(dense: MultiHeadAttention<B>) -> Self {
+        Self {
+            query: dense.query,
+            key: dense.key,
+            value: dense.value,
+            output: dense.output,
+            dropout: dense.dropout,
+            d_model: dense.d_model,
+            n_heads: dense.n_heads,
+            n_heads_kv: dense.n_heads,
+            d_k: dense.d_k,
+            min_float: dense.min_float,
+            quiet_softmax: dense.quiet_softmax,
+            fill_weights: false,
+            burn_conventions: false,
+            seed: 0,
+            layer: 0,
+            maskers: OptionalRecord(MaskerChain::dense()),
+            calls: Calls::default(),
+        }
+    }
+}
+
+impl<B: Backend, M> SparseMultiHeadAttention<B, M> {
+    /// The same layer with another method.
+    pub fn with_maskers<N>(self, maskers: N) -> SparseMultiHeadAttention<B, N> {
+        SparseMultiHeadAttention {
+            query: self.query,
+            key: self.key,
+            value: self.value,
+            output: self.output,
+            dropout: self.dropout,
+            d_model: self.d_model,
+            n_heads: self.n_heads,
+            n_heads_kv: self.n_heads_kv,
+            d_k: self.d_k,
+            min_float: self.min_float,
+            quiet_softmax: self.quiet_softmax,
+            fill_weights: self.fill_weights,
+            burn_conventions: self.burn_conventions,
+            seed: self.seed,
+            layer: self.layer,
+            maskers: OptionalRecord(maskers),
+            calls: self.calls,
+        }
+    }
+}
+
+impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
+    /// Attention of the queries over the keys.
+    ///
+    /// # Shapes
+    /// - query: `[batch, queries, d_model]`
+    /// - key, value: `[batch, keys, d_model]`
+    /// - context: `[batch, queries, d_model]`
+    ///
+    /// # Panics
+    /// Where [try_forward](Self::try_forward) returns an error.
+    #[track_caller]
+    pub fn forward(&self, input: MhaInput<B>) -> MhaOutput<B> {
+        or_panic(self.try_forward(input))
+    }
+
+    /// Attention of the queries over the keys.
+    ///
+    /// # Shapes
+    /// As [forward](Self::forward).
+    ///
+    /// # Errors
+    /// If a tensor does not have the shape that the others and the layer ask for, or the method cannot work with them.
+    pub fn try_forward(&self, input: MhaInput<B>) -> Result<MhaOutput<B>, AttentionError> {
+        self.check(&input)?;
+        let MhaInput { query, key, value, masks } = input;
+        let ([batch, queries, _], [_, keys, _], device) = (query.dims(), key.dims(), query.device());
+        // What can be wrong with masks before the work, not after.
+        let masks = SeenKeys::of(masks, [batch, queries, keys], self.burn_conventions, &device)?;
+        let query = split_heads(self.query.forward(query), self.n_heads);
+        let key = split_heads(self.key.forward(key), self.n_heads_kv);
+        let value = split_heads(self.value.forward(value), self.n_heads_kv);
+        let seed = self.calls.seed::<B>(self.seed, &device);
+        Ok(self.finish(masks.attend(&self.core(), [query, key, value], seed)?))
+    }
+
+    /// Causal attention with a cache, called as burn's: the input is the whole sequence so far, and so is the context.
+    ///
+    /// Only the positions that the cache has not seen are projected and attend; the context of the others comes from the
+    /// cache. [forward_step](Self::forward_step) takes the new positions alone.
+    ///
+    /// # Shapes
+    /// - query: `[batch, queries, d_model]`, those of earlier calls first.
+    /// - key, value: as query; over the keys of another sequence, all of these in the first call.
+    /// - context: `[batch, queries, d_model]`
+    /// - weights, if filled: those of the new queries only.
+    ///
+    /// # Panics
+    /// If there is no new query, [forward_step](Self::forward_step) has used the cache, or where it returns an error.
+    #[track_caller]
+    pub fn forward_cache(&self, input: MhaInput<B>, cache: &mut MhaCache<B>) -> MhaOutput<B> {
+        let [batch, queries, _] = input.query.dims();
+        let done = cache.queries;
+        assert!(
+            cache.context.len() == done,
+            "the cache has seen {done} queries and has the context of {}: `forward_step` and `forward_cache` do not share one",
+            cache.context.len()
+        );
+        if queries <= done {
+            let expected = format!("[{batch}, more than {done}, d_model]: the sequence so far, with what is new");
+            or_panic(Err(AttentionError::Shape { tensor: "query", found: input.query.dims().to_vec(), expected }))
+        }
+        let new = |tensor: Tensor<B, 3>| {
+            let [_, length, _] = tensor.dims();
+            tensor.slice_dim(1, done.min(length)..length)
+        };
+        let (key, value) = match cache.fixed {
+            true => (input.key, input.value),
+            false => (new(input.key), new(input.value)),
+        };
+        let masks = input.masks.of_queries_from(done);
+        let output = or_panic(self.forward_step(MhaInput { query: new(input.query), key, value, masks }, cache));
+        cache.context.append(output.context.clone());
+        MhaOutput { context: cache.context.all().unwrap_or(output.context), weights: output.weights }
+    }
+
+    /// Causal attention of the positions that come next, over those of the cache and themselves.
+    ///
+    /// # Shapes
+    /// - query, key, value: `[batch, new, d_model]`; over the keys of another sequence, key and value are read in the
+    ///   first call only.
+    /// - mask_pad: `[batch, cached + new]`
+    /// - mask_attn: `[batch, new, cached + new]`
+    /// - context: `[batch, new, d_model]`
+    ///
+    /// # Errors
+    /// If a tensor does not have the shape that the others, the layer and the cache ask for, or the method cannot work
+    /// with them.
+    pub fn forward_step(&self, input: MhaInput<B>, cache: &mut MhaCache<B>) -> Result<MhaOutput<B>, AttentionError> {
+        self.check(&input)?;
+        let MhaInput { query, key, value, masks } = input;
+        let ([batch, queries, _], device) = (query.dims(), query.device());
+        if let Some(cached) = cache.keys.all()
+            && cached.dims()[0] != batch
+        {
+            let expected = format!("[{}, _, _], as in the cache", cached.dims()[0]);
+            return Err(AttentionError::Shape { tensor: "query", found: query.dims().to_vec(), expected });
+        }
+        let appends = !cache.fixed || cache.is_empty();
+        let keys = cache.len() + if appends { key.dims()[1] } else { 0 };
+        // Before anything is appended: after a mask that does not fit, the cache is as it was.
+        let visibility = InputMasks { causal: !cache.fixed, ..masks }.visibility([batch, queries, keys], &device)?;
+        if appends {
+            cache.keys.append(split_heads(self.key.forward(key), self.n_heads_kv));
+            cache.values.append(split_heads(self.value.forward(value), self.n_heads_kv));
+        }
+        let (Some(key), Some(value)) = (cache.keys.all(), cache.values.all()) else {
+            let expected = "at least one position".to_owned();
+            return Err(AttentionError::Shape { tensor: "key", found: vec![batch, 0, self.d_model], expected });
+        };
+        cache.queries += queries;
+        let state = cache.state.get_or_insert_with(|| LayerState::new(self.seed));
+        let query = split_heads(self.query.forward(query), self.n_heads);
+        Ok(self.finish(self.core().forward([query, key, value], visibility, state)?))
+    }
+
+    fn core(&self) -> Attend<'_, M> {
+        Attend {
+            maskers: &self.maskers.0,
+            dropout: &self.dropout,
+            quiet_softmax: self.quiet_softmax,
+            fill_weights: self.fill_weights,
+            burn_min_float: self.burn_conventions.then_some(self.min_float),
+            layer: self.layer,
+        }
+    }
+
+    fn finish(&self, (context, weights): Attended<B>) -> MhaOutput<B> {
+        MhaOutput { context: self.output.forward(join_heads(context)), weights }
+    }
+
+    fn check(&self, MhaInput { query, key, value, .. }: &MhaInput<B>) -> Result<(), AttentionError> {
+        let [batch, queries, _] = query.dims();
+        let [_, keys, _] = key.dims();
+        let wanted = [[batch, queries, self.d_model], [batch, keys, self.d_model], [batch, keys, self.d_model]];
+        for ((tensor, found), wanted) in
+            [("query", query.dims()), ("key", key.dims()), ("value", value.dims())].into_iter().zip(wanted)
+        {
+            if found != wanted || found.contains(&0) {
+                let expected = format!("{wanted:?}, none of them 0");
+                return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
+            }
+        }
+        Ok(())
+    }
+}

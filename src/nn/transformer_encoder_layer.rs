@@ -1,0 +1,166 @@
+use burn::{
+    module::Module,
+    nn::{
+        Dropout, DropoutConfig, LayerNorm, LayerNormConfig,
+        transformer::{PositionWiseFeedForward, PositionWiseFeedForwardConfig, TransformerEncoderLayer},
+    },
+    tensor::{Bool, Tensor, backend::Backend},
+};
+
+use super::{
+    MhaCache, MhaInput, SparseMultiHeadAttention, SparseTransformerEncoderConfig, attend::or_panic,
+    mha_input::InputMasks,
+};
+use crate::{
+    attention::AttentionError,
+    masker::{ConfigError, Masker, MaskerChain},
+};
+
+/// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), in the place of burn's
+/// `TransformerEncoderLayer`: the same parameters under the same names, and attention over the keys that a method keeps.
+#[derive(Module, Debug)]
+pub struct SparseTransformerEncoderLayer<B: Backend, M = MaskerChain<B>> {
+    /// Self-attention.
+    pub mha: SparseMultiHeadAttention<B, M>,
+    /// The feed-forward network.
+    pub pwff: PositionWiseFeedForward<B>,
+    /// The normalisation around the feed-forward network.
+    pub norm_1: LayerNorm<B>,
+    /// The normalisation around attention.
+    pub norm_2: LayerNorm<B>,
+    /// Dropout of what is added to the residual stream.
+    pub dropout: Dropout,
+    /// Whether to normalise before attention and the network, instead of after.
+    pub norm_first: bool,
+}
+
+/// The same layer, dense until its attention is given a method.
+impl<B: Backend> From<TransformerEncoderLayer<B>> for SparseTransformerEncoderLayer<B> {
+    fn from(dense: TransformerEncoderLayer<B>) -> Self {
+        Self {
+            mha: dense.mha.into(),
+            pwff: dense.pwff,
+            norm_1: dense.norm_1,
+            norm_2: dense.norm_2,
+            dropout: dense.dropout,
+            norm_first: dense.norm_first,
+        }
+    }
+}
+
+impl<B: Backend> SparseTransformerEncoderLayer<B> {
+    /// The layer of a configuration with a given place among the layers of its model.
+    ///
+    /// # Errors
+    /// If the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    pub fn try_new(
+        config: &SparseTransformerEncoderConfig,
+        layer: usize,
+        device: &B::Device,
+    ) -> Result<Self, ConfigError> {
+        let mha = config.attention(layer).try_init(device)?;
+        let norm = || LayerNormConfig::new(config.d_model).with_epsilon(config.layer_norm_eps).init(device);
+        let pwff = PositionWiseFeedForwardConfig::new(config.d_model, config.d_ff)
+            .with_initializer(config.initializer.clone())
+            .with_dropout(config.dropout)
+            .with_activation(config.activation.clone());
+        Ok(Self {
+            mha,
+            norm_1: norm(),
+            norm_2: norm(),
+            dropout: DropoutConfig::new(config.dropout).init(),
+            pwff: pwff.init(device),
+            norm_first: config.norm_first,
+        })
+    }
+}
+
+impl<B: Backend, M> SparseTransformerEncoderLayer<B, M> {
+    /// The same layer with another method.
+    pub fn with_maskers<N>(self, maskers: N) -> SparseTransformerEncoderLayer<B, N> {
+        SparseTransformerEncoderLayer {
+            mha: self.mha.with_maskers(maskers),
+            pwff: self.pwff,
+            norm_1: self.norm_1,
+            norm_2: self.norm_2,
+            dropout: self.dropout,
+            norm_first: self.norm_first,
+        }
+    }
+}
+
+impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
+    /// The layer over a sequence.
+    ///
+    /// # Shapes
+    /// - input: `[batch, length, d_model]`
+    /// - mask_pad: `[batch, length]`, mask_attn: `[batch, length, length]`, `true` = hidden.
+    /// - output: `[batch, length, d_model]`
+    ///
+    /// # Panics
+    /// If a tensor does not have the shape that the others and the layer ask for, or the method cannot work with them.
+    #[track_caller]
+    pub fn forward(
+        &self,
+        input: Tensor<B, 3>,
+        mask_pad: Option<Tensor<B, 2, Bool>>,
+        mask_attn: Option<Tensor<B, 3, Bool>>,
+    ) -> Tensor<B, 3> {
+        or_panic(self.try_forward(input, InputMasks { pad: mask_pad, attention: mask_attn, causal: false }))
+    }
+
+    pub(super) fn try_forward(
+        &self,
+        input: Tensor<B, 3>,
+        masks: InputMasks<B>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
+        self.around(input, |x| {
+            let input = MhaInput { masks, ..MhaInput::self_attn(x) };
+            Ok(self.mha.try_forward(input)?.context)
+        })
+    }
+
+    /// The layer over the positions that come next.
+    ///
+    /// # Shapes
+    /// As [SparseMultiHeadAttention::forward_step].
+    ///
+    /// # Errors
+    /// As [SparseMultiHeadAttention::forward_step].
+    pub fn forward_step(
+        &self,
+        input: Tensor<B, 3>,
+        mask_pad: Option<Tensor<B, 2, Bool>>,
+        mask_attn: Option<Tensor<B, 3, Bool>>,
+        cache: &mut MhaCache<B>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
+        let masks = InputMasks { pad: mask_pad, attention: mask_attn, causal: true };
+        self.around(input, |x| {
+            let input = MhaInput { masks, ..MhaInput::self_attn(x) };
+            Ok(self.mha.forward_step(input, cache)?.context)
+        })
+    }
+
+    /// Everything but attention, which is the same at each position.
+    fn around(
+        &self,
+        x: Tensor<B, 3>,
+        attention: impl FnOnce(Tensor<B, 3>) -> Result<Tensor<B, 3>, AttentionError>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
+        let attended = match self.norm_first {
+            true => attention(self.norm_2.forward(x.clone()))?,
+            false => attention(x.clone())?,
+        };
+        let x = x + self.dropout.forward(attended);
+        // The norms are numbered by where burn uses them, not by their order.
+        let (x, normed) = match self.norm_first {
+            true => (x.clone(), self.norm_1.forward(x)),
+            false => {
+                let x = self.norm_1.forward(x);
+                (x.clone(), x)
+            }
+        };
+        let x = x + self.dropout.forward(self.pwff.forward(normed));
+        Ok(if self.norm_first { x } else { self.norm_2.forward(x) })
+    }
+}

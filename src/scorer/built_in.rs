@@ -1,0 +1,103 @@
+use burn::{
+    module::{Content, Module, ModuleDisplay},
+    tensor::{Tensor, backend::Backend},
+};
+
+use super::{
+    Channels, ChannelsConfig, Hash, HashConfig, Oracle, OracleConfig, Pages, PagesConfig, Pq, PqConfig, RowScorer,
+    Scorer, ScorerConfig, Socket, SocketConfig,
+};
+use crate::{
+    attention::{AttentionError, AttentionInputs},
+    masker::{ConfigError, Context, LayerState, NamedConfig, fields},
+};
+
+/// The library's scorers as a burn module: what a selector inside a layer scores with, so that learned weights are
+/// parameters of the layer.
+///
+/// Should be created with [from_config](Self::from_config).
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub enum BuiltInScorer<B: Backend> {
+    /// `oracle`.
+    Oracle(Oracle),
+    /// `hash`.
+    Hash(Hash<B>),
+    /// `channels`.
+    Channels(Channels),
+    /// `pages`.
+    Pages(Pages),
+    /// `pq`.
+    Pq(Pq),
+    /// `socket`.
+    Socket(Socket),
+}
+
+/// The names of the scorers in configurations.
+const NAMES: [&str; 6] = ["channels", "hash", "oracle", "pages", "pq", "socket"];
+
+impl<B: Backend> BuiltInScorer<B> {
+    /// The names of the scorers in configurations, in alphabetical order.
+    pub fn names() -> &'static [&'static str] {
+        &NAMES
+    }
+
+    /// The scorer of a configuration, `{"type": "oracle"}`.
+    ///
+    /// # Errors
+    /// If the type is none of the [names](Self::names), a field is missing, unknown or of the wrong type, a value makes no
+    /// sense, or a file cannot be used.
+    pub fn from_config(named: &NamedConfig, context: &Context<B>) -> Result<Self, ConfigError> {
+        Ok(match named.name.as_str() {
+            "oracle" => Self::Oracle(fields::<OracleConfig>(named)?.init(context)?),
+            "hash" => Self::Hash(fields::<HashConfig>(named)?.init(context)?),
+            "channels" => Self::Channels(fields::<ChannelsConfig>(named)?.init(context)?),
+            "pages" => Self::Pages(fields::<PagesConfig>(named)?.init(context)?),
+            "pq" => Self::Pq(fields::<PqConfig>(named)?.init(context)?),
+            "socket" => Self::Socket(fields::<SocketConfig>(named)?.init(context)?),
+            unknown => {
+                let (found, known) = (unknown.to_owned(), NAMES.join(", "));
+                return Err(ConfigError::UnknownType { part: "scorer", found, known });
+            }
+        })
+    }
+
+    fn scorer(&self) -> &dyn Scorer<B> {
+        match self {
+            Self::Oracle(scorer) => scorer,
+            Self::Hash(scorer) => scorer,
+            Self::Channels(scorer) => scorer,
+            Self::Pages(scorer) => scorer,
+            Self::Pq(scorer) => scorer,
+            Self::Socket(scorer) => scorer,
+        }
+    }
+}
+
+impl<B: Backend> ModuleDisplay for BuiltInScorer<B> {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        match self {
+            Self::Oracle(scorer) => content.add_single(scorer),
+            Self::Hash(scorer) => content.add_single(scorer),
+            Self::Channels(scorer) => content.add_single(scorer),
+            Self::Pages(scorer) => content.add_single(scorer),
+            Self::Pq(scorer) => content.add_single(scorer),
+            Self::Socket(scorer) => content.add_single(scorer),
+        }
+        .optional()
+    }
+}
+
+impl<B: Backend> Scorer<B> for BuiltInScorer<B> {
+    fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        self.scorer().score(inputs, state)
+    }
+
+    fn by_row<'a>(
+        &'a self,
+        inputs: &'a AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        self.scorer().by_row(inputs, state)
+    }
+}

@@ -1,0 +1,190 @@
+//! Records in files: burn's layers and the sparse ones load each other's, by named MessagePack and by safetensors.
+
+use burn::{
+    module::Module,
+    nn::{attention::CrossAttentionConfig, transformer::TransformerEncoderConfig},
+    record::{FullPrecisionSettings, NamedMpkFileRecorder},
+    tensor::Tensor,
+};
+use serde_json::json;
+use sparse_attention_hub::nn::{
+    MhaInput, SparseCrossAttentionConfig, SparseMultiHeadAttentionConfig, SparseTransformerEncoderConfig,
+};
+
+use crate::{
+    common::{Sizes, hash},
+    support::{B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, parameters, scratch, sequence},
+};
+
+fn recorder() -> NamedMpkFileRecorder<FullPrecisionSettings> {
+    NamedMpkFileRecorder::new()
+}
+
+/// Learned signatures that fit the layer.
+fn learned() -> String {
+    let scorer = hash(&Sizes::new(1, HEADS, HEADS, 1, 1, D_MODEL / HEADS));
+    json!([{"type": "sink", "sink_size": 1}, {"type": "top_k", "heavy_size": 3, "scorer": scorer}]).to_string()
+}
+
+#[test]
+fn named_records_of_attention_load_both_ways() {
+    let device = Default::default();
+    let (config, burn_config) = configs();
+    let sparse = config.with_maskers(method(SINK_LOCAL));
+    let (dense, path) = (made::<B, _>(burn_config.init::<B>(&device)), scratch("burn-mha"));
+    dense.clone().save_file(path.clone(), &recorder()).unwrap();
+    let loaded = sparse.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
+    assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&dense));
+    assert_eq!(loaded.maskers.0.maskers().len(), 2, "the method stays");
+
+    let (ours, path) = (made::<B, _>(sparse.init::<B>(&device)), scratch("sparse-mha"));
+    ours.clone().save_file(path.clone(), &recorder()).unwrap();
+    let loaded = burn_config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
+    assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
+}
+
+#[test]
+fn named_records_of_encoders_load_both_ways() {
+    let device = Default::default();
+    let burn_config = TransformerEncoderConfig::new(D_MODEL, 64, HEADS, 3).with_dropout(0.0);
+    let config = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 3).with_maskers(method(SINK_LOCAL));
+    let (dense, path) = (made::<B, _>(burn_config.init::<B>(&device)), scratch("burn-encoder"));
+    dense.clone().save_file(path.clone(), &recorder()).unwrap();
+    let loaded = config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
+    assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&dense));
+
+    let (ours, path) = (made::<B, _>(config.init::<B>(&device)), scratch("sparse-encoder"));
+    ours.clone().save_file(path.clone(), &recorder()).unwrap();
+    let loaded = burn_config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
+    assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
+}
+
+#[test]
+fn named_records_of_cross_attention_load_both_ways() {
+    let device = Default::default();
+    let burn_config = CrossAttentionConfig::new(D_MODEL, 20, HEADS, 2, 5);
+    let config = SparseCrossAttentionConfig::new(D_MODEL, 20, HEADS, 2, 5);
+    let (dense, path) = (made::<B, _>(burn_config.init::<B>(&device)), scratch("burn-cross"));
+    dense.clone().save_file(path.clone(), &recorder()).unwrap();
+    let loaded = config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
+    assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&dense));
+
+    let (ours, path) = (made::<B, _>(config.init::<B>(&device)), scratch("sparse-cross"));
+    ours.clone().save_file(path.clone(), &recorder()).unwrap();
+    let loaded = burn_config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
+    assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
+}
+
+/// What a method has learned is in the record of the layer, and stays where a record has nothing of it.
+#[test]
+fn named_records_carry_what_a_method_has_learned() {
+    let device = Default::default();
+    let config = configs().0.with_maskers(method(&learned()));
+    let mut ours = made::<B, _>(config.init::<B>(&device));
+    let path = scratch("learned");
+    // Other weights than those of the method's file.
+    ours.maskers = ours.maskers.map(&mut Doubled);
+    ours.clone().save_file(path.clone(), &recorder()).unwrap();
+    let loaded = config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
+    assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
+    let x = sequence::<B>([2, 21, D_MODEL], 1);
+    let forward = |layer: &sparse_attention_hub::nn::SparseMultiHeadAttention<B>| {
+        layer.forward(MhaInput::self_attn(x.clone())).context
+    };
+    assert_same(&forward(&loaded), &forward(&ours), "loaded");
+
+    let (dense, path) = (configs().1.init::<B>(&device), scratch("burn-for-learned"));
+    dense.save_file(path.clone(), &recorder()).unwrap();
+    let learned = parameters::<B, _>(&loaded.maskers);
+    let loaded = loaded.load_file(path, &recorder(), &device).unwrap();
+    assert!(!learned.is_empty());
+    assert_eq!(parameters::<B, _>(&loaded.maskers), learned);
+}
+
+struct Doubled;
+
+impl<B: burn::tensor::backend::Backend> burn::module::ModuleMapper<B> for Doubled {
+    fn map_float<const D: usize>(
+        &mut self,
+        param: burn::module::Param<Tensor<B, D>>,
+    ) -> burn::module::Param<Tensor<B, D>> {
+        param.map(|tensor| tensor * 2.0)
+    }
+}
+
+/// A configuration is a file too, with its method in it.
+#[test]
+fn configurations_are_saved_with_their_method() {
+    use burn::config::Config;
+    let config = configs().0.with_maskers(method(SINK_LOCAL)).with_n_heads_kv(Some(2));
+    let path = scratch("config.json");
+    config.save(&path).unwrap();
+    let loaded = SparseMultiHeadAttentionConfig::load(&path).unwrap();
+    assert_eq!(loaded.maskers, config.maskers);
+    assert_eq!(loaded.n_heads_kv, Some(2));
+}
+
+#[cfg(feature = "hf")]
+mod safetensors {
+    use burn::nn::attention::MultiHeadAttention;
+    use burn_store::{ModuleSnapshot, SafetensorsStore};
+    use sparse_attention_hub::nn::SparseMultiHeadAttention;
+
+    use super::*;
+
+    fn store(name: &str) -> SafetensorsStore {
+        SafetensorsStore::from_file(scratch(name)).overwrite(true)
+    }
+
+    #[test]
+    fn attention_loads_both_ways() {
+        let device = Default::default();
+        let (config, burn_config) = configs();
+        let config = config.with_maskers(method(SINK_LOCAL));
+        let dense: MultiHeadAttention<B> = made::<B, _>(burn_config.init(&device));
+        dense.save_into(&mut store("burn-mha.safetensors")).unwrap();
+        let mut ours: SparseMultiHeadAttention<B> = config.init(&device);
+        let result = ours.load_from(&mut store("burn-mha.safetensors")).unwrap();
+        assert!(result.missing.is_empty() && result.unused.is_empty(), "{result:?}");
+        assert_eq!(parameters::<B, _>(&ours), parameters::<B, _>(&dense));
+
+        let ours: SparseMultiHeadAttention<B> = config.init(&device);
+        ours.save_into(&mut store("sparse-mha.safetensors")).unwrap();
+        let mut dense: MultiHeadAttention<B> = burn_config.init(&device);
+        let result = dense.load_from(&mut store("sparse-mha.safetensors")).unwrap();
+        assert!(result.missing.is_empty() && result.unused.is_empty(), "{result:?}");
+        assert_eq!(parameters::<B, _>(&ours), parameters::<B, _>(&dense));
+    }
+
+    #[test]
+    fn encoders_load_both_ways() {
+        let device = Default::default();
+        let burn_config = TransformerEncoderConfig::new(D_MODEL, 64, HEADS, 2);
+        let config = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 2).with_maskers(method(SINK_LOCAL));
+        let dense = burn_config.init::<B>(&device);
+        dense.save_into(&mut store("burn-encoder.safetensors")).unwrap();
+        let mut ours = config.init::<B>(&device);
+        let result = ours.load_from(&mut store("burn-encoder.safetensors")).unwrap();
+        assert!(result.missing.is_empty() && result.unused.is_empty(), "{result:?}");
+        assert_eq!(parameters::<B, _>(&ours), parameters::<B, _>(&dense));
+
+        let ours = config.init::<B>(&device);
+        ours.save_into(&mut store("sparse-encoder.safetensors")).unwrap();
+        let mut dense = burn_config.init::<B>(&device);
+        let result = dense.load_from(&mut store("sparse-encoder.safetensors")).unwrap();
+        assert!(result.missing.is_empty() && result.unused.is_empty(), "{result:?}");
+        assert_eq!(parameters::<B, _>(&ours), parameters::<B, _>(&dense));
+    }
+
+    #[test]
+    fn what_a_method_has_learned_is_in_the_file() {
+        let device = Default::default();
+        let config = configs().0.with_maskers(method(&learned()));
+        let mut ours = config.init::<B>(&device);
+        ours.maskers = ours.maskers.map(&mut Doubled);
+        ours.save_into(&mut store("learned.safetensors")).unwrap();
+        let mut loaded = config.init::<B>(&device);
+        loaded.load_from(&mut store("learned.safetensors")).unwrap();
+        assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
+    }
+}
