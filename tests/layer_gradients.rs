@@ -76,7 +76,7 @@ fn check(config: &GroupedQueryAttentionConfig, maskers: &str, tolerance: f64) {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
             param.map(|tensor| {
                 let noise = TensorData::new(normal(self.0, tensor.dims().iter().product()), tensor.dims());
-                (tensor.clone().detach() + Tensor::from_data(noise, &tensor.device()) * 0.3).require_grad()
+                (tensor.clone() + Tensor::from_data(noise, &tensor.device()) * 0.3).detach().require_grad()
             })
         }
     }
@@ -144,6 +144,7 @@ fn training_draws_anew_at_each_call() {
 #[test]
 fn records_do_not_mind_the_method() {
     let config = GroupedQueryAttentionConfig::new(12, 4, 2)
+        .with_head_dim(Some(4))
         .with_bias(true)
         .with_norm_epsilon(Some(1e-6))
         .with_sinks(true)
