@@ -119,7 +119,7 @@ impl<M> Attend<'_, M> {
             let log_probability = cast(weights.mask_fill(dropped.clone(), 1.0).log(), scores.dtype());
             scores = (scores - log_probability).mask_fill(dropped, min_float);
         }
-        let all = [0..shape.keys];
+        let all = [shape.all_keys()];
         if let Some(hidden) = inputs.visibility().hidden(shape, 0..shape.queries, &all, &inputs.device()) {
             scores = scores.mask_fill(hidden.expand(dims), min_float);
         }

@@ -22,7 +22,7 @@ type Masks<B> = (&'static str, Option<Tensor<B, 2, Bool>>, Option<Tensor<B, 3, B
 
 /// No masks, each alone, both.
 fn masks<B: Backend>(batch: usize, length: usize) -> Vec<Masks<B>> {
-    let pair = |at: usize| at * 7 % 5 == 1 && at % length != 0;
+    let pair = |at: usize| at * 7 % 5 == 1 && !at.is_multiple_of(length);
     let pairs = || Some(bools([batch, length, length], pair));
     vec![
         ("no mask", None, None),
