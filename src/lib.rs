@@ -2,7 +2,7 @@
 //! [Backend](burn::tensor::backend::Backend) trait.
 //!
 //! [Maskers](masker) say which keys each query keeps and with what probability; a chain of them is a method. The
-//! [mask](mask) they make is held in the cheapest form that can say it, and [attention](attention) runs over what was
+//! [mask] they make is held in the cheapest form that can say it, and [attention] runs over what was
 //! kept and reports how far it is from dense attention.
 //!
 //! # Example

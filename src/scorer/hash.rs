@@ -17,7 +17,7 @@ use crate::{
     masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
-/// Configuration of [Hash].
+/// Configuration of [Hash](struct@Hash).
 ///
 /// ```json
 /// {"type": "hash", "hat_bits": 32, "hat_mlp_layers": 3, "hat_mlp_hidden_size": 128, "hat_mlp_activation": "silu",

@@ -1,5 +1,5 @@
 use super::quantize::{Rounding, pseudo_quantize};
-use crate::kernels::cpu::{LABELS_AT_A_TIME, label_products};
+use crate::kernels::cpu::{LABELS_AT_A_TIME, Label, Steps, label_products};
 
 /// The labels of one head's keys: a few channels of each, quantised.
 ///
@@ -53,7 +53,7 @@ impl Labels {
                     } else {
                         0.0
                     };
-                    codes[block + channel * LABELS_AT_A_TIME + slot] = code.clamp(0.0, steps) as u8;
+                    codes[block + channel * LABELS_AT_A_TIME + u8::place(slot)] = code.clamp(0.0, steps) as u8;
                 }
                 self.least.push(least);
                 self.step.push(step);
@@ -62,7 +62,7 @@ impl Labels {
                 codes.resize(size, 0.0);
                 pseudo_quantize(&mut label, self.bits, Rounding::Nearest);
                 for (channel, &value) in label.iter().enumerate() {
-                    codes[block + channel * LABELS_AT_A_TIME + slot] = value;
+                    codes[block + channel * LABELS_AT_A_TIME + f32::place(slot)] = value;
                 }
             }
         }
@@ -87,13 +87,10 @@ impl Labels {
     pub fn products(&self, query: &[f32], scores: &mut [f32]) {
         match &self.codes {
             Codes::Bytes(codes) => {
-                label_products(query, codes, scores);
-                let sum = query.iter().sum::<f32>();
-                for (score, (least, step)) in scores.iter_mut().zip(self.least.iter().zip(&self.step)) {
-                    *score = *score * step + least * sum;
-                }
+                let steps = Steps { least: &self.least, step: &self.step };
+                label_products(query, codes, Some(steps), scores);
             }
-            Codes::Reals(codes) => label_products(query, codes, scores),
+            Codes::Reals(codes) => label_products(query, codes, None, scores),
         }
     }
 }

@@ -150,10 +150,10 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
         let mut softmax = Softmax::new(rows, problem.value_dim);
         let mut scores = vec![T::Real::ZERO; rows * TILE];
         let mut tile = Tile::new(problem);
-        for at in tiles {
+        for at in tiles.clone() {
             let range = unit.tile(at);
             let scores = &mut scores[..rows * range.len()];
-            let next = 0..0;
+            let next = if at + 1 < tiles.end { unit.tile(at + 1) } else { 0..0 };
             tile.absorb(simd, unit.kv_head, range.clone(), next, &queries, scores, &mut softmax, |scores| {
                 for (row, scores) in scores.chunks_exact_mut(range.len()).enumerate() {
                     let query = unit.queries.start + row % unit.queries.len();
@@ -281,8 +281,8 @@ impl<'a, T: Stored> Tile<'a, T> {
         Self { problem, keys: buffer(problem.head_dim), values: buffer(problem.value_dim) }
     }
 
-    /// Scores the keys of a tile, lets `drop` have a look at the scores, and adds up. While it computes with the keys of
-    /// this tile its values are on their way, and with the values the keys of the next.
+    /// Scores the keys of a tile, lets `drop` have a look at the scores, and adds up. The keys and values of the next tile
+    /// are asked for meanwhile: the machine itself looks ahead no further than a page of memory.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // What a tile is made of; a struct would only be taken apart again.
     fn absorb<S: Simd>(
@@ -290,31 +290,29 @@ impl<'a, T: Stored> Tile<'a, T> {
         simd: S,
         kv_head: usize,
         tile: impl ExactSizeIterator<Item = usize> + Clone,
-        next: impl ExactSizeIterator<Item = usize>,
+        next: impl ExactSizeIterator<Item = usize> + Clone,
         queries: &[T::Real],
         scores: &mut [T::Real],
         softmax: &mut Softmax<T::Real>,
         drop: impl FnOnce(&mut [T::Real]),
     ) {
         let Self { problem, keys, values } = self;
-        let count = tile.len();
+        let (count, coming) = (tile.len(), next.len());
         let mut rows = [&[][..]; TILE];
         let mut ahead = [&[][..]; TILE];
-        for (row, key) in ahead.iter_mut().zip(tile.clone()) {
-            *row = problem.value(kv_head, key);
+        for (row, key) in ahead.iter_mut().zip(next.clone()) {
+            *row = problem.key(kv_head, key);
         }
         fill(&mut rows, keys, problem.head_dim, tile.clone().map(|key| problem.key(kv_head, key)));
-        score::<_, _, T>(simd, queries, &rows[..count], scores, &[]);
+        score(simd, queries, &rows[..count], scores, &ahead[..coming]);
         if let Some(cap) = problem.softcap {
             soften(scores, cap);
         }
         drop(scores);
         let mut rows = [&[][..]; TILE];
-        fill(&mut rows, values, problem.value_dim, ahead[..count].iter().copied());
-        let mut ahead = [&[][..]; TILE];
-        let coming = next.len();
+        fill(&mut rows, values, problem.value_dim, tile.map(|key| problem.value(kv_head, key)));
         for (row, key) in ahead.iter_mut().zip(next) {
-            *row = problem.key(kv_head, key);
+            *row = problem.value(kv_head, key);
         }
         softmax.absorb(simd, scores, &rows[..count], &ahead[..coming]);
     }

@@ -19,6 +19,6 @@ mod ndarray;
 pub(crate) use bridge::{band_attention, gather_attention};
 pub use host::{Heads, HostTensor};
 use real::{Real, Stored};
-pub(crate) use scores::{LABELS_AT_A_TIME, agreement, group_logits, label_products, products};
+pub(crate) use scores::{LABELS_AT_A_TIME, Label, Steps, agreement, group_logits, label_products, products};
 pub(crate) use select::{heaviest, largest};
 pub(crate) use softcap::softcap;

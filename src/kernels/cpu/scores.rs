@@ -88,7 +88,22 @@ fn logits_of<T: Stored>(queries: &[&[T]], keys: &[&[T]], kv_head: usize, query: 
 
 /// How many bits of packed signatures agree, less those that differ: `keys` are of as many words as the query.
 pub(crate) fn agreement(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
-    Arch::new().dispatch(|| {
+    Arch::new().dispatch(Agreement { query, keys, bits, scores });
+}
+
+struct Agreement<'a> {
+    query: &'a [u32],
+    keys: &'a [u32],
+    bits: usize,
+    scores: &'a mut [f32],
+}
+
+impl WithSimd for Agreement<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { query, keys, bits, scores } = self;
         let bits = bits as i32;
         if let [query] = query {
             for (score, key) in scores.iter_mut().zip(keys) {
@@ -100,25 +115,106 @@ pub(crate) fn agreement(query: &[u32], keys: &[u32], bits: usize, scores: &mut [
                 *score = (bits - 2 * different as i32) as f32;
             }
         }
-    });
+    }
 }
 
 /// Keys of a block of labels.
 pub(crate) const LABELS_AT_A_TIME: usize = 32;
 
+/// A number of a label, as it stands in memory.
+pub(crate) trait Label: Copy {
+    /// The place of a key in a line of a block.
+    fn place(key: usize) -> usize;
+
+    /// The numbers of a line in the order of the keys.
+    fn widen(line: &[Self; LABELS_AT_A_TIME], numbers: &mut [f32; LABELS_AT_A_TIME]);
+}
+
+impl Label for f32 {
+    fn place(key: usize) -> usize {
+        key
+    }
+
+    #[inline(always)]
+    fn widen(line: &[f32; LABELS_AT_A_TIME], numbers: &mut [f32; LABELS_AT_A_TIME]) {
+        *numbers = *line;
+    }
+}
+
+/// Words of four codes in a line.
+const WORDS: usize = LABELS_AT_A_TIME / 4;
+
+/// Word `i` holds the codes of the keys `i`, `i + 8`, `i + 16` and `i + 24`: shifting all words alike brings up the codes
+/// of neighbours, which compilers make vectors of (and of bytes that are converted they do not).
+impl Label for u8 {
+    fn place(key: usize) -> usize {
+        key % WORDS * 4 + key / WORDS
+    }
+
+    #[inline(always)]
+    fn widen(line: &[u8; LABELS_AT_A_TIME], numbers: &mut [f32; LABELS_AT_A_TIME]) {
+        let mut words = [0u32; WORDS];
+        let (bytes, _) = line.as_chunks::<4>();
+        for at in 0..WORDS {
+            words[at] = u32::from_le_bytes(bytes[at]);
+        }
+        for byte in 0..4 {
+            for at in 0..WORDS {
+                numbers[byte * WORDS + at] = ((words[at] >> (8 * byte)) & 255) as i32 as f32;
+            }
+        }
+    }
+}
+
+/// How labels are to be read of which the numbers stand as codes: of each key, what a code of 0 stands for, and the step
+/// from one code to the next.
+pub(crate) struct Steps<'a> {
+    pub least: &'a [f32],
+    pub step: &'a [f32],
+}
+
 /// The products of a label with many, which lie in blocks, `[block, channel, key]`.
-pub(crate) fn label_products<T: Copy + Into<f32>>(query: &[f32], labels: &[T], scores: &mut [f32]) {
-    Arch::new().dispatch(|| {
+pub(crate) fn label_products<T: Label>(query: &[f32], labels: &[T], steps: Option<Steps>, scores: &mut [f32]) {
+    Arch::new().dispatch(LabelProducts { query, labels, steps, scores });
+}
+
+struct LabelProducts<'a, T> {
+    query: &'a [f32],
+    labels: &'a [T],
+    steps: Option<Steps<'a>>,
+    scores: &'a mut [f32],
+}
+
+/// A type of its own and not a closure, which is not always compiled into its caller and then has not its instructions.
+impl<T: Label> WithSimd for LabelProducts<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Plain loops, which become vectors.
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { query, labels, steps, scores } = self;
+        let total = query.iter().sum::<f32>();
         let blocks = labels.chunks_exact(query.len() * LABELS_AT_A_TIME);
-        for (scores, block) in scores.chunks_mut(LABELS_AT_A_TIME).zip(blocks) {
+        for (at, (scores, block)) in scores.chunks_mut(LABELS_AT_A_TIME).zip(blocks).enumerate() {
             let mut sums = [0f32; LABELS_AT_A_TIME];
             let (lines, _) = block.as_chunks::<LABELS_AT_A_TIME>();
-            for (&x, line) in query.iter().zip(lines) {
-                for (sum, &y) in sums.iter_mut().zip(line) {
-                    *sum += x * y.into();
+            for channel in 0..lines.len() {
+                let x = query[channel];
+                let mut numbers = [0f32; LABELS_AT_A_TIME];
+                T::widen(&lines[channel], &mut numbers);
+                for key in 0..LABELS_AT_A_TIME {
+                    sums[key] += x * numbers[key];
                 }
             }
-            scores.copy_from_slice(&sums[..scores.len()]);
+            let Some(Steps { least, step }) = &steps else {
+                scores.copy_from_slice(&sums[..scores.len()]);
+                continue;
+            };
+            let first = at * LABELS_AT_A_TIME;
+            let (least, step) = (&least[first..][..scores.len()], &step[first..][..scores.len()]);
+            for key in 0..scores.len() {
+                scores[key] = sums[key] * step[key] + least[key] * total;
+            }
         }
-    });
+    }
 }

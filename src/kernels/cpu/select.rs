@@ -5,51 +5,158 @@ use std::{cell::RefCell, cmp::Ordering};
 /// Bits of a score by which scores are counted first.
 const COUNTED_BITS: u32 = 11;
 
+/// Scores are counted in so many tables in turn: neighbours are often of the same class, and a count that is written has
+/// to wait for the one before it.
+const TABLES: usize = 4;
+
+const CLASSES: usize = 1 << COUNTED_BITS;
+
 thread_local! {
-    static COUNTS: RefCell<Vec<u32>> = RefCell::new(vec![0; 1 << COUNTED_BITS]);
+    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers { counts: vec![[0; TABLES]; CLASSES], members: Vec::new() });
+}
+
+/// Memory kept for the next row.
+struct Buffers {
+    /// By class, then by table.
+    counts: Vec<[u32; TABLES]>,
+    /// The positions in the class of the boundary.
+    members: Vec<u32>,
 }
 
 /// The positions of the `size` largest scores, in ascending order; the lower position first among equals. What is minus
 /// infinity or not a number is never chosen.
 ///
-/// The scores are counted by their leading bits, which leaves one class in which the boundary must lie; only that class
-/// is selected from. Three passes over the row, whatever `size` is.
+/// No row is sorted. Of a long one, a sample tells a score that a few more than `size` reach, and only these are selected
+/// from; where too few reach it after all, and for short rows, the scores are counted.
 pub(crate) fn largest(scores: &[f32], size: usize) -> Vec<u32> {
-    let (class, above, all) = COUNTS.with_borrow_mut(|counts| {
-        counts.fill(0);
-        // Candidates come after what cannot be chosen, which is order 0.
-        for &score in scores {
-            counts[class_of(order(score))] += 1;
-        }
-        let all = scores.len() - scores.iter().filter(|&&score| order(score) == 0).count();
-        let mut above = 0;
-        let class = (0..counts.len()).rev().find(|&class| {
-            let reached = above + counts[class] as usize;
-            let found = reached >= size;
-            above = if found { above } else { reached };
-            found
-        });
-        (class.unwrap_or(0), above, all)
-    });
     if size == 0 {
         return Vec::new();
     }
-    if all <= size {
-        return (0..scores.len() as u32).filter(|&key| order(scores[key as usize]) > 0).collect();
+    sampled(scores, size).unwrap_or_else(|| counted(scores, size))
+}
+
+/// Every so many scores one is looked at to guess the boundary.
+const SAMPLED: usize = 16;
+
+/// Shorter rows give too small a sample.
+const LONG: usize = 2048;
+
+/// One pass over the row, and a selection among the few that reach a guess. `None` if the guess was too high.
+fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
+    if scores.len() < LONG {
+        return None;
     }
-    // Falling order, then rising position.
-    let place = |(at, &score): (usize, &f32)| (u64::from(!order(score)) << 32) | at as u64;
-    let members = scores.iter().enumerate().filter(|(_, score)| class_of(order(**score)) == class);
-    let mut members = members.map(place).collect::<Vec<_>>();
-    let (_, &mut last, _) = members.select_nth_unstable(size - above - 1);
-    let mut chosen = vec![0u32; size + 1];
-    let mut count = 0;
-    for entry in scores.iter().enumerate() {
-        chosen[count] = entry.0 as u32;
-        count += usize::from(place(entry) <= last);
+    let mut sample = scores.iter().step_by(SAMPLED).map(|&score| order(score)).collect::<Vec<_>>();
+    let expected = size as f64 / SAMPLED as f64;
+    // Three deviations more than expected, so that the guess is seldom too high.
+    let rank = (expected + 3.0 * expected.sqrt() + 2.0) as usize;
+    if rank * 2 > sample.len() {
+        return None;
     }
-    chosen.truncate(size);
-    chosen
+    let (_, &mut guess, _) = sample.select_nth_unstable_by(rank, |a, b| b.cmp(a));
+    if guess == 0 {
+        return None;
+    }
+    let guess = score_of(guess);
+    BUFFERS.with_borrow_mut(|Buffers { members, .. }| {
+        members.resize(scores.len() + 1, 0);
+        let mut count = 0;
+        for (at, &score) in scores.iter().enumerate() {
+            members[count] = at as u32;
+            count += usize::from(score >= guess);
+        }
+        let members = &members[..count];
+        if count < size {
+            return None;
+        }
+        let place = |at: u32| place(scores[at as usize], at);
+        let mut places = members.iter().map(|&at| place(at)).collect::<Vec<_>>();
+        let (_, &mut last, _) = places.select_nth_unstable(size - 1);
+        let mut chosen = Vec::with_capacity(size);
+        chosen.extend(members.iter().filter(|&&at| place(at) <= last));
+        Some(chosen)
+    })
+}
+
+/// Orders by falling score, then by rising position.
+#[inline(always)]
+fn place(score: f32, at: u32) -> u64 {
+    (u64::from(!order(score)) << 32) | u64::from(at)
+}
+
+/// The scores are counted by their leading bits, which leaves one class in which the boundary must lie; only that class
+/// is selected from. Two passes over the row, whatever `size` is.
+fn counted(scores: &[f32], size: usize) -> Vec<u32> {
+    BUFFERS.with_borrow_mut(|Buffers { counts, members }| {
+        let (class, above) = boundary(counts, scores, size);
+        let first = order_of_class(class);
+        // One place more than is used: what is not chosen is written there, so that nothing branches.
+        let mut chosen = vec![0u32; above + 1];
+        members.resize(scores.len() + 1, 0);
+        let (mut count, mut in_class) = (0, 0);
+        for (at, &score) in scores.iter().enumerate() {
+            let order = order(score);
+            let is_above = class_of(order) > class;
+            chosen[count] = at as u32;
+            count += usize::from(is_above);
+            members[in_class] = at as u32;
+            in_class += usize::from(!is_above && order >= first);
+        }
+        chosen.truncate(above);
+        let members = &mut members[..in_class];
+        // Fewer than wanted where there are not enough candidates.
+        let wanted = (size - above).min(in_class);
+        if wanted < in_class {
+            members.select_nth_unstable_by_key(wanted - 1, |&at| place(scores[at as usize], at));
+            members[..wanted].sort_unstable();
+        }
+        merge(&mut chosen, &members[..wanted]);
+        chosen
+    })
+}
+
+/// The class in which the boundary lies, and how many scores are in the classes above it.
+fn boundary(counts: &mut [[u32; TABLES]], scores: &[f32], size: usize) -> (usize, usize) {
+    counts.fill([0; TABLES]);
+    let (blocks, rest) = scores.as_chunks::<TABLES>();
+    for block in blocks {
+        for (table, &score) in block.iter().enumerate() {
+            counts[class_of(order(score))][table] += 1;
+        }
+    }
+    for &score in rest {
+        counts[class_of(order(score))][0] += 1;
+    }
+    let mut above = 0;
+    for class in (1..CLASSES).rev() {
+        let reached = above + counts[class].iter().sum::<u32>() as usize;
+        if reached >= size {
+            return (class, above);
+        }
+        above = reached;
+    }
+    (0, above)
+}
+
+/// The least order of a class. That of the last class is 1, since 0 is what is never chosen.
+fn order_of_class(class: usize) -> u32 {
+    ((class as u32) << (32 - COUNTED_BITS)).max(1)
+}
+
+/// Adds ascending positions to others.
+fn merge(chosen: &mut Vec<u32>, more: &[u32]) {
+    let (mut left, mut right) = (chosen.len(), more.len());
+    chosen.resize(left + right, 0);
+    while right > 0 {
+        let to = left + right - 1;
+        if left > 0 && chosen[left - 1] > more[right - 1] {
+            left -= 1;
+            chosen[to] = chosen[left];
+        } else {
+            right -= 1;
+            chosen[to] = more[right];
+        }
+    }
 }
 
 /// Below this many keys, sorting is cheaper than halving.
@@ -94,6 +201,11 @@ fn order(score: f32) -> u32 {
     if score > f32::NEG_INFINITY { ordered } else { 0 }
 }
 
+/// The score of an order above 0.
+fn score_of(order: u32) -> f32 {
+    f32::from_bits(if order & 0x8000_0000 != 0 { order ^ 0x8000_0000 } else { !order })
+}
+
 #[inline(always)]
 fn class_of(order: u32) -> usize {
     (order >> (32 - COUNTED_BITS)) as usize
@@ -103,7 +215,10 @@ fn class_of(order: u32) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{heaviest, largest};
+    use rand::{RngExt, SeedableRng};
+    use rand_xoshiro::Xoshiro256PlusPlus;
+
+    use super::{SAMPLED, heaviest, largest, order, score_of};
 
     /// By a full sort.
     fn by_sorting(scores: &[f32], size: usize) -> Vec<u32> {
@@ -126,6 +241,13 @@ mod tests {
         assert!(largest(&[f32::NEG_INFINITY; 3], 2).is_empty());
         assert!(largest(&scores, 0).is_empty());
         assert_eq!(largest(&[f32::INFINITY, f32::MAX, f32::MIN], 3), [0, 1, 2]);
+    }
+
+    #[test]
+    fn orders_lead_back_to_their_scores() {
+        for score in [f32::MIN, -1.5, -f32::MIN_POSITIVE, 0.0, 1e-40, 3.0, f32::MAX, f32::INFINITY] {
+            assert_eq!(score_of(order(score)), score);
+        }
     }
 
     proptest! {
@@ -161,6 +283,26 @@ mod tests {
             ),
             size in 0usize..310,
         ) {
+            prop_assert_eq!(largest(&scores, size), by_sorting(&scores, size));
+        }
+
+        /// Long enough for a guess, with many equal scores and with few; `shift` makes the guess wrong, since what is
+        /// sampled is then above the rest, or below it.
+        #[test]
+        fn long_rows_are_selected_from_as_short_ones(
+            seed in any::<u64>(),
+            length in 2000usize..5000,
+            size in 1usize..900,
+            levels in prop_oneof![Just(5.0f32), Just(1e6)],
+            shift in prop_oneof![Just(0.0f32), Just(-2.0), Just(2.0)],
+            hidden in 0.0f32..1.0,
+        ) {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            let scores = (0..length).map(|at| {
+                let score = (rng.random::<f32>() * levels).round() / levels + if at % SAMPLED == 0 { shift } else { 0.0 };
+                if rng.random::<f32>() < hidden { f32::NEG_INFINITY } else { score - 0.5 }
+            });
+            let scores = scores.collect::<Vec<_>>();
             prop_assert_eq!(largest(&scores, size), by_sorting(&scores, size));
         }
     }
