@@ -10,7 +10,6 @@ use burn::tensor::{Tensor, backend::Backend};
 use common::*;
 use peak_alloc::PeakAlloc;
 use sparse_attention_hub::{
-    attention::AttentionError,
     nn::{GroupedQueryAttentionConfig, KvCache, RotaryEncodingConfig},
     prelude::*,
 };
@@ -26,17 +25,6 @@ fn extra<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = MEMORY.current_usage();
     let result = work();
     (result, MEMORY.peak_usage().saturating_sub(before))
-}
-
-/// A sink and a window.
-#[derive(Debug)]
-struct Positions;
-
-impl<B: Backend> Masker<B> for Positions {
-    fn add(&self, inputs: &AttentionInputs<B>, _: &mut LayerState, mask: Mask<B>) -> Result<Mask<B>, AttentionError> {
-        let kept = Pattern { sink: 16, window: 64, offset: inputs.offset() };
-        Ok(mask.merge(&Mask::pattern(mask.shape(), kept, &mask.device()))?)
-    }
 }
 
 fn check<B: Backend>(name: &str) {
@@ -68,7 +56,9 @@ fn check<B: Backend>(name: &str) {
     let config = GroupedQueryAttentionConfig::new(64, 8, kv_heads)
         .with_head_dim(Some(width))
         .with_rotary(Some(RotaryEncodingConfig::new()));
-    let layer = config.init_with(Some(Positions), &device).unwrap();
+    let method = r#"[{"type": "sink", "sink_size": 16}, {"type": "local", "window_size": 64}]"#;
+    let maskers = MaskerChainConfig::from_json(method).unwrap();
+    let layer = config.with_maskers(maskers).init::<B>(&device).unwrap();
     let input = || Tensor::<B, 3>::ones([1, 1, 64], &device);
     layer.forward_cache(input(), &mut cache).unwrap();
     for _ in 0..20 {

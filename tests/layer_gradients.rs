@@ -14,7 +14,6 @@ use burn::{
 use burn_ndarray::NdArray;
 use common::*;
 use sparse_attention_hub::{
-    attention::AttentionError,
     nn::{GroupedQueryAttention, GroupedQueryAttentionConfig, RotaryEncodingConfig},
     prelude::*,
 };
@@ -23,17 +22,7 @@ use sparse_attention_hub::{
 type B = Autodiff<NdArray<f64>>;
 
 /// A sink and a window, which a small step does not change.
-#[derive(Module, Clone, Debug)]
-struct Positions;
-
-impl<B: Backend> Masker<B> for Positions {
-    fn add(&self, inputs: &AttentionInputs<B>, _: &mut LayerState, mask: Mask<B>) -> Result<Mask<B>, AttentionError> {
-        let kept = Pattern { sink: 1, window: 3, offset: inputs.offset() };
-        Ok(mask.merge(&Mask::pattern(mask.shape(), kept, &mask.device()))?)
-    }
-}
-
-type Layer<B> = GroupedQueryAttention<B, Positions>;
+const POSITIONS: &str = r#"[{"type": "sink", "sink_size": 1}, {"type": "local", "window_size": 3}]"#;
 
 /// The gradients of all parameters, by parameter.
 struct Gradients<'a> {
@@ -69,7 +58,7 @@ impl<B: Backend> ModuleMapper<B> for Nudge {
 }
 
 /// A sum over the output in which every number counts differently.
-fn loss<B: Backend>(layer: &Layer<B>) -> Tensor<B, 1> {
+fn loss<B: Backend>(layer: &GroupedQueryAttention<B>) -> Tensor<B, 1> {
     let numbers = |seed| {
         let data = TensorData::new(normal(&mut generator(seed), 2 * 7 * 12), [2, 7, 12]);
         Tensor::<B, 3>::from_data(data, &B::Device::default())
@@ -77,8 +66,9 @@ fn loss<B: Backend>(layer: &Layer<B>) -> Tensor<B, 1> {
     (layer.forward(numbers(1)).unwrap() * numbers(2)).sum()
 }
 
-fn check(config: &GroupedQueryAttentionConfig, method: Option<Positions>, tolerance: f64) {
-    let mut layer = config.init_with::<B, _>(method, &Default::default()).unwrap();
+fn check(config: &GroupedQueryAttentionConfig, maskers: &str, tolerance: f64) {
+    let maskers = MaskerChainConfig::from_json(maskers).unwrap();
+    let mut layer = config.clone().with_maskers(maskers).init::<B>(&Default::default()).unwrap();
     // Weights of 1 and biases of 0 would leave parts of the gradients untried.
     let mut rng = generator(3);
     struct Shake<'a>(&'a mut rand_xoshiro::Xoshiro256PlusPlus);
@@ -86,7 +76,7 @@ fn check(config: &GroupedQueryAttentionConfig, method: Option<Positions>, tolera
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
             param.map(|tensor| {
                 let noise = TensorData::new(normal(self.0, tensor.dims().iter().product()), tensor.dims());
-                (tensor.clone().detach() + Tensor::from_data(noise, &tensor.device()) * 0.3).require_grad()
+                (tensor.clone() + Tensor::from_data(noise, &tensor.device()) * 0.3).detach().require_grad()
             })
         }
     }
@@ -123,12 +113,50 @@ fn gradients_are_finite_differences() {
         plain().with_sinks(true).with_softcap(Some(0.7)).with_sliding_window(Some(4)),
     ];
     for config in options {
-        for method in [None, Some(Positions)] {
+        for maskers in ["[]", POSITIONS] {
             // What is left of a step of 1e-3 in second order.
-            check(&config, method, 2e-6);
+            check(&config, maskers, 2e-6);
         }
     }
     // burn's norm squares in f32.
-    check(&plain().with_norm_epsilon(Some(1e-6)), None, 1e-3);
-    check(&plain().with_norm_epsilon(Some(1e-6)).with_sinks(true), Some(Positions), 1e-3);
+    check(&plain().with_norm_epsilon(Some(1e-6)), "[]", 1e-3);
+    check(&plain().with_norm_epsilon(Some(1e-6)).with_sinks(true), POSITIONS, 1e-3);
+}
+
+/// Draws go on from call to call in training, and are the same for the same seed.
+#[test]
+fn training_draws_anew_at_each_call() {
+    let draws = r#"[{"type": "random_sampling", "sampling_rate": 0.4}]"#;
+    let config = GroupedQueryAttentionConfig::new(12, 4, 2).with_maskers(MaskerChainConfig::from_json(draws).unwrap());
+    let layer = config.init::<B>(&Default::default()).unwrap();
+    // Drawn only when they are first read, and then by each copy for itself.
+    loss(&layer).into_scalar();
+    let copy = layer.clone();
+    let losses = |layer: &GroupedQueryAttention<B>| [0; 2].map(|_| loss(layer).into_scalar().elem::<f64>());
+    let [first, second] = losses(&layer);
+    assert_ne!(first, second);
+    assert_eq!(losses(&copy), [first, second]);
+    let [first, second] = [0; 2].map(|_| loss(&layer.valid()).into_scalar().elem::<f64>());
+    assert_eq!(first, second);
+}
+
+/// A record of a layer without a method loads into one with a method, and the other way round.
+#[test]
+fn records_do_not_mind_the_method() {
+    let config = GroupedQueryAttentionConfig::new(12, 4, 2)
+        .with_head_dim(Some(4))
+        .with_bias(true)
+        .with_norm_epsilon(Some(1e-6))
+        .with_sinks(true)
+        .with_rotary(Some(RotaryEncodingConfig::new()));
+    let of = |maskers: &str| {
+        let maskers = MaskerChainConfig::from_json(maskers).unwrap();
+        config.clone().with_maskers(maskers).init::<NdArray<f64>>(&Default::default()).unwrap()
+    };
+    let (dense, sparse) = (of("[]"), of(POSITIONS));
+    assert_eq!(dense.num_params(), sparse.num_params());
+    assert_ne!(loss(&dense).into_scalar(), loss(&sparse).into_scalar());
+    let wanted = loss(&sparse).into_scalar().elem::<f64>();
+    let found = loss(&of(POSITIONS).load_record(dense.load_record(sparse.into_record()).into_record()));
+    assert_eq!(found.into_scalar().elem::<f64>(), wanted);
 }

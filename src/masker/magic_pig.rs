@@ -247,7 +247,7 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
         let [batch, kv_heads, count, width] = inputs.keys().dims();
         let MagicPigConfig { lsh_k, center, minimum_hits, .. } = self.config;
         let drawn = self.directions(inputs, state)?;
-        let memory = state.memory::<Tables>();
+        let memory = state.key_memory::<Tables>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         let keys = Host::of_range(inputs.keys(), new.clone());
         let first = memory.seen.first();

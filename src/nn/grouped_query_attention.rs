@@ -5,11 +5,10 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 
-use super::{KvCache, RotaryEncoding, RotaryEncodingConfig};
+use super::{KvCache, OptionalRecord, RotaryEncoding, RotaryEncodingConfig, attend::join_heads, calls::Calls};
 use crate::{
     attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
-    mask::Mask,
-    masker::{ConfigError, LayerState, Masker},
+    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig},
 };
 
 /// Configuration of [GroupedQueryAttention].
@@ -45,7 +44,10 @@ pub struct GroupedQueryAttentionConfig {
     /// The index of the layer in its model, for methods with weights by layer. Default: 0.
     #[config(default = 0)]
     pub layer: usize,
-    /// The seed of what the method draws where no [state](LayerState) is given. Default: 0.
+    /// The method. Default: none, dense attention.
+    #[config(default = "MaskerChainConfig::default()")]
+    pub maskers: MaskerChainConfig,
+    /// The seed of what the method draws where there is no cache. Default: 0.
     #[config(default = 0)]
     pub seed: u64,
     /// How the weights of the projections begin.
@@ -57,9 +59,9 @@ pub struct GroupedQueryAttentionConfig {
 /// fewer key-value heads than query heads ([GQA](https://arxiv.org/abs/2305.13245)), rotary positions, and a cache for
 /// generation.
 ///
-/// The method is a [masker](Masker) that is a module, so that what it learns is a parameter of the layer; without one
-/// attention is dense. It chooses among the keys that a query may see, which are those of the sliding window, if there
-/// is one.
+/// The method is a type, by default a [MaskerChain] of the library's maskers; any [Masker] that is a burn module can
+/// stand in its place. It chooses among the keys that a query may see, which are those of the sliding window, if there is
+/// one. Gradients flow to all parameters through attention over the keys that were kept; the choice gets none.
 ///
 /// # Params
 ///
@@ -70,9 +72,34 @@ pub struct GroupedQueryAttentionConfig {
 /// - sinks: `[n_heads]`, if configured.
 ///
 /// Should be created with [GroupedQueryAttentionConfig].
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::tensor::{Distribution, Tensor};
+/// use burn_flex::Flex;
+/// use sparse_attention_hub::{
+///     masker::MaskerChainConfig,
+///     nn::{GroupedQueryAttentionConfig, KvCache, RotaryEncodingConfig},
+/// };
+///
+/// let device = Default::default();
+/// let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "oracle_top_k", "heavy_size": 16}]"#;
+/// let attention = GroupedQueryAttentionConfig::new(64, 8, 2)
+///     .with_rotary(Some(RotaryEncodingConfig::new().with_theta(500_000.0)))
+///     .with_maskers(MaskerChainConfig::from_json(method)?)
+///     .init::<Flex>(&device)?;
+/// let tokens = |count| Tensor::random([1, count, 64], Distribution::Default, &device);
+/// let mut cache = KvCache::new(42);
+/// let prompt = attention.forward_cache(tokens(100), &mut cache)?;
+/// let next = attention.forward_cache(tokens(1), &mut cache)?;
+/// assert_eq!((prompt.dims(), next.dims(), cache.len()), ([1, 100, 64], [1, 1, 64], 101));
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 #[module(custom_display)]
-pub struct GroupedQueryAttention<B: Backend, M> {
+pub struct GroupedQueryAttention<B: Backend, M = MaskerChain<B>> {
     /// From the input to the queries.
     pub query: Linear<B>,
     /// From the input to the keys.
@@ -87,8 +114,8 @@ pub struct GroupedQueryAttention<B: Backend, M> {
     pub key_norm: Option<RmsNorm<B>>,
     /// The logit of each query head's sink.
     pub sinks: Option<Param<Tensor<B, 1>>>,
-    /// What chooses keys; none for dense attention.
-    pub method: Option<M>,
+    /// The method.
+    pub maskers: OptionalRecord<M>,
     #[module(skip)]
     rotary: Option<RotaryEncoding>,
     n_heads: usize,
@@ -99,16 +126,26 @@ pub struct GroupedQueryAttention<B: Backend, M> {
     scale: f64,
     layer: usize,
     seed: u64,
+    calls: Calls,
 }
 
 impl GroupedQueryAttentionConfig {
-    /// The layer with a method, or with dense attention.
+    /// The layer.
+    ///
+    /// # Errors
+    /// If a value makes no sense, or the method cannot be built; the error names the field, the value and what is
+    /// allowed.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> Result<GroupedQueryAttention<B>, ConfigError> {
+        self.init_with(self.maskers.init_for_layer(self.layer, device)?, device)
+    }
+
+    /// The layer with a method of one's own in place of the configured one.
     ///
     /// # Errors
     /// If a value makes no sense; the error names the field, the value and what is allowed.
     pub fn init_with<B: Backend, M>(
         &self,
-        method: Option<M>,
+        maskers: M,
         device: &B::Device,
     ) -> Result<GroupedQueryAttention<B, M>, ConfigError> {
         let head_dim = self.validate()?;
@@ -125,7 +162,7 @@ impl GroupedQueryAttentionConfig {
             query_norm: norm(),
             key_norm: norm(),
             sinks: self.sinks.then(|| Initializer::Zeros.init([self.n_heads], device)),
-            method,
+            maskers: OptionalRecord(maskers),
             rotary: self.rotary.as_ref().map(|rotary| rotary.init(head_dim)).transpose()?,
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads,
@@ -135,6 +172,7 @@ impl GroupedQueryAttentionConfig {
             scale: self.scale.unwrap_or(1.0 / (head_dim as f64).sqrt()),
             layer: self.layer,
             seed: self.seed,
+            calls: Calls::default(),
         })
     }
 
@@ -182,7 +220,7 @@ struct Projected<B: Backend> {
 
 impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     /// Attention over a whole sequence, for training or where nothing follows. What the method draws is drawn from the
-    /// layer's seed, the same at each call; [Self::forward_with] lets it differ.
+    /// layer's seed: under autodiff anew at each call, otherwise the same.
     ///
     /// # Shapes
     /// - input: `[batch, length, d_model]`
@@ -191,22 +229,9 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     /// # Errors
     /// If the input is not of this shape, or the method cannot work with it.
     pub fn forward(&self, input: Tensor<B, 3>) -> Result<Tensor<B, 3>, AttentionError> {
-        self.forward_with(input, &mut LayerState::new(self.seed))
-    }
-
-    /// The same with a state that stays from call to call, so that each draws anew. What the state remembers of another
-    /// sequence is forgotten.
-    ///
-    /// # Shapes
-    /// - input: `[batch, length, d_model]`
-    /// - output: the same
-    ///
-    /// # Errors
-    /// If the input is not of this shape, or the method cannot work with it.
-    pub fn forward_with(&self, input: Tensor<B, 3>, state: &mut LayerState) -> Result<Tensor<B, 3>, AttentionError> {
-        state.truncate(0);
+        let mut state = LayerState::new(self.calls.seed::<B>(self.seed, &input.device()));
         let Projected { queries, keys, values } = self.project(input, 0)?;
-        self.attend(queries, keys, values, 0, state)
+        self.attend(queries, keys, values, 0, &mut state)
     }
 
     /// Attention of the next tokens, one or many, over themselves and all in the cache, into which they go: a prefill, a
@@ -269,7 +294,6 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         position: usize,
         state: &mut LayerState,
     ) -> Result<Tensor<B, 3>, AttentionError> {
-        let [batch, _, length, _] = queries.dims();
         let visibility = match self.sliding_window {
             Some(window) => Visibility::Window { offset: position, window },
             None => Visibility::Causal { offset: position },
@@ -284,13 +308,10 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         if let Some(sinks) = &self.sinks {
             inputs = inputs.with_sinks(sinks.val())?;
         }
-        let (shape, device) = (inputs.mask_shape(), inputs.device());
-        let mask = match &self.method {
-            Some(method) => method.add(&inputs, state, Mask::empty(shape, &device))?,
-            None => Mask::full(shape, &device),
-        };
+        // What chooses keys gets no gradient, and must not be tracked for one.
+        let mask = self.maskers.0.mask(&inputs.clone().detach(), state)?;
         let heads = masked_attention(&inputs, &mask, Requested::default())?.output;
-        Ok(self.output.forward(heads.swap_dims(1, 2).reshape([batch, length, self.n_heads * self.head_dim])))
+        Ok(self.output.forward(join_heads(heads)))
     }
 }
 
@@ -307,6 +328,7 @@ impl<B: Backend, M: Module<B> + ModuleDisplay> ModuleDisplay for GroupedQueryAtt
             .add("n_kv_heads", &self.n_kv_heads)
             .add("head_dim", &self.head_dim)
             .add("layer", &self.layer)
+            .add("maskers", &self.maskers)
             .optional()
     }
 }

@@ -1,6 +1,6 @@
-use std::ops::Range;
-
 use burn::tensor::{Tensor, backend::Backend};
+
+use crate::kernels;
 
 /// A tensor that grows along one dimension: into memory that is reserved ahead by doubling, so that what is there is
 /// copied a constant number of times however often it grows.
@@ -8,6 +8,8 @@ use burn::tensor::{Tensor, backend::Backend};
 pub(super) struct Growing<B: Backend, const D: usize> {
     dim: usize,
     length: usize,
+    /// The least length that is reserved when the first tensor tells the other dimensions.
+    least: usize,
     buffer: Option<Tensor<B, D>>,
 }
 
@@ -17,7 +19,12 @@ const LEAST: usize = 64;
 impl<B: Backend, const D: usize> Growing<B, D> {
     /// An empty tensor that will grow along a dimension.
     pub fn along(dim: usize) -> Self {
-        Self { dim, length: 0, buffer: None }
+        Self { dim, length: 0, least: LEAST, buffer: None }
+    }
+
+    /// Reserves a length for when something comes.
+    pub fn with_capacity(self, capacity: usize) -> Self {
+        Self { least: capacity.max(LEAST), ..self }
     }
 
     /// The length of the dimension that grows.
@@ -25,34 +32,49 @@ impl<B: Backend, const D: usize> Growing<B, D> {
         self.length
     }
 
+    /// Up to which length nothing need be copied.
+    pub fn capacity(&self) -> usize {
+        self.buffer.as_ref().map_or(self.least, |buffer| buffer.dims()[self.dim])
+    }
+
+    /// The memory with what is in it, if there ever was something.
+    pub fn buffer(&self) -> Option<&Tensor<B, D>> {
+        self.buffer.as_ref()
+    }
+
     /// Appends a tensor that agrees in all other dimensions.
     pub fn append(&mut self, new: Tensor<B, D>) {
         let mut dims = new.dims();
         let end = self.length + dims[self.dim];
-        let part = |range: Range<usize>| -> [Range<usize>; D] {
-            std::array::from_fn(|dim| if dim == self.dim { range.clone() } else { 0..dims[dim] })
-        };
-        let (old, appended) = (part(0..self.length), part(self.length..end));
+        // Taken out, so that nobody else holds it and it is written in place.
         let buffer = match self.buffer.take() {
-            // The buffer is owned alone, so that assigning to it copies nothing else.
             Some(buffer) if end <= buffer.dims()[self.dim] => buffer,
             full => {
-                dims[self.dim] = end.max(2 * self.length).max(LEAST);
+                let before = full.as_ref().map_or(0, |full| full.dims()[self.dim]);
+                dims[self.dim] = end.max(2 * before).max(self.least);
                 let larger = Tensor::zeros(dims, (&new.device(), new.dtype()));
-                match full {
-                    Some(full) => larger.slice_assign(old.clone(), full.slice(old)),
+                match full.filter(|_| self.length > 0) {
+                    Some(full) => {
+                        kernels::write_along(larger, self.dim, 0, kernels::before(&full, self.dim, self.length))
+                    }
                     None => larger,
                 }
             }
         };
-        self.buffer = Some(buffer.slice_assign(appended, new));
+        self.buffer = Some(kernels::write_along(buffer, self.dim, self.length, new));
         self.length = end;
     }
 
-    /// All that was appended; `None` before anything was. It is a view where the backend has views: drop it before the
-    /// next [append](Self::append).
+    /// Forgets what stands from a length on, and keeps the memory.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// All that was appended; `None` where that is nothing. It is a view where the backend has views: drop it before the
+    /// next [append](Self::append), which otherwise copies all.
     pub fn all(&self) -> Option<Tensor<B, D>> {
-        Some(self.buffer.clone()?.slice_dim(self.dim, 0..self.length))
+        let buffer = self.buffer.as_ref().filter(|_| self.length > 0)?;
+        Some(kernels::before(buffer, self.dim, self.length))
     }
 }
 

@@ -2,7 +2,8 @@ use std::fmt;
 
 use burn::tensor::{Tensor, backend::Backend};
 
-use crate::{attention::AttentionError, kernels, masker::LayerState};
+use super::growing::Growing;
+use crate::{attention::AttentionError, masker::LayerState};
 
 /// The keys and values that a layer has seen, and what its [maskers](crate::masker) remember of them.
 ///
@@ -33,14 +34,10 @@ use crate::{attention::AttentionError, kernels, masker::LayerState};
 /// # Ok::<(), sparse_attention_hub::attention::AttentionError>(())
 /// ```
 pub struct KvCache<B: Backend> {
-    keys: Buffer<B>,
-    values: Buffer<B>,
-    length: usize,
+    keys: Growing<B, 4>,
+    values: Growing<B, 4>,
     state: LayerState,
 }
-
-/// Buffers are at least so long.
-const LEAST_CAPACITY: usize = 16;
 
 impl<B: Backend> KvCache<B> {
     /// An empty cache. The seed is that of the [state](Self::state).
@@ -50,8 +47,8 @@ impl<B: Backend> KvCache<B> {
 
     /// An empty cache whose buffers, once the first tokens come, take so many without growing.
     pub fn with_capacity(seed: u64, capacity: usize) -> Self {
-        let buffer = || Buffer { tensor: None, reserved: capacity };
-        Self { keys: buffer(), values: buffer(), length: 0, state: LayerState::new(seed) }
+        let buffer = || Growing::along(2).with_capacity(capacity);
+        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed) }
     }
 
     /// Takes in the keys and values of the next tokens.
@@ -75,11 +72,10 @@ impl<B: Backend> KvCache<B> {
             let expected = format!("[{batch}, {kv_heads}, {tokens}, value_dim], as the keys are");
             return Err(AttentionError::Shape { tensor: "values", found: values.dims().to_vec(), expected });
         }
-        self.keys.validate("keys", &keys)?;
-        self.values.validate("values", &values)?;
-        self.keys.write(self.length, keys);
-        self.values.write(self.length, values);
-        self.length += tokens;
+        validate("keys", &self.keys, &keys)?;
+        validate("values", &self.values, &values)?;
+        self.keys.append(keys);
+        self.values.append(values);
         Ok(())
     }
 
@@ -88,7 +84,7 @@ impl<B: Backend> KvCache<B> {
     /// # Shapes
     /// - output: `[batch, kv_heads, len, head_dim]`
     pub fn keys(&self) -> Option<Tensor<B, 4>> {
-        self.keys.first(self.length)
+        self.keys.all()
     }
 
     /// The values of all tokens, a view of the buffer; `None` if there are none.
@@ -96,17 +92,17 @@ impl<B: Backend> KvCache<B> {
     /// # Shapes
     /// - output: `[batch, kv_heads, len, value_dim]`
     pub fn values(&self) -> Option<Tensor<B, 4>> {
-        self.values.first(self.length)
+        self.values.all()
     }
 
     /// How many tokens are cached, which is the position of the next one.
     pub fn len(&self) -> usize {
-        self.length
+        self.keys.len()
     }
 
     /// Whether no token is cached.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.len() == 0
     }
 
     /// How many tokens the buffers take without growing.
@@ -118,16 +114,17 @@ impl<B: Backend> KvCache<B> {
     /// come (only random numbers go on where they stand). The buffers keep their capacity. Without effect if there are
     /// no more tokens than that.
     pub fn truncate(&mut self, length: usize) {
-        if length < self.length {
-            self.length = length;
+        if length < self.len() {
+            self.keys.truncate(length);
+            self.values.truncate(length);
             self.state.truncate(length);
         }
     }
 
-    /// Forgets everything and keeps the capacity, for other sequences of the same number and kind. The state draws again
-    /// from its seed.
+    /// Forgets everything and keeps the capacity, for as many other sequences. The state draws again from its seed.
     pub fn reset(&mut self) {
-        self.length = 0;
+        self.keys.truncate(0);
+        self.values.truncate(0);
         self.state.clear();
     }
 
@@ -145,69 +142,31 @@ impl<B: Backend> KvCache<B> {
 impl<B: Backend> fmt::Debug for KvCache<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KvCache")
-            .field("len", &self.length)
+            .field("len", &self.len())
             .field("capacity", &self.capacity())
             .field("state", &self.state)
             .finish()
     }
 }
 
-/// `[batch, kv_heads, capacity, width]`, made when the first tokens tell the other lengths.
-struct Buffer<B: Backend> {
-    tensor: Option<Tensor<B, 4>>,
-    /// How long it will be at least.
-    reserved: usize,
-}
-
-impl<B: Backend> Buffer<B> {
-    fn capacity(&self) -> usize {
-        self.tensor.as_ref().map_or(self.reserved, |tensor| tensor.dims()[2])
+/// Checks that tokens fit those that are cached.
+fn validate<B: Backend>(
+    name: &'static str,
+    cached: &Growing<B, 4>,
+    tokens: &Tensor<B, 4>,
+) -> Result<(), AttentionError> {
+    let Some(buffer) = cached.buffer() else { return Ok(()) };
+    let [batch, kv_heads, _, width] = buffer.dims();
+    let found = tokens.dims();
+    if [found[0], found[1], found[3]] != [batch, kv_heads, width] {
+        let expected = format!("[{batch}, {kv_heads}, tokens, {width}], as those in the cache");
+        return Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected });
     }
-
-    /// Checks that tokens fit those that are here.
-    fn validate(&self, name: &'static str, tokens: &Tensor<B, 4>) -> Result<(), AttentionError> {
-        let Some(buffer) = &self.tensor else { return Ok(()) };
-        let [batch, kv_heads, _, width] = buffer.dims();
-        let found = tokens.dims();
-        if [found[0], found[1], found[3]] != [batch, kv_heads, width] {
-            let expected = format!("[{batch}, {kv_heads}, tokens, {width}], as those in the cache");
-            return Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected });
-        }
-        match tokens.dtype() == buffer.dtype() {
-            true => Ok(()),
-            false => {
-                let value = format!("{:?}", tokens.dtype());
-                Err(AttentionError::Value { field: name, value, allowed: "of the type of those in the cache" })
-            }
+    match tokens.dtype() == buffer.dtype() {
+        true => Ok(()),
+        false => {
+            let value = format!("{:?}", tokens.dtype());
+            Err(AttentionError::Value { field: name, value, allowed: "of the type of those in the cache" })
         }
     }
-
-    /// Writes tokens to their place after the first `length`.
-    fn write(&mut self, length: usize, tokens: Tensor<B, 4>) {
-        let needed = length + tokens.dims()[2];
-        // Taken out, so that nobody else holds the buffer and it is written in place.
-        let buffer = match self.tensor.take() {
-            Some(buffer) if needed <= buffer.dims()[2] => buffer,
-            Some(full) => {
-                let grown = zeros(&full, needed.max(2 * full.dims()[2]));
-                match length {
-                    0 => grown,
-                    _ => kernels::write_along(grown, 2, 0, kernels::before(&full, 2, length)),
-                }
-            }
-            None => zeros(&tokens, needed.max(self.reserved).max(LEAST_CAPACITY)),
-        };
-        self.tensor = Some(kernels::write_along(buffer, 2, length, tokens));
-    }
-
-    fn first(&self, length: usize) -> Option<Tensor<B, 4>> {
-        let buffer = self.tensor.as_ref().filter(|_| length > 0)?;
-        Some(kernels::before(buffer, 2, length))
-    }
-}
-
-/// Room for so many tokens like some others.
-fn zeros<B: Backend>(like: &Tensor<B, 4>, capacity: usize) -> Tensor<B, 4> {
-    let [batch, kv_heads, _, width] = like.dims();
-    Tensor::zeros([batch, kv_heads, capacity, width], (&like.device(), like.dtype()))
 }

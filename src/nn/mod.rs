@@ -1,10 +1,12 @@
-//! Layers that stand where burn's stood: the same parameters, records and calls, with a sparse method inside.
+//! Layers with a sparse method inside. Some stand where burn's stood, with the same parameters, records and calls:
 //!
 //! | burn | here |
 //! |---|---|
 //! | `burn::nn::attention::MultiHeadAttention` | [SparseMultiHeadAttention] |
 //! | `burn::nn::attention::CrossAttention` | [SparseCrossAttention] |
 //! | `burn::nn::transformer::TransformerEncoder` | [SparseTransformerEncoder] |
+//!
+//! [GroupedQueryAttention] is the attention of today's language models, over a [KvCache].
 //!
 //! A layer holds its method as a type that is a burn module, by default a [MaskerChain](crate::masker::MaskerChain).
 //! Gradients flow through attention over the keys that were kept; what chooses the keys gets none.

@@ -196,8 +196,8 @@ pub(crate) fn tanh_f32(x: f32) -> f32 {
     let series = series * square + 0.133_327_7;
     let series = series * square - 0.333_333_28;
     let near = series * square * x + x;
-    let far = 1.0 - 2.0 / (1.0 + exp_f32(2.0 * x));
-    if x > -SMALL && x < SMALL { near } else { far }
+    let far = (1.0 - 2.0 / (1.0 + exp_f32(2.0 * x.abs()))).copysign(x);
+    if x.abs() < SMALL { near } else { far }
 }
 
 /// A type in which numbers stand in memory.
