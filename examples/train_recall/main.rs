@@ -23,7 +23,7 @@ use training::{Run, Sequences, accuracy, train};
 #[command(name = "train_recall")]
 struct Arguments {
     /// Passes over the training data
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 14)]
     passes: usize,
     /// Number of sequences to train on
     #[arg(long, default_value_t = 2048)]
