@@ -80,8 +80,8 @@ fn straight_through_has_the_gradient_of_tanh<B: Backend>() {
     // d/dx of (sign(x) - 3)^2 with tanh' for sign'.
     let gradients = (sign - 3.0).powi_scalar(2).sum().backward();
     let found = leaf.grad(&gradients).unwrap().into_data().convert::<f32>().to_vec::<f32>().unwrap();
-    let wanted = x.map(|x| {
-        let (x, sign) = (f64::from(x), if x > 0.0 { 1.0 } else { -1.0 });
+    let wanted = x.map(|x: f64| {
+        let sign = if x > 0.0 { 1.0 } else { -1.0 };
         2.0 * (sign - 3.0) / x.cosh().powi(2)
     });
     assert_close(&found, &wanted, 1e-5, "gradient");
