@@ -45,7 +45,7 @@ use crate::{
 /// let device = Default::default();
 /// let dense = MultiHeadAttentionConfig::new(64, 8).init::<Flex>(&device);
 /// let method = MaskerChainConfig::from_json(r#"[{"type": "oracle_top_k", "heavy_size": 32}]"#)?;
-/// let sparse = SparseMultiHeadAttention::from(dense).with_maskers(method.init(&device)?);
+/// let sparse = SparseMultiHeadAttention::from(dense).with_maskers(method.init::<Flex>(&device)?);
 /// # }
 /// # Ok::<(), sparse_attention_hub::masker::ConfigError>(())
 /// ```
