@@ -175,9 +175,14 @@ fn training_finds_more<B: Backend>() {
         let before = RECALL.measure(&hash(random::<B>(1)), &held_out).unwrap();
         let after = RECALL.measure(&hash(trained.clone()), &held_out).unwrap();
         assert!(after > 2.0 * before, "{relaxation:?}: recall {before}, then {after}");
-        // The threads of burn's ndarray add up in the order in which they finish.
-        if !B::name(&B::Device::default()).contains("ndarray") {
-            let (again, weights) = train();
+        let (again, weights) = train();
+        if B::name(&B::Device::default()).contains("ndarray") {
+            // There two runs differ by rounding, for which no reason has been found: up to 7e-6 in the weights.
+            let losses = losses.iter().flatten().zip(again.iter().flatten());
+            assert!(losses.into_iter().all(|(a, b)| (a - b).abs() <= 1e-5), "the same seed, other losses");
+            let weights = numbers(&trained).into_iter().zip(numbers(&weights));
+            assert!(weights.into_iter().all(|(a, b)| (a - b).abs() <= 1e-4), "the same seed, other weights");
+        } else {
             assert_eq!((again, numbers(&weights)), (losses, numbers(&trained)), "the same seed, other weights");
         }
     }

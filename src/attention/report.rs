@@ -1,6 +1,6 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{AttentionError, AttentionInputs, Requested, dense_attention, masked_attention};
+use super::{AttentionError, AttentionInputs, Requested, masked_attention};
 use crate::mask::{Density, Mask, MaskShape};
 
 /// How far attention through a mask is from dense attention, in one head.
@@ -35,14 +35,15 @@ impl AttentionReport {
     /// Compares attention through a mask with dense attention.
     ///
     /// # Errors
-    /// If the mask does not have the shape of the inputs.
+    /// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<Self, AttentionError> {
         let requested = Requested { statistics: true, weights: false };
-        let dense = dense_attention(inputs, requested);
+        let full = Mask::full(inputs.mask_shape(), &inputs.device());
+        let dense = masked_attention(inputs, &full, requested)?;
         let sparse = masked_attention(inputs, mask, requested)?;
         let without_sinks = inputs.without_sinks();
         let support = masked_attention(&without_sinks, &mask.support(), requested)?;
-        let of_keys = inputs.sinks().map(|_| dense_attention(&without_sinks, requested));
+        let of_keys = inputs.sinks().map(|_| masked_attention(&without_sinks, &full, requested)).transpose()?;
         let MaskShape { heads, queries, .. } = inputs.mask_shape();
         let width = dense.output.dims()[3] * queries;
         let (dense_output, sparse_output) = (host(&dense.output), host(&sparse.output));

@@ -9,7 +9,7 @@ use crate::{
 /// Attention through any chain of [maskers](Masker): what one studies a method with.
 ///
 /// The maskers add keys one after the other, and attention runs over what they kept. Without maskers it is dense
-/// attention. It is written for insight and not for speed: scores of all pairs are computed.
+/// attention. Samplers compute the scores of all pairs; selectors those of a row at a time, where the scorer can.
 ///
 /// Usually made by [MaskerRegistry::research_attention](crate::masker::MaskerRegistry::research_attention).
 #[derive(Debug)]

@@ -3,7 +3,8 @@ use std::ops::Range;
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested, ResearchAttention, dense_attention},
+    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested, ResearchAttention, masked_attention},
+    mask::Mask,
     masker::LayerState,
 };
 
@@ -42,7 +43,8 @@ impl ErrorStudy {
         mut progress: impl FnMut(),
     ) -> Result<Self, AttentionError> {
         let requested = Requested { statistics: true, weights: false };
-        let dense = Sums::of(&dense_attention(inputs, requested), None);
+        let full = Mask::full(inputs.mask_shape(), &inputs.device());
+        let dense = Sums::of(&masked_attention(inputs, &full, requested)?, None);
         let mut study = Self { rows: vec![RowErrors::default(); dense.denominator.len()], density: 0.0 };
         let share = 1.0 / seeds.end.saturating_sub(seeds.start).max(1) as f64;
         for seed in seeds {

@@ -1,4 +1,7 @@
-use burn::{module::Module, tensor::backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{DType, Tensor, backend::Backend},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -55,7 +58,7 @@ impl<B: Backend> Masker<B> for RandomSampling {
     ) -> Result<Mask<B>, AttentionError> {
         check_scores(inputs)?;
         let randomness = state.randomness(inputs.layer());
-        let zeros = mask.to_dense().zeros_like();
+        let zeros = Tensor::zeros(inputs.mask_shape().dims(), (&inputs.device(), DType::F32));
         let open = candidate_scores(inputs, &mask, zeros);
         add_by_row(&mask, &open, |row, open| {
             let mut rng = randomness.row(row);

@@ -21,8 +21,6 @@ mod efficient;
 mod gradients;
 #[path = "../kernels.rs"]
 mod kernels;
-#[path = "../layer_gradients.rs"]
-mod layer_gradients;
 #[path = "../layers/mod.rs"]
 mod layers;
 #[path = "../maskers.rs"]
