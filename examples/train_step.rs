@@ -6,16 +6,15 @@ use std::{error::Error, process::ExitCode, time::Instant};
 
 use burn::{
     backend::Autodiff,
-    module::Module,
-    nn::{Linear, LinearConfig},
     optim::GradientsParams,
-    tensor::{
-        Distribution, Tensor,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::{Distribution, Tensor, backend::AutodiffBackend},
 };
 use clap::Parser;
-use sparse_attention_hub::{backend::Selected, prelude::*};
+use sparse_attention_hub::{
+    backend::Selected,
+    nn::{MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig},
+    prelude::*,
+};
 
 /// Counts what is allocated, for the columns of extra memory.
 #[global_allocator]
@@ -41,36 +40,6 @@ struct Arguments {
     steps: usize,
 }
 
-/// Self-attention as a layer of a transformer has it.
-#[derive(Module, Debug)]
-struct Layer<B: Backend> {
-    query: Linear<B>,
-    key: Linear<B>,
-    value: Linear<B>,
-    output: Linear<B>,
-}
-
-impl<B: Backend> Layer<B> {
-    fn new(device: &B::Device) -> Self {
-        let linear = || LinearConfig::new(HEADS * HEAD_DIM, HEADS * HEAD_DIM).init(device);
-        Self { query: linear(), key: linear(), value: linear(), output: linear() }
-    }
-
-    /// `[batch, tokens, width]` to the same.
-    fn forward(&self, x: Tensor<B, 3>, method: Option<&ResearchAttention<B>>) -> Result<Tensor<B, 3>, Box<dyn Error>> {
-        let dims @ [batch, tokens, _] = x.dims();
-        let heads = |x: Tensor<B, 3>| x.reshape([batch, tokens, HEADS, HEAD_DIM]).swap_dims(1, 2);
-        let (queries, keys) = (self.query.forward(x.clone()), self.key.forward(x.clone()));
-        let inputs = AttentionInputs::new(heads(queries), heads(keys), heads(self.value.forward(x)))?.causal()?;
-        let context = match method {
-            Some(method) => method.forward(&inputs, &mut LayerState::new(0), Requested::default())?.attention.output,
-            None => dense_attention(&inputs, Requested::default()).output,
-        };
-        drop(inputs);
-        Ok(self.output.forward(context.swap_dims(1, 2).reshape(dims)))
-    }
-}
-
 /// What a step takes.
 struct Cost {
     milliseconds: f64,
@@ -79,9 +48,8 @@ struct Cost {
 }
 
 fn measure<B: AutodiffBackend>(
-    layer: &Layer<B>,
+    layer: &SparseMultiHeadAttention<B>,
     x: &Tensor<B, 3>,
-    method: Option<&ResearchAttention<B>>,
     steps: usize,
 ) -> Result<Cost, Box<dyn Error>> {
     let (mut times, mut bytes) = (Vec::new(), usize::MAX);
@@ -90,7 +58,8 @@ fn measure<B: AutodiffBackend>(
         let before = ALLOCATOR.current_usage();
         ALLOCATOR.reset_peak_usage();
         let start = Instant::now();
-        let loss = layer.forward(x.clone(), method)?.powi_scalar(2).mean();
+        let output = layer.try_forward(MhaInput::self_attn(x.clone()).causal())?;
+        let loss = output.context.powi_scalar(2).mean();
         let gradients = GradientsParams::from_grads(loss.backward(), layer);
         // A device may still be at work; the gradient of the first weight comes last.
         let last = gradients.get::<B::InnerBackend, 2>(layer.query.weight.id).map(|gradient| gradient.into_data());
@@ -115,10 +84,10 @@ fn main() -> ExitCode {
 
 fn run<B: AutodiffBackend>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let device = B::Device::default();
-    let layer = Layer::<B>::new(&device);
-    let registry = MaskerRegistry::<B>::new();
+    let config = SparseMultiHeadAttentionConfig::new(HEADS * HEAD_DIM, HEADS).with_dropout(0.0);
     let method = format!(r#"[{{"type": "sink", "sink_size": {SINK}}}, {{"type": "local", "window_size": {WINDOW}}}]"#);
-    let method = registry.research_attention(&method, &device)?;
+    let sparse = config.clone().with_maskers(MaskerChainConfig::from_json(&method)?).try_init::<B>(&device)?;
+    let dense = config.try_init::<B>(&device)?;
     println!(
         "{} threads, {HEADS} heads of {HEAD_DIM}, sink {SINK}, window {WINDOW}, causal\n",
         rayon::current_num_threads()
@@ -129,18 +98,18 @@ fn run<B: AutodiffBackend>(arguments: &Arguments) -> Result<(), Box<dyn Error>> 
     );
     for &tokens in &arguments.tokens {
         let x = Tensor::<B, 3>::random([1, tokens, HEADS * HEAD_DIM], Distribution::Normal(0.0, 1.0), &device);
-        let sparse = measure(&layer, &x, Some(&method), arguments.steps)?;
-        let dense = (tokens <= arguments.dense).then(|| measure(&layer, &x, None, arguments.steps)).transpose()?;
-        let beside = |value: fn(&Cost) -> f64| match &dense {
-            Some(dense) => format!("{:>11.1} {:>6.3}", value(dense), value(&sparse) / value(dense)),
+        let found = measure(&sparse, &x, arguments.steps)?;
+        let beside = (tokens <= arguments.dense).then(|| measure(&dense, &x, arguments.steps)).transpose()?;
+        let ratio = |value: fn(&Cost) -> f64| match &beside {
+            Some(dense) => format!("{:>11.1} {:>6.3}", value(dense), value(&found) / value(dense)),
             None => format!("{:>11} {:>6}", "-", "-"),
         };
         println!(
             "{tokens:>7} {:>11.1} {} {:>11.1} {}",
-            sparse.milliseconds,
-            beside(|cost| cost.milliseconds),
-            sparse.bytes as f64 / 1e6,
-            beside(|cost| cost.bytes as f64 / 1e6),
+            found.milliseconds,
+            ratio(|cost| cost.milliseconds),
+            found.bytes as f64 / 1e6,
+            ratio(|cost| cost.bytes as f64 / 1e6),
         );
     }
     Ok(())

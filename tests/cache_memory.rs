@@ -1,14 +1,15 @@
-//! What a token costs in a long cache: no copy of the past, in memory or in time. Alone in its program, since it counts
-//! all that is allocated.
+//! What a token costs in a long cache: no copy of the past, and nothing of its length beside the scores of the heads at
+//! work. Alone in its program, since it counts all that is allocated.
 #![cfg(feature = "flex")]
 
 mod common;
 
 use std::time::Instant;
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Distribution, Tensor, backend::Backend};
 use common::*;
 use peak_alloc::PeakAlloc;
+use serde_json::json;
 use sparse_attention_hub::{
     nn::{GroupedQueryAttentionConfig, KvCache, RotaryEncodingConfig},
     prelude::*,
@@ -69,11 +70,48 @@ fn check<B: Backend>(name: &str) {
     }
 }
 
+/// A decode step that keeps a fixed number of keys takes as much memory beside any past, but for one row of scores for
+/// each thread.
+fn check_steps<B: Backend>(name: &str) {
+    let device = B::Device::default();
+    let threads = rayon::current_num_threads();
+    let sizes = Sizes::new(1, 8, 4, 1, LENGTH, 64);
+    for scorer in [json!({"type": "oracle"}), hash(&sizes), channels(&sizes), json!({"type": "pages", "page_size": 16})]
+    {
+        let heavy = json!({"type": "top_k", "heavy_size": 64, "scorer": scorer});
+        let method = json!([{"type": "sink", "sink_size": 16}, {"type": "local", "window_size": 64}, heavy]);
+        let attention = MaskerRegistry::<B>::new().research_attention(&method.to_string(), &device).unwrap();
+        let step = |length: usize| {
+            let room = length + 8;
+            let random = |heads, length| Tensor::<B, 4>::random([1, heads, length, 64], Distribution::Default, &device);
+            let (queries, keys, values) = (random(8, 1), random(4, room), random(4, room));
+            let mut state = LayerState::new(1);
+            let steps = (length..room).map(|length| {
+                let part = |tensor: &Tensor<B, 4>| tensor.clone().slice_dim(2, 0..length);
+                let inputs =
+                    AttentionInputs::new(queries.clone(), part(&keys), part(&values)).unwrap().causal().unwrap();
+                extra(|| attention.forward(&inputs, &mut state, Requested::default()).unwrap()).1
+            });
+            // The first step fills the state, and a state that is full doubles.
+            steps.min().unwrap()
+        };
+        let (short, long) = (step(LENGTH / 8), step(LENGTH));
+        println!("{name}: {}: {short} bytes at {} keys, {long} at {LENGTH}", scorer["type"], LENGTH / 8);
+        // Scores, and the places of the keys that are left to choose from.
+        let row = (LENGTH - LENGTH / 8) * (size_of::<f32>() + size_of::<u32>());
+        assert!(long <= short + threads * row + (16 << 10), "{name}: {heavy} takes {short} bytes, then {long}");
+    }
+}
+
 /// One test for all: another thread's allocations would count.
 #[test]
 fn a_token_does_not_copy_the_past() {
     check::<burn_flex::Flex>("flex");
     #[cfg(feature = "ndarray")]
-    check::<burn_ndarray::NdArray>("ndarray");
+    {
+        check::<burn_ndarray::NdArray>("ndarray");
+        check_steps::<burn_ndarray::NdArray>("ndarray");
+    }
+    check_steps::<burn_flex::Flex>("flex");
     let _ = generator(0);
 }

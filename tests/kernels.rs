@@ -12,7 +12,7 @@ use sparse_attention_hub::{
 };
 
 use common::{
-    SIZES, Sizes, UNKEPT_NAN, can, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor,
+    METHODS, SIZES, Sizes, UNKEPT_NAN, can, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor,
 };
 
 on_each_backend!(
@@ -260,22 +260,29 @@ fn other_types_of_numbers<B: Backend>() {
     }
 }
 
-/// The same values to the last bit, however many threads there are.
+/// The same values to the last bit, however many threads there are: dense attention, and every method.
 fn threads_do_not_matter<B: Backend>() {
-    let sizes = Sizes::new(1, 8, 2, 3, 4099, 60);
+    let sizes = Sizes::new(1, 4, 2, 3, 2053, 60);
     let inputs = inputs::<B>(sizes, 1).causal().unwrap();
     let registry = MaskerRegistry::<B>::new();
-    let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "oracle_top_k", "heavy_size": 0.1},
-                     {"type": "random_sampling", "sampling_rate": 0.1}]"#;
-    let attention = registry.research_attention(method, &Default::default()).unwrap();
+    let methods = METHODS.iter().map(|method| (method.config)(&sizes)).collect::<Vec<_>>();
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let sparse = attention.forward(&inputs, &mut LayerState::new(3), ALL).unwrap().attention.output;
-            (host(&sparse), host(&dense_attention(&inputs, ALL).output))
+            let sparse = methods.iter().map(|method| {
+                let method = serde_json::json!([{"type": "sink", "sink_size": 4}, method]).to_string();
+                let attention = registry.research_attention(&method, &Default::default()).unwrap();
+                host(&attention.forward(&inputs, &mut LayerState::new(3), ALL).unwrap().attention.output)
+            });
+            let dense = host(&dense_attention(&inputs, ALL).output);
+            sparse.chain([dense]).collect::<Vec<_>>()
         })
     };
     let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(5));
+    for threads in [2, 5] {
+        for (at, (found, wanted)) in run(threads).into_iter().zip(&one).enumerate() {
+            let what = methods.get(at).map_or("dense".to_owned(), |method| method.to_string());
+            assert_eq!(&found, wanted, "{what} on {threads} threads");
+        }
+    }
 }

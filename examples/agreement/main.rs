@@ -17,7 +17,7 @@ use std::{
 
 use burn::tensor::{DType, backend::Backend};
 use clap::Parser;
-use measure::{Row, dense, method};
+use measure::{OF_BURN, Row, dense, method, of_burn};
 use problem::Problem;
 use sparse_attention_hub::{
     backend::{self, COMPILED, Work},
@@ -111,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     if let Some(path) = &arguments.json {
         let file = std::fs::File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        serde_json::to_writer_pretty(file, &study.rows)?;
+        serde_json::to_writer_pretty(file, &serde_json::json!({"rows": study.rows}))?;
     }
     match study.rows.iter().find(|row| row.failure.is_some()) {
         Some(row) => Err(format!("{} does not work on {}", row.method, row.backend).into()),
@@ -146,6 +146,11 @@ impl Work for &mut Study<'_> {
             self.rows.push(row);
         };
         add(dense(&backend, &problem, arguments));
+        match catch_unwind(AssertUnwindSafe(|| of_burn(&backend, &problem, arguments))) {
+            Ok(Ok(row)) => add(row),
+            // It is only there to be compared with.
+            _ => println!("{OF_BURN:<22} does not run here"),
+        }
         for file in &self.methods {
             let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
             let kept = self.kept.get(&name);

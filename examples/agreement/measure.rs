@@ -1,6 +1,10 @@
 use std::{collections::BTreeSet, error::Error, path::Path, time::Instant};
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{
+    Tensor,
+    backend::{Backend, ops::AttentionModuleOptions},
+    module::attention,
+};
 use serde::Serialize;
 use serde_json::Value;
 use sparse_attention_hub::{attention::AttentionError, kernels::native_path, mask::Csr, prelude::*};
@@ -42,6 +46,9 @@ impl Row {
     }
 }
 
+/// The name of the row of burn's own attention.
+pub const OF_BURN: &str = "dense, of burn";
+
 /// Dense attention.
 pub fn dense<B: Backend>(backend: &str, problem: &Problem<B>, arguments: &Arguments) -> Row {
     let inputs = &problem.recorded;
@@ -57,6 +64,42 @@ pub fn dense<B: Backend>(backend: &str, problem: &Problem<B>, arguments: &Argume
         milliseconds: problem.step.as_ref().and_then(|inputs| milliseconds(arguments.steps, || step(inputs)).ok()),
         on_host: "nothing".to_owned(),
     }
+}
+
+/// Dense attention as burn has it, for the last query, which sees every key: on libtorch torch's
+/// `scaled_dot_product_attention`. Keys and values are repeated for the heads of a group before it is timed, since not
+/// every backend takes fewer.
+pub fn of_burn<B: Backend>(backend: &str, problem: &Problem<B>, arguments: &Arguments) -> Result<Row, Box<dyn Error>> {
+    let attend = |inputs: &AttentionInputs<B>| {
+        let MaskShape { batch, heads, keys, .. } = inputs.mask_shape();
+        let repeated = |tensor: &Tensor<B, 4>| {
+            let [_, kv_heads, _, width] = tensor.dims();
+            let groups = [batch, kv_heads, heads / kv_heads, keys, width];
+            tensor.clone().unsqueeze_dim::<5>(2).expand(groups).reshape([batch, heads, keys, width])
+        };
+        let (queries, keys, values) = (inputs.queries().clone(), repeated(inputs.keys()), repeated(inputs.values()));
+        let scale = Some(inputs.scale());
+        move || {
+            let options = AttentionModuleOptions { scale, ..Default::default() };
+            attention(queries.clone(), keys.clone(), values.clone(), None, None, options)
+        }
+    };
+    let queries = problem.recorded.mask_shape().queries;
+    let last = problem.recorded.narrow_queries(queries - 1..queries)?;
+    let everything = Mask::<B>::full(last.mask_shape(), &problem.device).to_csr();
+    let step = problem.step.as_ref().map(|inputs| {
+        let step = attend(inputs);
+        milliseconds(arguments.steps, || Ok(step()))
+    });
+    Ok(Row {
+        backend: backend.to_owned(),
+        method: OF_BURN.to_owned(),
+        failure: None,
+        error: largest_error(&last, &everything, &attend(&last)()),
+        rows_that_differ: 0.0,
+        milliseconds: step.transpose()?,
+        on_host: "nothing".to_owned(),
+    })
 }
 
 /// A method, and the keys that it kept.

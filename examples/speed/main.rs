@@ -1,10 +1,13 @@
 //! How fast the methods are beside dense attention and beside what memory allows.
 //!
-//! `cargo run --release --features ndarray --example speed -- --json speed.json`
+//! `cargo run --release --features ndarray --example speed -- --json speed.json`, and as a picture
+//! `cargo run --release --features plot --example speed -- --line --plot speed.svg`
 
 mod bandwidth;
 mod cases;
 mod measure;
+#[cfg(feature = "plot")]
+mod picture;
 mod table;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
@@ -44,6 +47,10 @@ struct Arguments {
     /// A line of cases from 4,096 to 131,072 keys instead of the table
     #[arg(long)]
     line: bool,
+    /// Draw the milliseconds over the keys into this SVG file; for `--line`
+    #[cfg(feature = "plot")]
+    #[arg(long, requires = "line")]
+    plot: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -75,6 +82,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     rows.extend(backend::<burn_flex::Flex>("flex", arguments, &cases, &probe)?);
     #[cfg(feature = "ndarray")]
     rows.extend(backend::<burn_ndarray::NdArray>("ndarray", arguments, &cases, &probe)?);
+    #[cfg(feature = "plot")]
+    if let Some(path) = &arguments.plot {
+        picture::draw(&rows, path)?;
+    }
     if let Some(file) = json {
         serde_json::to_writer_pretty(file, &json!({"rows": rows}))?;
     }

@@ -40,7 +40,7 @@ pub struct Row {
 }
 
 /// A prefill is run this often.
-const PREFILLS: usize = 3;
+const PREFILLS: usize = 7;
 
 /// Up to so many pairs, dense attention runs beside a prefill.
 const DENSE_PAIRS: usize = 1 << 30;

@@ -9,7 +9,7 @@ use crate::{
 /// What a backend can do natively. `None` from those that may give it means that it cannot, there and then: generic tensor
 /// operations do it instead, which are the reference that native kernels are tested against.
 pub trait SparseBackend: Backend {
-    /// Borrows a tensor of four dimensions from the memory of the host, if it lies there.
+    /// Borrows a tensor of up to four dimensions from the memory of the host, if it lies there.
     fn host_tensor(tensor: FloatTensor<Self>) -> Option<Box<dyn HostTensor>> {
         let _ = tensor;
         None

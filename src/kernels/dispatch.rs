@@ -112,8 +112,8 @@ pub(super) fn table<B: Backend>() -> Option<Table<B>> {
     registered.as_ref()?.get(&TypeId::of::<B>())?.downcast_ref::<Table<B>>().copied()
 }
 
-/// A tensor borrowed from the memory of the host, if it lies there.
-pub(crate) fn host_tensor<B: Backend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn HostTensor>> {
+/// A tensor of up to four dimensions, borrowed from the memory of the host, if it lies there.
+pub(crate) fn host_tensor<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Option<Box<dyn HostTensor>> {
     let table = table::<B>()?;
     match tensor.clone().into_primitive() {
         TensorPrimitive::Float(tensor) => (table.host_tensor)(tensor),

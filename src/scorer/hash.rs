@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{f64::consts::FRAC_1_SQRT_2, path::PathBuf};
 
 use burn::{
     module::Module,
@@ -6,9 +6,11 @@ use burn::{
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use statrs::function::erf::erf;
 
 use super::{
     HashWeights, RowScorer, Scorer, ScorerConfig,
+    hash_weights::FEW,
     keys::{Host, Seen, all_scores, truncate},
 };
 use crate::{
@@ -60,6 +62,16 @@ impl Activation {
             Self::Silu => activation::silu(x),
             Self::Relu => activation::relu(x),
             Self::Gelu => activation::gelu(x),
+            Self::Tanh => x.tanh(),
+        }
+    }
+
+    /// The same for a number.
+    pub(super) fn of(self, x: f32) -> f32 {
+        match self {
+            Self::Silu => x / (1.0 + (-x).exp()),
+            Self::Relu => x.max(0.0),
+            Self::Gelu => x * (1.0 + erf(f64::from(x) * FRAC_1_SQRT_2) as f32) / 2.0,
             Self::Tanh => x.tanh(),
         }
     }
@@ -164,12 +176,19 @@ impl<B: Backend> Hash<B> {
             memory.by_head = vec![Vec::new(); heads];
         }
         if !new.is_empty() {
-            let keys = Host::of_range(inputs.keys(), new).to_tensor::<B>(&inputs.device());
-            let signs = weights.key.forward(repeat_heads(keys, shape.heads), self.activation);
-            let packed = pack_signs(&Host::of(&signs));
+            let keys = Host::of_range(inputs.keys(), new);
+            let signs = weights.key.of_few(&keys, shape.heads, self.activation).unwrap_or_else(|| {
+                let keys = repeat_heads(keys.to_tensor::<B>(&inputs.device()), shape.heads);
+                Host::of(&weights.key.forward(keys, self.activation))
+            });
+            let packed = pack_signs(&signs);
             memory.by_head.iter_mut().zip(packed).for_each(|(known, new)| known.extend(new));
         }
-        let signs = Host::of(&weights.query.forward(inputs.queries().clone(), self.activation));
+        let few = match shape.queries {
+            ..=FEW => weights.query.of_few(&Host::of(inputs.queries()), shape.heads, self.activation),
+            _ => None,
+        };
+        let signs = few.unwrap_or_else(|| Host::of(&weights.query.forward(inputs.queries().clone(), self.activation)));
         Ok(HashRows {
             bits: signs.dims[3],
             group: shape.heads / inputs.kv_heads(),

@@ -9,13 +9,18 @@ use burn::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
+use rayon::prelude::*;
 
-use super::{Activation, HashConfig};
+use super::{Activation, HashConfig, keys::Host};
 use crate::{
     FileError,
     attention::AttentionError,
+    kernels::{Heads, HostTensor, cpu::add_products, host_tensor},
     tensor_file::{self, TensorFile},
 };
+
+/// So many vectors of a head are few: up to here [HeadPerceptrons::of_few] is faster than a product of matrices.
+pub(super) const FEW: usize = 8;
 
 /// A matrix and a bias for each query head: one layer of [HeadPerceptrons].
 #[derive(Module, Debug)]
@@ -53,6 +58,45 @@ impl<B: Backend> HeadPerceptrons<B> {
             let x = if index == 0 { x } else { activation.apply(x) };
             x.matmul(layer.matrix.val().unsqueeze()) + layer.bias.val().unsqueeze_dim::<3>(1).unsqueeze::<4>()
         })
+    }
+
+    /// The same for so few vectors of each head, as in a decode step, that reading the weights is all the work: on the
+    /// host, from where the weights lie, for `heads` which share the vectors of key-value heads. `None` where there are
+    /// more vectors, or the weights lie elsewhere or are not f32.
+    pub(super) fn of_few(&self, x: &Host, heads: usize, activation: Activation) -> Option<Host> {
+        let [batch, kv_heads, length, width] = x.dims;
+        if length > FEW {
+            return None;
+        }
+        let tensors =
+            self.layers.iter().map(|layer| Some((host_tensor(&layer.matrix.val())?, host_tensor(&layer.bias.val())?)));
+        let tensors = tensors.collect::<Option<Vec<_>>>()?;
+        let layers =
+            tensors.iter().map(|(matrix, bias)| in_f32(matrix.as_ref(), bias.as_ref())).collect::<Option<Vec<_>>>()?;
+        let forward = |at: usize| {
+            let (sequence, head) = (at / heads, at % heads);
+            let vectors = x.head(sequence * kv_heads + head / (heads / kv_heads)).to_vec();
+            layers.iter().enumerate().fold(vectors, |mut vectors, (index, (matrix, bias))| {
+                if index > 0 {
+                    vectors.iter_mut().for_each(|x| *x = activation.of(*x));
+                }
+                let width = bias.len() / heads;
+                let mut sums = bias[head * width..][..width].repeat(length);
+                add_products(&vectors, matrix[head], width, &mut sums);
+                sums
+            })
+        };
+        let values = (0..batch * heads).into_par_iter().map(forward).collect::<Vec<_>>().concat();
+        let width = self.layers.last().map_or(width, |layer| layer.matrix.dims()[2]);
+        Some(Host::new(values, [batch, heads, length, width]))
+    }
+}
+
+/// A matrix for each head, and the biases of all, if they are f32.
+fn in_f32<'a>(matrix: &'a dyn HostTensor, bias: &'a dyn HostTensor) -> Option<(Vec<&'a [f32]>, Vec<f32>)> {
+    match (matrix.heads(), bias.heads()) {
+        (Heads::F32(matrix), Heads::F32(bias)) => Some((matrix, bias.concat())),
+        _ => None,
     }
 }
 

@@ -23,6 +23,11 @@ impl Host {
         Self::of_range(tensor, 0..length)
     }
 
+    /// Numbers one after the other.
+    pub fn new(values: Vec<f32>, dims: [usize; 4]) -> Self {
+        Self { values, dims }
+    }
+
     /// Some positions of a tensor. Only these are read where the tensor lies on the host.
     pub fn of_range<B: Backend>(tensor: &Tensor<B, 4>, positions: Range<usize>) -> Self {
         let [batch, heads, _, width] = tensor.dims();

@@ -5,7 +5,7 @@ use burn::tensor::{
 use burn_flex::{Flex, FlexTensor};
 use half::{bf16, f16};
 
-use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward};
+use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward, host::of_four};
 use crate::{
     attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
@@ -15,7 +15,7 @@ use crate::{
 impl SparseBackend for Flex {
     fn host_tensor(tensor: FloatTensor<Self>) -> Option<Box<dyn HostTensor>> {
         let known = matches!(tensor.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16);
-        (known && tensor.layout().num_dims() == 4).then(|| {
+        (known && (2..=4).contains(&tensor.layout().num_dims())).then(|| {
             let gapless = heads_without_gaps(&tensor);
             Box::new(if gapless { tensor } else { tensor.to_contiguous() }) as Box<dyn HostTensor>
         })
@@ -98,12 +98,13 @@ fn copy<T: Copy>(from: &[T], to: &mut [T], length: usize, places: impl Iterator<
 fn heads_without_gaps(tensor: &FlexTensor) -> bool {
     let layout = tensor.layout();
     let (dims, strides) = (layout.shape().to_vec(), layout.strides());
-    strides[3] == 1 && strides[2] == dims[3] as isize && strides[..2].iter().all(|&stride| stride >= 0)
+    let (outer, inner) = strides.split_at(strides.len() - 2);
+    *inner == [dims[dims.len() - 1] as isize, 1] && outer.iter().all(|&stride| stride >= 0)
 }
 
 impl HostTensor for FlexTensor {
     fn dims(&self) -> [usize; 4] {
-        self.layout().shape().dims()
+        of_four(self.layout().shape())
     }
 
     fn heads(&self) -> Heads<'_> {
@@ -117,8 +118,11 @@ impl HostTensor for FlexTensor {
 }
 
 fn slices<'a, T>(tensor: &FlexTensor, storage: &'a [T]) -> Vec<&'a [T]> {
-    let [batch, heads, length, width] = tensor.layout().shape().dims();
-    let (start, strides) = (tensor.layout().start_offset(), tensor.layout().strides());
+    let [batch, heads, length, width] = tensor.dims();
+    let (start, mut strides) = (tensor.layout().start_offset(), [0; 4]);
+    // A dimension that is not there has one place, and no way to a next.
+    let known = tensor.layout().strides();
+    strides[4 - known.len()..].copy_from_slice(known);
     let head = |at: usize| {
         let (batch, head) = (at / heads, at % heads);
         let first = start + batch * strides[0].unsigned_abs() + head * strides[1].unsigned_abs();

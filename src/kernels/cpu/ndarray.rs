@@ -2,7 +2,7 @@ use burn::tensor::{TensorMetadata, ops::FloatTensor};
 use burn_ndarray::{FloatNdArrayElement, IntNdArrayElement, NdArray, NdArrayTensor, QuantElement, SharedArray};
 use ndarray::{ArrayView, Axis, IxDyn, Slice};
 
-use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward};
+use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward, host::of_four};
 use crate::{
     attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
@@ -14,7 +14,7 @@ where
     NdArrayTensor: From<SharedArray<E>> + From<SharedArray<I>>,
 {
     fn host_tensor(tensor: FloatTensor<Self>) -> Option<Box<dyn HostTensor>> {
-        if tensor.shape().num_dims() != 4 {
+        if !(2..=4).contains(&tensor.shape().num_dims()) {
             return None;
         }
         let gapless = match tensor {
@@ -75,7 +75,7 @@ where
 
 impl HostTensor for NdArrayTensor {
     fn dims(&self) -> [usize; 4] {
-        self.shape().dims()
+        of_four(&self.shape())
     }
 
     fn heads(&self) -> Heads<'_> {
@@ -95,7 +95,10 @@ fn before<T>(mut array: SharedArray<T>, dim: usize, end: usize) -> SharedArray<T
 }
 
 /// The heads of an array, if each lies without gaps.
-fn slices<T>(array: ArrayView<'_, T, IxDyn>) -> Option<Vec<&[T]>> {
+fn slices<T>(mut array: ArrayView<'_, T, IxDyn>) -> Option<Vec<&[T]>> {
+    while array.ndim() < 4 {
+        array = array.insert_axis(Axis(0));
+    }
     let [batch, heads, ..] = *array.shape() else { return None };
     let head = |at: usize| {
         let head = array.clone().index_axis_move(Axis(0), at / heads).index_axis_move(Axis(0), at % heads);

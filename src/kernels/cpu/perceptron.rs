@@ -1,0 +1,38 @@
+use pulp::{Arch, Simd, WithSimd};
+
+use super::products::{TILE, add_weighted};
+
+/// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `matrix`
+/// `[width_in, width_out]`, `sums` `[some, width_out]`. The matrix is read once, from where it lies.
+pub(crate) fn add_products(vectors: &[f32], matrix: &[f32], width_out: usize, sums: &mut [f32]) {
+    Arch::new().dispatch(AddProducts { vectors, matrix, width_out, sums });
+}
+
+struct AddProducts<'a> {
+    vectors: &'a [f32],
+    matrix: &'a [f32],
+    width_out: usize,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for AddProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { vectors, matrix, width_out, sums } = self;
+        let width_in = matrix.len() / width_out;
+        let mut weights = Vec::with_capacity(vectors.len() / width_in * TILE);
+        for (first, rows) in (0..width_in).step_by(TILE).zip(matrix.chunks(TILE * width_out)) {
+            let mut tile = [&[][..]; TILE];
+            tile.iter_mut().zip(rows.chunks_exact(width_out)).for_each(|(tile, row)| *tile = row);
+            let count = rows.len() / width_out;
+            weights.clear();
+            for vector in vectors.chunks_exact(width_in) {
+                weights.extend_from_slice(&vector[first..first + count]);
+            }
+            // The machine fetches rows that follow each other ahead by itself.
+            add_weighted::<f32, S, f32>(simd, &weights, &tile[..count], sums, &[]);
+        }
+    }
+}
