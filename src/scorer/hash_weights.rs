@@ -19,7 +19,7 @@ use crate::{
     tensor_file::{self, TensorFile},
 };
 
-/// So many vectors of a head are few: up to here [HeadPerceptrons::of_few] is faster than a product of matrices.
+/// So many vectors of a head are few: reading the weights is then most of the work. Measured at one vector, a decode step.
 pub(super) const FEW: usize = 8;
 
 /// A matrix and a bias for each query head: one layer of [HeadPerceptrons].
