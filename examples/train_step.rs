@@ -7,11 +7,14 @@ use std::{error::Error, process::ExitCode, time::Instant};
 use burn::{
     backend::Autodiff,
     optim::GradientsParams,
-    tensor::{Distribution, Tensor, backend::AutodiffBackend},
+    tensor::{
+        Distribution, Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
 };
 use clap::Parser;
 use sparse_attention_hub::{
-    backend::Selected,
+    backend::{self, Work},
     nn::{MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig},
     prelude::*,
 };
@@ -38,6 +41,12 @@ struct Arguments {
     /// Steps of each, of which the median counts
     #[arg(long, default_value_t = 5)]
     steps: usize,
+    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
+    #[arg(long)]
+    backend: Option<String>,
+    /// A device of the backend, such as cpu, cuda:0 or discrete:0
+    #[arg(long)]
+    device: Option<String>,
 }
 
 /// What a step takes.
@@ -73,7 +82,10 @@ fn measure<B: AutodiffBackend>(
 }
 
 fn main() -> ExitCode {
-    match run::<Autodiff<Selected>>(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let steps = Steps { arguments: &arguments };
+    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), steps);
+    match done.map_err(Into::into).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -82,22 +94,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run<B: AutodiffBackend>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let device = B::Device::default();
+struct Steps<'a> {
+    arguments: &'a Arguments,
+}
+
+impl Work for Steps<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        println!("{} on {}", B::name(&device), backend::describe::<B>(&device));
+        run::<Autodiff<B>>(self.arguments, &device)
+    }
+}
+
+fn run<B: AutodiffBackend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let config = SparseMultiHeadAttentionConfig::new(HEADS * HEAD_DIM, HEADS).with_dropout(0.0);
     let method = format!(r#"[{{"type": "sink", "sink_size": {SINK}}}, {{"type": "local", "window_size": {WINDOW}}}]"#);
-    let sparse = config.clone().with_maskers(MaskerChainConfig::from_json(&method)?).try_init::<B>(&device)?;
-    let dense = config.try_init::<B>(&device)?;
-    println!(
-        "{} threads, {HEADS} heads of {HEAD_DIM}, sink {SINK}, window {WINDOW}, causal\n",
-        rayon::current_num_threads()
-    );
+    let sparse = config.clone().with_maskers(MaskerChainConfig::from_json(&method)?).try_init::<B>(device)?;
+    let dense = config.try_init::<B>(device)?;
+    println!("{HEADS} heads of {HEAD_DIM}, sink {SINK}, window {WINDOW}, causal\n");
     println!(
         "{:>7} {:>11} {:>11} {:>6} {:>11} {:>11} {:>6}",
         "tokens", "sparse ms", "dense ms", "x", "sparse MB", "dense MB", "x"
     );
     for &tokens in &arguments.tokens {
-        let x = Tensor::<B, 3>::random([1, tokens, HEADS * HEAD_DIM], Distribution::Normal(0.0, 1.0), &device);
+        let x = Tensor::<B, 3>::random([1, tokens, HEADS * HEAD_DIM], Distribution::Normal(0.0, 1.0), device);
         let found = measure(&sparse, &x, arguments.steps)?;
         let beside = (tokens <= arguments.dense).then(|| measure(&dense, &x, arguments.steps)).transpose()?;
         let ratio = |value: fn(&Cost) -> f64| match &beside {

@@ -6,7 +6,7 @@
 mod data;
 mod model;
 
-use std::time::Instant;
+use std::{error::Error, process::ExitCode, time::Instant};
 
 use burn::{
     backend::Autodiff,
@@ -14,12 +14,15 @@ use burn::{
     nn::loss::CrossEntropyLossConfig,
     optim::{AdamConfig, GradientsParams, Optimizer},
     record::{FullPrecisionSettings, NamedMpkFileRecorder},
-    tensor::{Device, ElementConversion, Int, Tensor, backend::Backend},
+    tensor::{ElementConversion, Int, Tensor, backend::Backend},
 };
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Classifier, DenseClassifier, Encoder, SparseClassifier};
-use sparse_attention_hub::{backend::Selected, masker::MaskerChainConfig};
+use sparse_attention_hub::{
+    backend::{self, Work},
+    masker::MaskerChainConfig,
+};
 
 /// Trains a dense text classifier, and runs it sparse.
 #[derive(Debug, Parser)]
@@ -45,6 +48,12 @@ struct Arguments {
     /// The seed of the parameters and the texts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray.
+    #[arg(long)]
+    backend: Option<String>,
+    /// A device of the backend, such as cpu, cuda:0 or discrete:0.
+    #[arg(long)]
+    device: Option<String>,
 }
 
 /// Some steps of training on texts of one length.
@@ -74,13 +83,37 @@ const METHODS: [(&str, &str); 3] = [
 /// Seeds far from those of training.
 const HELD_OUT: u64 = 1 << 32;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let drop_in = DropIn { arguments: &arguments };
+    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), drop_in);
+    match done.map_err(Into::into).flatten() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct DropIn<'a> {
+    arguments: &'a Arguments,
+}
+
+impl Work for DropIn<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        run::<B>(self.arguments, &device)
+    }
+}
+
+fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     if !(SHORT.0..=model::LONGEST).contains(&arguments.words) {
         return Err(format!("--words is {}, but must be in {}..={}", arguments.words, SHORT.0, model::LONGEST).into());
     }
-    let device = Default::default();
-    let dense = train(&arguments, &device).valid();
+    println!("{} on {}", B::name(device), backend::describe::<B>(device));
+    let dense = train::<B>(arguments, device).valid();
 
     let file = std::env::temp_dir().join(format!("drop_in-{}.mpk", std::process::id()));
     let recorder = NamedMpkFileRecorder::<FullPrecisionSettings>::new();
@@ -90,21 +123,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "What changes in the code: `TransformerEncoder` becomes `SparseTransformerEncoder`, and the causal mask a word."
     );
     println!("\n{:<28}{:>10}{:>12}{:>16}", "", "accuracy", "ms a text", "times as fast");
-    let (accuracy, dense_time) = judge(&dense, &arguments, &device);
+    let (accuracy, dense_time) = judge(&dense, arguments, device);
     print_line("burn, dense", accuracy, dense_time, dense_time);
     for (name, method) in METHODS {
-        let sparse = SparseClassifier::<Selected>::new(MaskerChainConfig::from_json(method)?, &device)?;
-        let sparse = sparse.load_file(&file, &recorder, &device)?;
-        let (accuracy, time) = judge(&sparse, &arguments, &device);
+        let sparse = SparseClassifier::<B>::new(MaskerChainConfig::from_json(method)?, device)?;
+        let sparse = sparse.load_file(&file, &recorder, device)?;
+        let (accuracy, time) = judge(&sparse, arguments, device);
         print_line(name, accuracy, time, dense_time);
     }
     std::fs::remove_file(&file)?;
     Ok(())
 }
 
-fn train(arguments: &Arguments, device: &Device<Selected>) -> DenseClassifier<Autodiff<Selected>> {
-    Autodiff::<Selected>::seed(device, arguments.seed);
-    let mut model = DenseClassifier::<Autodiff<Selected>>::new(device);
+fn train<B: Backend>(arguments: &Arguments, device: &B::Device) -> DenseClassifier<Autodiff<B>> {
+    Autodiff::<B>::seed(device, arguments.seed);
+    let mut model = DenseClassifier::<Autodiff<B>>::new(device);
     let mut optimizer = AdamConfig::new().init();
     let loss = CrossEntropyLossConfig::new().init(device);
     let Arguments { words, batch, short_steps, long_steps, learning_rate, .. } = *arguments;
@@ -136,17 +169,17 @@ fn train(arguments: &Arguments, device: &Device<Selected>) -> DenseClassifier<Au
 }
 
 /// Accuracy on texts that training has not seen, and milliseconds a text.
-fn judge<E: Encoder<Selected> + Module<Selected>>(
-    model: &Classifier<Selected, E>,
+fn judge<B: Backend, E: Encoder<B> + Module<B>>(
+    model: &Classifier<B, E>,
     arguments: &Arguments,
-    device: &Device<Selected>,
+    device: &B::Device,
 ) -> (f64, f64) {
     let (mut right, mut seconds) = (0, 0.0);
     let batches = arguments.texts.div_ceil(arguments.batch);
     for batch in 0..batches as u64 {
-        let texts = data::texts::<Selected>(arguments.batch, arguments.words, HELD_OUT + batch, device);
+        let texts = data::texts::<B>(arguments.batch, arguments.words, HELD_OUT + batch, device);
         let start = Instant::now();
-        let answers: Tensor<Selected, 1, Int> = model.forward(texts.words).argmax(1).squeeze_dim(1);
+        let answers: Tensor<B, 1, Int> = model.forward(texts.words).argmax(1).squeeze_dim(1);
         right += answers.equal(texts.labels).int().sum().into_scalar().elem::<i64>();
         seconds += start.elapsed().as_secs_f64();
     }

@@ -2,13 +2,12 @@
 
 use std::{error::Error, path::Path};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use serde_json::json;
 use sparse_attention_hub::{
-    backend::Selected,
     eval::Recording,
     masker::TopK,
     prelude::*,
@@ -22,12 +21,12 @@ const HEAVY: Size = Size::Fraction(1.0 / 16.0);
 
 /// Untrained signatures of the better kind: the same random hyperplanes for queries and keys, so that two vectors agree
 /// in a bit the more likely the smaller the angle between them is.
-pub fn hyperplanes(layer: &Layer, seed: u64) -> LayerPerceptrons<Selected> {
+pub fn hyperplanes<B: Backend>(layer: &Layer<B>, seed: u64) -> LayerPerceptrons<B> {
     let [_, heads, _, head_dim] = layer.held_out.queries().dims();
     let bits = shape().hat_bits;
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let numbers = (0..heads * head_dim * bits).map(|_| StandardNormal.sample(&mut rng)).collect::<Vec<f32>>();
-    let device = Default::default();
+    let device = layer.held_out.queries().device();
     let matrix = Tensor::from_data(TensorData::new(numbers, [heads, head_dim, bits]), &device);
     let part = || HeadPerceptrons::new([(matrix.clone(), Tensor::zeros([heads, bits], &device))]);
     LayerPerceptrons { query: part(), key: part() }
@@ -35,7 +34,7 @@ pub fn hyperplanes(layer: &Layer, seed: u64) -> LayerPerceptrons<Selected> {
 
 /// Loads the weights by a method's description, as a user does, and compares them with random ones where values are
 /// recorded: on a prompt of 4,096 tokens, twice as long as what was trained on.
-pub fn report(file: &Path, random: HashWeights<Selected>) -> Result<(), Box<dyn Error>> {
+pub fn report<B: Backend>(file: &Path, random: HashWeights<B>, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let file = std::path::absolute(file)?;
     let method = json!([
         {"type": "sink", "sink_size": SINK_AND_WINDOW},
@@ -45,9 +44,9 @@ pub fn report(file: &Path, random: HashWeights<Selected>) -> Result<(), Box<dyn 
          "hat_mlp_activation": shape().hat_mlp_activation, "hat_weights": file},
     ]);
     let registry = MaskerRegistry::new();
-    let trained = registry.research_attention(&method.to_string(), &Default::default())?;
-    let context = registry.context(&Default::default());
-    let heavy: Box<dyn Masker<Selected>> = Box::new(TopK::new(HEAVY, Hash::new(random.clone(), Activation::Silu))?);
+    let trained = registry.research_attention(&method.to_string(), device)?;
+    let context = registry.context(device);
+    let heavy: Box<dyn Masker<B>> = Box::new(TopK::new(HEAVY, Hash::new(random.clone(), Activation::Silu))?);
     let mut maskers = Vec::new();
     for fixed in &method.as_array().map_or(Vec::new(), Vec::clone)[..2] {
         maskers.push(registry.masker(fixed, &context)?);
@@ -63,7 +62,7 @@ pub fn report(file: &Path, random: HashWeights<Selected>) -> Result<(), Box<dyn 
             println!("| {layer} | no values are recorded for this layer, so there is no output to compare | | | | |");
             continue;
         }
-        let inputs = Recording::open(&recording, &Default::default())?.inputs;
+        let inputs = Recording::<B>::open(&recording, device)?.inputs;
         let random = random_attention.report(&inputs, &mut LayerState::new(0))?;
         let trained = trained.report(&inputs, &mut LayerState::new(0))?;
         println!(

@@ -20,14 +20,12 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use sparse_attention_hub::{
     attention::AttentionError,
-    backend::Selected,
+    backend::{self, Work},
     eval::TopKRecall,
     prelude::*,
     scorer::{Activation, Hash, HashConfig, HashWeights, LayerPerceptrons},
     train::HashDistillationConfig,
 };
-
-type Training = Autodiff<Selected>;
 
 /// Trains HashAttention's signatures on queries and keys of a model, and shows what they find on text held out.
 #[derive(Debug, Parser)]
@@ -48,6 +46,12 @@ struct Arguments {
     /// Folder of queries and keys, NAME_layerNUMBER.safetensors
     #[arg(long)]
     data: Option<PathBuf>,
+    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
+    #[arg(long)]
+    backend: Option<String>,
+    /// A device of the backend, such as cpu, cuda:0 or discrete:0
+    #[arg(long)]
+    device: Option<String>,
 }
 
 /// The perceptrons, as the paper has them.
@@ -62,7 +66,10 @@ pub fn shape() -> HashConfig {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let distil = Distil { arguments: &arguments };
+    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), distil);
+    match done.map_err(Into::into).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -77,11 +84,23 @@ pub fn find(name: &str) -> PathBuf {
     if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+struct Distil<'a> {
+    arguments: &'a Arguments,
+}
+
+impl Work for Distil<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        run::<B>(self.arguments, &device)
+    }
+}
+
+fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data/qk_text"));
-    let layers = data::read(&folder)?;
+    let layers = data::read::<B>(&folder, device)?;
     // Before the work, so that minutes of it are not lost to a misspelt folder.
-    let saved = initial(arguments, &layers)?;
+    let saved = initial(arguments, &layers, device)?;
     saved.save(arguments.out.clone())?;
     println!(
         "Signatures of {} bits; recall of the exact top 32 within a sixteenth of the keys, outside of a sink and a \
@@ -99,7 +118,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let seconds = start.elapsed().as_secs_f64();
         rows.push(Row {
             layer: layer.number,
-            random: recall(layer, &random(layer, arguments.seed))?,
+            random: recall(layer, &random::<B, B>(layer, arguments.seed))?,
             hyperplanes: recall(layer, &check::hyperplanes(layer, arguments.seed))?,
             before: recall(layer, &first.valid())?,
             after: recall(layer, &weights)?,
@@ -112,30 +131,35 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     trained.save(arguments.out.clone())?;
     table(&rows);
     println!("\nwrote {}", arguments.out.display());
-    let random = HashWeights::new(layers.iter().map(|layer| (layer.number, random(layer, arguments.seed))));
-    check::report(&arguments.out, random)
+    let random = HashWeights::new(layers.iter().map(|layer| (layer.number, random::<B, B>(layer, arguments.seed))));
+    check::report(&arguments.out, random, device)
 }
 
 /// The weights to start from. They are made on the backend that trains: what is made on another is frozen.
-fn initial(arguments: &Arguments, layers: &[Layer]) -> Result<HashWeights<Training>, Box<dyn Error>> {
+fn initial<B: Backend>(
+    arguments: &Arguments,
+    layers: &[Layer<B>],
+    device: &B::Device,
+) -> Result<HashWeights<Autodiff<B>>, Box<dyn Error>> {
     match &arguments.resume {
-        Some(file) => Ok(HashWeights::from_file(file.clone(), &shape(), &Default::default())?),
+        Some(file) => Ok(HashWeights::from_file(file.clone(), &shape(), device)?),
         None => Ok(HashWeights::new(layers.iter().map(|layer| (layer.number, random(layer, arguments.seed))))),
     }
 }
 
 /// Untrained perceptrons.
-fn random<B: Backend>(layer: &Layer, seed: u64) -> LayerPerceptrons<B> {
-    let [_, heads, _, head_dim] = layer.held_out.queries().dims();
-    LayerPerceptrons::random(&shape(), heads, head_dim, seed + layer.number as u64, &Default::default())
+fn random<B: Backend, R: Backend<Device = B::Device>>(layer: &Layer<B>, seed: u64) -> LayerPerceptrons<R> {
+    let queries = layer.held_out.queries();
+    let [_, heads, _, head_dim] = queries.dims();
+    LayerPerceptrons::random(&shape(), heads, head_dim, seed + layer.number as u64, &queries.device())
 }
 
 /// The perceptrons after some steps, and the mean loss of the first and of the last tenth of them.
-fn train(
+fn train<B: Backend>(
     arguments: &Arguments,
-    layer: &Layer,
-    first: LayerPerceptrons<Training>,
-) -> Result<(LayerPerceptrons<Selected>, [f64; 2]), Box<dyn Error>> {
+    layer: &Layer<B>,
+    first: LayerPerceptrons<Autodiff<B>>,
+) -> Result<(LayerPerceptrons<B>, [f64; 2]), Box<dyn Error>> {
     let config = HashDistillationConfig::new();
     let mut trainer = config.init(first, Activation::Silu)?;
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(arguments.seed);
@@ -158,7 +182,7 @@ fn train(
             chunks.shuffle(&mut rng);
             continue;
         };
-        let inputs: &AttentionInputs<Selected> = &layer.train[piece];
+        let inputs: &AttentionInputs<B> = &layer.train[piece];
         let rows = start..(start + config.chunk_size).min(inputs.mask_shape().queries);
         if let Some(loss) = trainer.step(&inputs.narrow_queries(rows)?)? {
             losses.push(loss);
@@ -174,7 +198,7 @@ fn train(
 }
 
 /// Recall on the second half of the held-out piece, where the budget is at least twice the target.
-fn recall(layer: &Layer, perceptrons: &LayerPerceptrons<Selected>) -> Result<f64, AttentionError> {
+fn recall<B: Backend>(layer: &Layer<B>, perceptrons: &LayerPerceptrons<B>) -> Result<f64, AttentionError> {
     let queries = layer.held_out.mask_shape().queries;
     let hash = Hash::new(HashWeights::new([(layer.number, perceptrons.clone())]), Activation::Silu);
     TopKRecall::default().measure(&hash, &layer.held_out.narrow_queries(queries / 2..queries)?)

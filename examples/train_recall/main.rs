@@ -4,15 +4,18 @@
 //! `cargo run --release --features train,plot --example train_recall`
 
 mod data;
+mod first_weights;
 mod model;
 mod progress;
 mod training;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
+use burn::tensor::backend::Backend;
 use clap::Parser;
 use data::Task;
 use sparse_attention_hub::{
+    backend::{self, Work},
     masker::MaskerChainConfig,
     plot::{LinePlot, Scale},
 };
@@ -31,9 +34,18 @@ struct Arguments {
     /// Seed of the data, of the first weights and of the methods that draw
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Folder for the plots and the logs of the learner
+    /// Folder for the plots, and for the logs and checkpoints of the learner
     #[arg(long, default_value = "target/train_recall")]
     out: PathBuf,
+    /// Go on from the checkpoints in the folder
+    #[arg(long)]
+    resume: bool,
+    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
+    #[arg(long)]
+    backend: Option<String>,
+    /// A device of the backend, such as cpu, cuda:0 or discrete:0
+    #[arg(long)]
+    device: Option<String>,
     /// Show burn's dashboard instead of a progress bar
     #[arg(long)]
     dashboard: bool,
@@ -57,7 +69,10 @@ const METHODS: [(&str, &str); 3] = [
 ];
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let recall = Recall { arguments: &arguments };
+    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), recall);
+    match done.map_err(Into::into).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -66,7 +81,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+struct Recall<'a> {
+    arguments: &'a Arguments,
+}
+
+impl Work for Recall<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        run::<B>(self.arguments, &device)
+    }
+}
+
+fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    let described = backend::describe::<B>(device);
     std::fs::create_dir_all(&arguments.out)
         .map_err(|error| format!("cannot write to {}: {error}", arguments.out.display()))?;
     let sequences = Sequences {
@@ -79,14 +107,17 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let Task { vocabulary, length, pairs } = TASK;
     println!(
-        "Recall of {pairs} pairs in {length} tokens of {vocabulary}; {} sequences, {} passes, seed {}\n",
-        arguments.sequences, arguments.passes, arguments.seed
+        "Recall of {pairs} pairs in {length} tokens of {vocabulary}; {} sequences, {} passes, seed {}; {} on {described}\n",
+        arguments.sequences,
+        arguments.passes,
+        arguments.seed,
+        B::name(device)
     );
     println!("| trained | loss, first and last pass | accuracy | density | output error | seconds |");
     println!("|---|---|---|---|---|---|");
     let mut runs = Vec::new();
     for (name, method) in &methods {
-        let run = train(arguments, &TASK, &sequences, name, method)?;
+        let run = train::<B>(arguments, &TASK, &sequences, name, method, device)?;
         let last = |values: &[f64]| values.last().copied().unwrap_or(f64::NAN);
         println!(
             "| {name} | {:.3}, {:.3} | {:.1} % | {:.1} % | {:.3} | {:.0} |",
@@ -107,7 +138,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     println!("| trained | {} |", methods.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | "));
     println!("|---|{}", "---|".repeat(methods.len()));
     for ((name, _), run) in methods.iter().zip(&runs) {
-        let row = methods.iter().map(|(_, method)| Ok(format!("{:.1}", accuracy(&run.model, method, &test)?)));
+        let row = methods.iter().map(|(_, method)| Ok(format!("{:.1}", accuracy(&run.model, method, &test, device)?)));
         println!("| {name} | {} |", row.collect::<Result<Vec<_>, Box<dyn Error>>>()?.join(" | "));
     }
     let names = methods.iter().map(|(name, _)| *name).collect::<Vec<_>>();
@@ -120,7 +151,14 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn lines(title: &str, y: &str, scale: Scale, names: &[&str], runs: &[Run], of: impl Fn(&Run) -> &[f64]) -> LinePlot {
+fn lines<B: Backend>(
+    title: &str,
+    y: &str,
+    scale: Scale,
+    names: &[&str],
+    runs: &[Run<B>],
+    of: impl Fn(&Run<B>) -> &[f64],
+) -> LinePlot {
     let plot = LinePlot::new(title).x("passes over the training data", Scale::Linear).y(y, scale);
     names.iter().zip(runs).fold(plot, |plot, (name, run)| {
         plot.line(*name, (1..).zip(of(run)).map(|(pass, value)| (f64::from(pass), *value)))

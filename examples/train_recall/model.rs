@@ -21,7 +21,10 @@ use sparse_attention_hub::{
     train::{DensityInput, OutputErrorInput},
 };
 
-use crate::data::{Batch, Task};
+use crate::{
+    data::{Batch, Task},
+    first_weights::first_weights,
+};
 
 const WIDTH: usize = 64;
 const HEADS: usize = 2;
@@ -64,13 +67,14 @@ impl<B: Backend> RecallModel<B> {
             })
         };
         let embedding = |count| EmbeddingConfig::new(count, WIDTH).init(device);
-        Ok(Self {
+        let model = Self {
             tokens: embedding(task.vocabulary),
             positions: embedding(task.length),
             blocks: (0..BLOCKS).map(block).collect::<Result<_, ConfigError>>()?,
             norm: LayerNormConfig::new(WIDTH).init(device),
             head: LinearConfig::new(WIDTH, task.vocabulary).init(device),
-        })
+        };
+        Ok(first_weights(model, seed))
     }
 
     /// The same weights under another method.

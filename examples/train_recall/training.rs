@@ -5,15 +5,16 @@ use std::{error::Error, path::Path};
 use burn::{
     backend::Autodiff,
     optim::AdamWConfig,
+    record::{FullPrecisionSettings, NamedMpkFileRecorder},
     tensor::{ElementConversion, backend::Backend},
     train::{
         Learner, SupervisedTraining,
+        checkpoint::KeepLastNCheckpoints,
         logger::{FileMetricLogger, MetricLogger},
         metric::{AccuracyMetric, LossMetric, store::Split},
     },
 };
 use sparse_attention_hub::{
-    backend::Selected,
     masker::MaskerChainConfig,
     train::{DensityMetric, OutputErrorMetric},
 };
@@ -25,8 +26,6 @@ use crate::{
     progress::Progress,
 };
 
-type Training = Autodiff<Selected>;
-
 const BATCH: usize = 32;
 const LEARNING_RATE: f64 = 2e-3;
 
@@ -37,8 +36,8 @@ pub struct Sequences {
 }
 
 /// A trained model and its course.
-pub struct Run {
-    pub model: RecallModel<Selected>,
+pub struct Run<B: Backend> {
+    pub model: RecallModel<B>,
     /// Mean loss of each pass over the training data.
     pub losses: Vec<f64>,
     /// Accuracy, density and output error on held-out sequences after each pass.
@@ -48,34 +47,46 @@ pub struct Run {
     pub seconds: f64,
 }
 
-/// Trains a model with a method in its attention; the logs of burn's learner go to a folder.
-pub fn train(
+/// Trains a model with a method in its attention; logs and checkpoints of burn's learner go to a folder.
+pub fn train<B: Backend>(
     arguments: &Arguments,
     task: &Task,
     sequences: &Sequences,
     name: &str,
     method: &MaskerChainConfig,
-) -> Result<Run, Box<dyn Error>> {
-    let device = Default::default();
+    device: &B::Device,
+) -> Result<Run<B>, Box<dyn Error>> {
     // The same first weights and the same order of the data for every method.
-    Training::seed(&device, arguments.seed);
-    let model = RecallModel::<Training>::new(task, method, arguments.seed, &device)?;
+    let model = RecallModel::<Autodiff<B>>::new(task, method, arguments.seed, device)?;
     let folder = arguments.out.join(name);
-    // What an earlier run logged there would be appended to.
-    for logs in ["train", "valid"].map(|split| folder.join(split)).iter().filter(|logs| logs.exists()) {
-        std::fs::remove_dir_all(logs)?;
-    }
+    let done = match arguments.resume {
+        true => last_checkpoint(&folder),
+        false => {
+            for earlier in ["train", "valid", "checkpoint"].map(|part| folder.join(part)) {
+                if earlier.exists() {
+                    std::fs::remove_dir_all(earlier)?;
+                }
+            }
+            None
+        }
+    };
     let start = std::time::Instant::now();
     let training = SupervisedTraining::new(
         &folder,
-        loader::<Training>(sequences.train.clone(), BATCH, Some(arguments.seed)),
-        loader::<Selected>(sequences.held_out.clone(), BATCH, None),
+        loader::<Autodiff<B>>(sequences.train.clone(), BATCH, Some(arguments.seed)),
+        loader::<B>(sequences.held_out.clone(), BATCH, None),
     )
     .metrics((LossMetric::new(), AccuracyMetric::new()))
     .metric_valid_numeric(DensityMetric::new())
     .metric_valid_numeric(OutputErrorMetric::new())
     .num_epochs(arguments.passes)
+    .with_file_checkpointer(NamedMpkFileRecorder::<FullPrecisionSettings>::new())
+    .with_checkpointing_strategy(KeepLastNCheckpoints::new(1))
     .with_application_logger(None);
+    let training = match done {
+        Some(pass) => training.checkpoint(pass),
+        None => training,
+    };
     let training = match arguments.dashboard {
         true => training,
         // The progress bar has the terminal to itself.
@@ -94,6 +105,16 @@ pub fn train(
     })
 }
 
+/// The last pass after which all was saved.
+fn last_checkpoint(folder: &Path) -> Option<usize> {
+    let folder = folder.join("checkpoint");
+    let names = std::fs::read_dir(&folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let passes = names.filter_map(|name| name.strip_prefix("model-")?.strip_suffix(".mpk")?.parse().ok());
+    let whole =
+        |pass: &usize| ["optim", "scheduler"].iter().all(|part| folder.join(format!("{part}-{pass}.mpk")).exists());
+    passes.filter(whole).max()
+}
+
 /// The mean of a metric in each pass, from the learner's logs.
 fn logged(folder: &Path, metric: &str, split: Split, passes: usize) -> Result<Vec<f64>, Box<dyn Error>> {
     let mut logs = FileMetricLogger::new(folder);
@@ -108,14 +129,15 @@ fn logged(folder: &Path, metric: &str, split: Split, passes: usize) -> Result<Ve
 }
 
 /// The accuracy of a model under a method, in percent.
-pub fn accuracy(
-    model: &RecallModel<Selected>,
+pub fn accuracy<B: Backend>(
+    model: &RecallModel<B>,
     method: &MaskerChainConfig,
     sequences: &[Sequence],
+    device: &B::Device,
 ) -> Result<f64, Box<dyn Error>> {
-    let model = model.clone().with_method(method, &Default::default())?;
+    let model = model.clone().with_method(method, device)?;
     let (mut right, mut all) = (0.0, 0);
-    for batch in loader::<Selected>(sequences.to_vec(), BATCH, None).iter() {
+    for batch in loader::<B>(sequences.to_vec(), BATCH, None).to_device(device).iter() {
         let output = model.classify(batch);
         let [places, _] = output.output.dims();
         let named = output.output.argmax(1).reshape([places]);

@@ -193,6 +193,11 @@ fn add_block<R: Real, S: Simd, T, const Q: usize, const V: usize>(
     let lanes = size_of::<R::Vector<S>>() / size_of::<R>();
     // The part of the rows ahead that corresponds, so that requests are spread over the work.
     let part = first * lanes..(first + V) * lanes;
+    for row in ahead.iter().take(count) {
+        if let Some(row) = row.get(part.clone()) {
+            prefetch(row);
+        }
+    }
     let mut totals = [[R::splat(simd, R::ZERO); V]; Q];
     let mut lists = [&weights[..count]; Q];
     for query in 0..Q {
@@ -202,11 +207,9 @@ fn add_block<R: Real, S: Simd, T, const Q: usize, const V: usize>(
             totals[query][at] = sums[at];
         }
     }
-    for (key, vectors) in vectors.iter().enumerate() {
-        let vectors = &vectors[first..first + V];
-        if let Some(row) = ahead.get(key).and_then(|row| row.get(part.clone())) {
-            prefetch(row);
-        }
+    // Nothing but products here: with the requests between them, sums were kept on the stack.
+    for key in 0..count {
+        let vectors = &vectors[key][first..first + V];
         for query in 0..Q {
             let weight = R::splat(simd, lists[query][key]);
             for at in 0..V {
