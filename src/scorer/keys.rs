@@ -32,6 +32,10 @@ impl Host {
     pub fn of_range<B: Backend>(tensor: &Tensor<B, 4>, positions: Range<usize>) -> Self {
         let [batch, heads, _, width] = tensor.dims();
         let dims = [batch, heads, positions.len(), width];
+        if positions.is_empty() {
+            // CUDA refuses to start a kernel over nothing.
+            return Self { values: Vec::new(), dims };
+        }
         let on_host = host_tensor(tensor);
         let values = match on_host.as_ref().map(|host| host.heads()) {
             Some(Heads::F32(heads)) => {
