@@ -2,7 +2,7 @@
 
 mod common;
 
-use burn::tensor::{DType, backend::Backend};
+use burn::tensor::backend::Backend;
 use common::*;
 use sparse_attention_hub::{
     masker::ConfigError,
@@ -156,8 +156,8 @@ fn linear_and_dynamic_scaling<B: Backend>() {
 fn halves_of_other_types_are_rotated_in_f32() {
     let rotary = config(10_000.0).init(4).unwrap();
     let heads = tensor::<burn_flex::Flex>(&[1.0, 2.0, 3.0, 4.0], [1, 1, 1, 4]);
-    let half = rotary.forward(heads.clone().cast(DType::F16), 3);
-    assert_eq!(half.dtype(), DType::F16);
+    let half = rotary.forward(heads.clone().cast(burn::tensor::DType::F16), 3);
+    assert_eq!(half.dtype(), burn::tensor::DType::F16);
     let wanted = host(&rotary.forward(heads, 3)).into_iter().map(f64::from).collect::<Vec<_>>();
     assert_close(&host(&half), &wanted, 5e-4, "f16");
 }

@@ -269,7 +269,7 @@ fn saved_weights_come_back<B: Backend>() {
 #[test]
 fn metrics_are_means_over_heads() {
     use sparse_attention_hub::mask::{Mask, Pattern};
-    type B = burn_flex::Flex;
+    type B = common::OnHost;
     let metadata = MetricMetadata {
         progress: burn::data::dataloader::Progress { items_processed: 1, items_total: 1 },
         global_progress: burn::data::dataloader::Progress { items_processed: 0, items_total: 1 },
