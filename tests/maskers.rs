@@ -2,7 +2,7 @@
 
 mod common;
 
-use burn::tensor::backend::Backend;
+use burn::tensor::{DType, backend::Backend};
 use common::*;
 use serde_json::{Value, json};
 use sparse_attention_hub::masker::ConfigError;
@@ -15,6 +15,7 @@ on_each_backend!(
     selectors_leave_hidden_keys_alone,
     nothing_visible_gives_zero,
     a_decode_step_keeps_what_the_prefill_kept,
+    half_precision_chooses_as_its_numbers_do_in_f32,
     samplers_can_replace,
     budgets_are_kept,
     two_samplers_are_refused,
@@ -167,6 +168,32 @@ fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
 
 /// Drawn with replacement, the weights of a row stand for the whole population: `sum of 1 / weight = population` in
 /// expectation, and exactly, since every draw counts `population / draws`.
+/// What is chosen by is computed in f32, whatever the inputs are stored in.
+fn half_precision_chooses_as_its_numbers_do_in_f32<B: Backend>() {
+    let sizes = Sizes::new(1, 4, 2, 31, 63, 12);
+    let single = inputs::<B>(sizes, 5);
+    for dtype in [DType::F16, DType::BF16] {
+        if !computes_in::<B>(dtype) {
+            continue;
+        }
+        let rounded = |single: &AttentionInputs<B>, dtype| {
+            let [queries, keys, values] =
+                [single.queries(), single.keys(), single.values()].map(|tensor| tensor.clone().cast(dtype));
+            AttentionInputs::new(queries, keys, values).unwrap().causal().unwrap()
+        };
+        let half = rounded(&single, dtype);
+        let same_numbers = rounded(&half, DType::F32);
+        for method in &METHODS {
+            let kept = |inputs| {
+                let mask = Mask::empty(sizes.mask_shape(), &B::Device::default());
+                let masker = masker::<B>((method.config)(&sizes));
+                masker.add(inputs, &mut LayerState::new(1), mask).unwrap().to_csr()
+            };
+            assert_eq!(kept(&half), kept(&same_numbers), "{} in {dtype:?}", (method.config)(&sizes));
+        }
+    }
+}
+
 fn samplers_can_replace<B: Backend>() {
     let sizes = Sizes::new(1, 8, 1, 5, 111, 12);
     let inputs = inputs::<B>(sizes, 2);

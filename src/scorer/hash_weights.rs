@@ -54,6 +54,11 @@ impl<B: Backend> HeadPerceptrons<B> {
     /// - x: `[batch, heads, length, width_in]`
     /// - output: `[batch, heads, length, width_out]`
     pub fn forward(&self, x: Tensor<B, 4>, activation: Activation) -> Tensor<B, 4> {
+        // Vectors in half precision meet weights in f32.
+        let x = match self.layers.first().map(|layer| layer.matrix.val().dtype()) {
+            Some(dtype) if dtype != x.dtype() => x.cast(dtype),
+            _ => x,
+        };
         self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
             let x = if index == 0 { x } else { activation.apply(x) };
             x.matmul(layer.matrix.val().unsqueeze()) + layer.bias.val().unsqueeze_dim::<3>(1).unsqueeze::<4>()
