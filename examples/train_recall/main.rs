@@ -37,7 +37,7 @@ struct Arguments {
     /// Folder for the plots, and for the logs and checkpoints of the learner
     #[arg(long, default_value = "target/train_recall")]
     out: PathBuf,
-    /// Go on from the checkpoints in the folder
+    /// Keep the models in the folder that are trained to the end; one that was cut short is trained anew
     #[arg(long)]
     resume: bool,
     /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray

@@ -59,17 +59,15 @@ pub fn train<B: Backend>(
     // The same first weights and the same order of the data for every method.
     let model = RecallModel::<Autodiff<B>>::new(task, method, arguments.seed, device)?;
     let folder = arguments.out.join(name);
-    let done = match arguments.resume {
-        true => last_checkpoint(&folder),
-        false => {
-            for earlier in ["train", "valid", "checkpoint"].map(|part| folder.join(part)) {
-                if earlier.exists() {
-                    std::fs::remove_dir_all(earlier)?;
-                }
+    // burn's learner takes up a training in the middle, but logs its passes from 1 again.
+    let done = arguments.resume && is_done(&folder, arguments.passes);
+    if !done {
+        for earlier in ["train", "valid", "checkpoint"].map(|part| folder.join(part)) {
+            if earlier.exists() {
+                std::fs::remove_dir_all(earlier)?;
             }
-            None
         }
-    };
+    }
     let start = std::time::Instant::now();
     let training = SupervisedTraining::new(
         &folder,
@@ -83,10 +81,8 @@ pub fn train<B: Backend>(
     .with_file_checkpointer(NamedMpkFileRecorder::<FullPrecisionSettings>::new())
     .with_checkpointing_strategy(KeepLastNCheckpoints::new(1))
     .with_application_logger(None);
-    let training = match done {
-        Some(pass) => training.checkpoint(pass),
-        None => training,
-    };
+    // After the last pass none is left to do.
+    let training = if done { training.checkpoint(arguments.passes) } else { training };
     let training = match arguments.dashboard {
         true => training,
         // The progress bar has the terminal to itself.
@@ -105,14 +101,10 @@ pub fn train<B: Backend>(
     })
 }
 
-/// The last pass after which all was saved.
-fn last_checkpoint(folder: &Path) -> Option<usize> {
-    let folder = folder.join("checkpoint");
-    let names = std::fs::read_dir(&folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let passes = names.filter_map(|name| name.strip_prefix("model-")?.strip_suffix(".mpk")?.parse().ok());
-    let whole =
-        |pass: &usize| ["optim", "scheduler"].iter().all(|part| folder.join(format!("{part}-{pass}.mpk")).exists());
-    passes.filter(whole).max()
+/// Whether all was saved after the last pass.
+fn is_done(folder: &Path, passes: usize) -> bool {
+    let saved = |part: &str| folder.join("checkpoint").join(format!("{part}-{passes}.mpk")).exists();
+    ["model", "optim", "scheduler"].into_iter().all(saved)
 }
 
 /// The mean of a metric in each pass, from the learner's logs.

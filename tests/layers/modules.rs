@@ -45,7 +45,8 @@ fn layers_are_modules() {
     assert_eq!(parameters::<AB, _>(&forked), wanted);
     let moved = encoder.clone().to_device(&device);
     assert_eq!(parameters::<AB, _>(&moved), wanted);
-    assert_eq!(encoder.devices(), [device.clone()]);
+    let devices = encoder.devices();
+    assert!(devices.len() == 1 && devices[0] == device, "{devices:?}");
     let frozen = encoder.clone().no_grad();
     assert!(!frozen.layers[0].mha.query.weight.val().is_require_grad());
     let loaded = config.init::<AB>(&device).load_record(encoder.clone().into_record());
