@@ -23,9 +23,10 @@ pub type Attend<B> = fn(&AttentionInputs<B>, &Mask<B>) -> Leaf<B>;
 
 /// Sums in another order, of 450 terms in the longest case, relative to the largest gradient. On ndarray it is the
 /// reference that is off: its gradient of a division multiplies with up to three reciprocals, which burn-ndarray takes
-/// from an instruction that may be wrong by 1.5 / 2^12.
+/// from an instruction that may be wrong by 1.5 / 2^12, and what they multiply are products of two vectors of 61 numbers
+/// at most, up to 15 in size, that cancel. flex, with the same kernels, is held to the first.
 pub fn f32_tolerance<B: Backend>() -> f64 {
-    if B::name(&B::Device::default()).contains("ndarray") { 3.0 * 1.5 / 4096.0 } else { 2e-5 }
+    if B::name(&B::Device::default()).contains("ndarray") { 15.0 * 3.0 * 1.5 / 4096.0 } else { 2e-5 }
 }
 
 pub fn masked<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf<B> {
