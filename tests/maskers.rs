@@ -166,8 +166,6 @@ fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
     }
 }
 
-/// Drawn with replacement, the weights of a row stand for the whole population: `sum of 1 / weight = population` in
-/// expectation, and exactly, since every draw counts `population / draws`.
 /// What is chosen by is computed in f32, whatever the inputs are stored in.
 fn half_precision_chooses_as_its_numbers_do_in_f32<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 31, 63, 12);
@@ -194,6 +192,8 @@ fn half_precision_chooses_as_its_numbers_do_in_f32<B: Backend>() {
     }
 }
 
+/// Drawn with replacement, the weights of a row stand for the whole population: `sum of 1 / weight = population` in
+/// expectation, and exactly, since every draw counts `population / draws`.
 fn samplers_can_replace<B: Backend>() {
     let sizes = Sizes::new(1, 8, 1, 5, 111, 12);
     let inputs = inputs::<B>(sizes, 2);
