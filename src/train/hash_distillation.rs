@@ -4,7 +4,7 @@ use burn::{
     optim::{Adam, AdamConfig, GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{
         Tensor, TensorData,
-        activation::log_sigmoid,
+        activation::{log_sigmoid, sigmoid},
         backend::{AutodiffBackend, Backend},
     },
 };
@@ -161,7 +161,8 @@ impl<B: AutodiffBackend> HashDistillation<B> {
         self.layer.check(inputs.queries().dims(), inputs.keys().dims())?;
         let Some(target) = Target::of(&self.config, inputs)? else { return Ok(None) };
         let device = inputs.device();
-        let [of_positives, of_all] = [target.positives, target.all].map(|of| Tensor::<B, 4>::from_data(of, &device));
+        let [of_positives, of_all] =
+            [target.positives, target.all].map(|of| Tensor::<B::InnerBackend, 4>::from_data(of, &device));
         let relaxed = |x| match self.config.relaxation {
             Relaxation::Tanh => Tensor::tanh(x),
             Relaxation::StraightThrough => straight_through_sign(x),
@@ -172,9 +173,14 @@ impl<B: AutodiffBackend> HashDistillation<B> {
         let queries = relaxed(self.layer.query.forward(queries, self.activation));
         let keys = relaxed(self.layer.key.forward(keys, self.activation));
         let agreement = queries.matmul(keys.transpose());
-        // Cross-entropy of a positive is -ln sigmoid(x) = -ln sigmoid(-x) - x, of a negative -ln sigmoid(-x).
-        let loss = of_all * log_sigmoid(agreement.clone().neg()) + of_positives * agreement;
-        Ok(Some(loss.sum().neg()))
+        // Cross-entropy of a positive is -ln sigmoid(x) = -ln sigmoid(-x) - x, of a negative -ln sigmoid(-x). The slope is
+        // written down, because burn's takes reciprocals: on ndarray these are good for 12 bits, or for all where a
+        // buffer does not start at a multiple of a vector, so that no two trainings were the same.
+        let detached = agreement.clone().inner();
+        let value = of_all.clone() * log_sigmoid(detached.clone().neg()) + of_positives.clone() * detached.clone();
+        let slope = of_all * sigmoid(detached) - of_positives;
+        let sloped = (agreement * Tensor::from_inner(slope)).sum();
+        Ok(Some(Tensor::from_inner(value.sum().neg()) + (sloped.clone() - sloped.detach())))
     }
 }
 
