@@ -1,4 +1,4 @@
-//! Attention over bands and over lists of keys, in one pass.
+//! Attention over bands of keys, in one pass.
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    products::{TILE, score},
+    products::TILE,
     real::{Real, Stored},
-    softcap::soften,
-    softmax::Softmax,
+    softmax::{OnlineSoftmax, Softmax},
+    tile::{Buffers, Tile},
 };
 use crate::mask::Pattern;
 
@@ -18,10 +18,10 @@ const ROWS_AT_A_TIME: usize = 64;
 
 /// Work is cut into so many parts at least, if it is long enough. It does not depend on the number of threads, so that
 /// neither does the result.
-const PARTS: usize = 16;
+pub(super) const PARTS: usize = 16;
 
 /// The shortest part worth a task of its own, in tiles.
-const TILES_OF_A_PART: usize = 16;
+pub(super) const TILES_OF_A_PART: usize = 16;
 
 /// Queries, keys and values on the host.
 pub(crate) struct Problem<'a, T> {
@@ -66,14 +66,6 @@ impl<T: Stored> Problem<'_, T> {
         }
         scaled
     }
-
-    fn key(&self, kv_head: usize, key: usize) -> &[T] {
-        &self.keys[kv_head][key * self.head_dim..][..self.head_dim]
-    }
-
-    fn value(&self, kv_head: usize, key: usize) -> &[T] {
-        &self.values[kv_head][key * self.value_dim..][..self.value_dim]
-    }
 }
 
 /// A softmax for every query, `[heads, queries]`, heads over the batch.
@@ -105,7 +97,7 @@ pub(crate) fn band<T: Stored>(problem: &Problem<T>, pattern: Pattern) -> Rows<T:
         let task = BandTask { problem, pattern, unit: unit(at), tiles };
         (at, Arch::new().dispatch(task))
     });
-    gather_units(problem, done.collect(), |at| {
+    join_units(problem, done.collect(), |at| {
         let unit = unit(at);
         (unit.kv_head, unit.queries)
     })
@@ -139,27 +131,73 @@ struct BandTask<'a, T> {
     tiles: Range<usize>,
 }
 
+/// In so many places at once a part of the keys is read where a single query keeps all of it. The machine itself looks
+/// ahead of the places that are read, but of each no further than a page of memory: one place does not fill the memory's
+/// lines.
+const STREAMS: usize = 4;
+
+impl<T: Stored> BandTask<'_, T> {
+    /// The keys of the part, if a single query keeps all of them.
+    fn streams(&self) -> Option<Range<usize>> {
+        let Self { problem, pattern, unit, tiles } = self;
+        let keys = unit.tile(tiles.start).start..unit.tile(tiles.end - 1).end;
+        let in_one_piece = keys.len().div_ceil(TILE) == tiles.len();
+        let kept = |query| kept(problem, *pattern, query).iter().any(|kept| is_within(&keys, kept));
+        (unit.queries.len() == 1 && in_one_piece && kept(unit.queries.start)).then_some(keys)
+    }
+}
+
+/// The keys that a query keeps and sees.
+fn kept<T: Stored>(problem: &Problem<T>, pattern: Pattern, query: usize) -> [Range<usize>; 2] {
+    let seen = problem.seen(query);
+    pattern.row(query, problem.key_count).map(|kept| kept.start..kept.end.min(seen))
+}
+
+fn is_within(range: &Range<usize>, other: &Range<usize>) -> bool {
+    other.start <= range.start && range.end <= other.end
+}
+
+/// A tile out of all streams; what does not fill a tile comes last, in order.
+fn interleaved(keys: &Range<usize>, tile: usize) -> impl Iterator<Item = usize> {
+    const RUN: usize = TILE / STREAMS;
+    let tiles = keys.len() / TILE;
+    let rest = if tile < tiles { 0..0 } else { keys.start + tiles * TILE..keys.end };
+    let streams = if tile < tiles { STREAMS } else { 0 };
+    let first = keys.start + tile * RUN;
+    (0..streams * RUN).map(move |at| first + at / RUN * tiles * RUN + at % RUN).chain(rest)
+}
+
 impl<T: Stored> WithSimd for BandTask<'_, T> {
     type Output = Softmax<T::Real>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Softmax<T::Real> {
+        let rows = self.problem.group() * self.unit.queries.len();
+        let mut softmax = OnlineSoftmax::new(rows, self.problem.value_dim);
+        if self.tiles.is_empty() {
+            return softmax.finish();
+        }
+        let streams = self.streams();
         let Self { problem, pattern, unit, tiles } = self;
         let queries = problem.scaled(unit.kv_head, &unit.queries);
-        let rows = problem.group() * unit.queries.len();
-        let mut softmax = Softmax::new(rows, problem.value_dim);
         let mut scores = vec![T::Real::ZERO; rows * TILE];
-        let mut tile = Tile::new(problem);
+        let mut buffers = Buffers::new(problem);
+        let tile_at = |at: usize| match &streams {
+            Some(keys) => Tile::new(problem, unit.kv_head, interleaved(keys, at - tiles.start)),
+            None => Tile::new(problem, unit.kv_head, unit.tile(at)),
+        };
+        let mut tile = tile_at(tiles.start);
         for at in tiles.clone() {
+            let next = if at + 1 < tiles.end { tile_at(at + 1) } else { Tile::empty() };
             let range = unit.tile(at);
-            let scores = &mut scores[..rows * range.len()];
-            let next = if at + 1 < tiles.end { unit.tile(at + 1) } else { 0..0 };
-            tile.absorb(simd, unit.kv_head, range.clone(), next, &queries, scores, &mut softmax, |scores| {
+            let scores = &mut scores[..rows * tile.len()];
+            buffers.absorb(simd, problem, &tile, &next, &queries, scores, &mut softmax, |scores| {
+                if streams.is_some() {
+                    return;
+                }
                 for (row, scores) in scores.chunks_exact_mut(range.len()).enumerate() {
-                    let query = unit.queries.start + row % unit.queries.len();
-                    let seen = problem.seen(query);
-                    let kept = pattern.row(query, problem.key_count).map(|kept| kept.start..kept.end.min(seen));
-                    if kept.iter().any(|kept| kept.start <= range.start && range.end <= kept.end) {
+                    let kept = kept(problem, pattern, unit.queries.start + row % unit.queries.len());
+                    if kept.iter().any(|kept| is_within(&range, kept)) {
                         continue;
                     }
                     for (score, key) in scores.iter_mut().zip(range.clone()) {
@@ -169,172 +207,14 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
                     }
                 }
             });
+            tile = next;
         }
-        softmax
-    }
-}
-
-/// Lists of keys, as rows of a mask hold them.
-pub(crate) struct Lists<'a> {
-    /// `[heads, queries, width]`, heads over the batch; negative in unused slots.
-    pub indices: &'a [i32],
-    /// Likewise.
-    pub probability: &'a [f32],
-    pub width: usize,
-}
-
-impl Lists<'_> {
-    pub fn row(&self, row: usize) -> (&[i32], &[f32]) {
-        let range = row * self.width..(row + 1) * self.width;
-        (&self.indices[range.clone()], &self.probability[range])
-    }
-}
-
-/// Attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
-pub(crate) fn gather<T: Stored>(problem: &Problem<T>, lists: &Lists) -> Rows<T::Real> {
-    let (group, count) = (problem.group(), problem.query_count);
-    let units = problem.keys.len() * count;
-    let parts = PARTS.div_ceil(units).min(lists.width.div_ceil(TILE * TILES_OF_A_PART)).max(1);
-    let done = (0..units * parts).into_par_iter().map(|task| {
-        let (unit, part) = (task / parts, task % parts);
-        let (kv_head, query) = (unit / count, unit % count);
-        let share = lists.width.div_ceil(TILE).div_ceil(parts) * TILE;
-        let slots = (part * share).min(lists.width)..((part + 1) * share).min(lists.width);
-        let rows = (0..group).map(|head| {
-            let (indices, probability) = lists.row((kv_head * group + head) * count + query);
-            (&indices[slots.clone()], &probability[slots.clone()])
-        });
-        (unit, Arch::new().dispatch(GatherTask { problem, kv_head, query, rows: rows.collect() }))
-    });
-    gather_units(problem, done.collect(), |unit| (unit / count, unit % count..unit % count + 1))
-}
-
-struct GatherTask<'a, T> {
-    problem: &'a Problem<'a, T>,
-    kv_head: usize,
-    query: usize,
-    /// Keys and probabilities by head of the group.
-    rows: Vec<(&'a [i32], &'a [f32])>,
-}
-
-impl<T: Stored> WithSimd for GatherTask<'_, T> {
-    type Output = Softmax<T::Real>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Softmax<T::Real> {
-        let Self { problem, kv_head, query, rows } = self;
-        let queries = problem.scaled(kv_head, &(query..query + 1));
-        let group = rows.len();
-        let (head_dim, value_dim) = (problem.head_dim, problem.value_dim);
-        let seen = problem.seen(query);
-        let shared = rows.iter().all(|row| *row == rows[0]);
-        let heads_at_a_time = if shared { group } else { 1 };
-        let mut softmax = Softmax::new(0, value_dim.max(1));
-        let mut scores = vec![T::Real::ZERO; heads_at_a_time * TILE];
-        let mut tile = Tile::new(problem);
-        for (list, queries) in rows.iter().zip(queries.chunks_exact(heads_at_a_time * head_dim)) {
-            let mut sums = Softmax::new(heads_at_a_time, value_dim);
-            let (keys, log_probability) = used::<T::Real>(list, seen);
-            let sampled = !log_probability.is_empty();
-            for first in (0..keys.len()).step_by(TILE) {
-                let end = (first + TILE).min(keys.len());
-                let next = &keys[end..(end + TILE).min(keys.len())];
-                let (these, scores) = (&keys[first..end], &mut scores[..heads_at_a_time * (end - first)]);
-                let (these, next) = (these.iter().map(|&key| key as usize), next.iter().map(|&key| key as usize));
-                tile.absorb(simd, kv_head, these, next, queries, scores, &mut sums, |scores| {
-                    if sampled {
-                        for scores in scores.chunks_exact_mut(end - first) {
-                            let log_probability = &log_probability[first..end];
-                            scores.iter_mut().zip(log_probability).for_each(|(score, &log)| *score = score.sub(log));
-                        }
-                    }
-                });
-            }
-            softmax.maximum.extend(sums.maximum);
-            softmax.denominator.extend(sums.denominator);
-            softmax.numerator.extend(sums.numerator);
-        }
-        softmax
-    }
-}
-
-/// The keys of the used slots that are seen, and the logarithms of their probabilities, without these if all are 1.
-pub(super) fn used<R: Real>((indices, probability): &(&[i32], &[f32]), seen: usize) -> (Vec<u32>, Vec<R>) {
-    let is_used = |index: i32| index >= 0 && (index as usize) < seen;
-    let used = || indices.iter().zip(*probability).filter(|(index, _)| is_used(**index));
-    let keys = used().map(|(&index, _)| index as u32).collect();
-    let sampled = used().any(|(_, &probability)| probability != 1.0);
-    let logarithm = |&probability: &f32| R::of(f64::from(probability)).ln();
-    (keys, if sampled { used().map(|(_, probability)| logarithm(probability)).collect() } else { Vec::new() })
-}
-
-/// Buffers for the keys and values of a tile, where they must be widened.
-struct Tile<'a, T: Stored> {
-    problem: &'a Problem<'a, T>,
-    keys: Vec<T::Real>,
-    values: Vec<T::Real>,
-}
-
-impl<'a, T: Stored> Tile<'a, T> {
-    fn new(problem: &'a Problem<'a, T>) -> Self {
-        let buffer = |width| if T::AS_IT_IS { Vec::new() } else { vec![T::Real::ZERO; TILE * width] };
-        Self { problem, keys: buffer(problem.head_dim), values: buffer(problem.value_dim) }
-    }
-
-    /// Scores the keys of a tile, lets `drop` have a look at the scores, and adds up. The keys and values of the next tile
-    /// are asked for meanwhile: the machine itself looks ahead no further than a page of memory.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // What a tile is made of; a struct would only be taken apart again.
-    fn absorb<S: Simd>(
-        &mut self,
-        simd: S,
-        kv_head: usize,
-        tile: impl ExactSizeIterator<Item = usize> + Clone,
-        next: impl ExactSizeIterator<Item = usize> + Clone,
-        queries: &[T::Real],
-        scores: &mut [T::Real],
-        softmax: &mut Softmax<T::Real>,
-        drop: impl FnOnce(&mut [T::Real]),
-    ) {
-        let Self { problem, keys, values } = self;
-        let (count, coming) = (tile.len(), next.len());
-        let mut rows = [&[][..]; TILE];
-        let mut ahead = [&[][..]; TILE];
-        for (row, key) in ahead.iter_mut().zip(next.clone()) {
-            *row = problem.key(kv_head, key);
-        }
-        fill(&mut rows, keys, problem.head_dim, tile.clone().map(|key| problem.key(kv_head, key)));
-        score(simd, queries, &rows[..count], scores, &ahead[..coming]);
-        if let Some(cap) = problem.softcap {
-            soften(scores, cap);
-        }
-        drop(scores);
-        let mut rows = [&[][..]; TILE];
-        fill(&mut rows, values, problem.value_dim, tile.map(|key| problem.value(kv_head, key)));
-        for (row, key) in ahead.iter_mut().zip(next) {
-            *row = problem.value(kv_head, key);
-        }
-        softmax.absorb(simd, scores, &rows[..count], &ahead[..coming]);
-    }
-}
-
-#[inline(always)]
-pub(super) fn fill<'a, T: Stored>(
-    rows: &mut [&'a [T::Real]; TILE],
-    buffer: &'a mut [T::Real],
-    width: usize,
-    vectors: impl Iterator<Item = &'a [T]>,
-) {
-    let mut rest = buffer;
-    for (row, vector) in rows.iter_mut().zip(vectors) {
-        let (buffer, later) = std::mem::take(&mut rest).split_at_mut(if T::AS_IT_IS { 0 } else { width });
-        *row = T::widen(vector, buffer);
-        rest = later;
+        softmax.finish()
     }
 }
 
 /// Puts the softmaxes of units, each in parts and over `[heads of a group, queries of a block]`, in their places.
-fn gather_units<T: Stored>(
+pub(super) fn join_units<T: Stored>(
     problem: &Problem<T>,
     parts: Vec<(usize, Softmax<T::Real>)>,
     place: impl Fn(usize) -> (usize, Range<usize>),
@@ -357,4 +237,24 @@ fn gather_units<T: Stored>(
         }
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TILE, interleaved};
+
+    #[test]
+    fn streams_pass_by_every_key_once() {
+        for count in [1usize, 15, 16, 17, 63, 64, 111, 1000] {
+            let keys = 7..7 + count;
+            let tiles = (0..count.div_ceil(TILE)).map(|tile| interleaved(&keys, tile).collect::<Vec<_>>());
+            let tiles = tiles.collect::<Vec<_>>();
+            assert!(tiles[..count / TILE].iter().all(|tile| tile.len() == TILE));
+            let mut all = tiles.concat();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(keys));
+        }
+        let tile = interleaved(&(0..1000), 1).collect::<Vec<_>>();
+        assert_eq!(tile, [4, 5, 6, 7, 252, 253, 254, 255, 500, 501, 502, 503, 748, 749, 750, 751]);
+    }
 }

@@ -4,7 +4,8 @@ use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive, backend::Backend}
 
 use super::{
     Heads, HostTensor, Real, Stored,
-    attend::{Lists, Problem, band, gather},
+    attend::{Problem, band},
+    gather::{Lists, gather},
     softmax::Softmax,
 };
 use crate::{

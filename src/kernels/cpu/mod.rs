@@ -3,6 +3,7 @@
 mod attend;
 mod backward;
 mod bridge;
+mod gather;
 mod host;
 mod perceptron;
 mod prefetch;
@@ -12,6 +13,7 @@ mod scores;
 mod select;
 mod softcap;
 mod softmax;
+mod tile;
 
 #[cfg(feature = "flex")]
 mod flex;

@@ -1,31 +1,51 @@
 //! The two products that attention is made of, for a few queries and a tile of keys at a time.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
-use super::{prefetch::prefetch, real::Real};
+use super::{prefetch::Requests, real::Real};
 
 /// Keys whose scores are made together. Their keys and values fit the first-level cache.
 pub(crate) const TILE: usize = 16;
 
 /// The scores of some queries, `[queries, head_dim]`, for a tile of keys: `scores` is `[queries, keys]`. The rows of
 /// `ahead`, one a key or none, are asked for meanwhile.
-#[inline(always)]
-pub(crate) fn score<R: Real, S: Simd, T>(simd: S, queries: &[R], keys: &[&[R]], scores: &mut [R], mut ahead: &[&[T]]) {
-    let (Some(width), count) = (keys.first().map(|key| key.len()), keys.len()) else { return };
-    let (mut queries, mut scores) = (queries, scores);
-    while !queries.is_empty() {
-        let some = match queries.len() / width {
-            4.. => 4,
-            2.. => 2,
-            _ => 1,
-        };
-        let (these, later) = std::mem::take(&mut scores).split_at_mut(some * count);
-        match some {
-            4 => score_some::<R, S, T, 4, 2>(simd, &queries[..4 * width], keys, these, ahead),
-            2 => score_some::<R, S, T, 2, 4>(simd, &queries[..2 * width], keys, these, ahead),
-            _ => score_some::<R, S, T, 1, 4>(simd, &queries[..width], keys, these, ahead),
+///
+/// Never compiled into its caller, whose constants would take registers that the products need.
+#[inline(never)]
+pub(crate) fn score<R: Real, S: Simd, T>(simd: S, queries: &[R], keys: &[&[R]], scores: &mut [R], ahead: &[&[T]]) {
+    simd.vectorize(Score { queries, keys, scores, ahead });
+}
+
+struct Score<'a, R, T> {
+    queries: &'a [R],
+    keys: &'a [&'a [R]],
+    scores: &'a mut [R],
+    ahead: &'a [&'a [T]],
+}
+
+impl<R: Real, T> WithSimd for Score<'_, R, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { mut queries, keys, mut scores, ahead } = self;
+        let (Some(width), count) = (keys.first().map(|key| key.len()), keys.len()) else { return };
+        let mut requests = Requests::new(ahead);
+        while !queries.is_empty() {
+            let some = match queries.len() / width {
+                4.. => 4,
+                2.. => 2,
+                _ => 1,
+            };
+            let (these, later) = std::mem::take(&mut scores).split_at_mut(some * count);
+            match some {
+                4 => score_some::<R, S, T, 4, 2>(simd, &queries[..4 * width], keys, these, &mut requests),
+                2 => score_some::<R, S, T, 2, 4>(simd, &queries[..2 * width], keys, these, &mut requests),
+                _ => score_some::<R, S, T, 1, 4>(simd, &queries[..width], keys, these, &mut requests),
+            }
+            (queries, scores) = (&queries[some * width..], later);
         }
-        (queries, scores, ahead) = (&queries[some * width..], later, &[]);
+        requests.send_all();
     }
 }
 
@@ -36,20 +56,15 @@ fn score_some<R: Real, S: Simd, T, const Q: usize, const K: usize>(
     queries: &[R],
     keys: &[&[R]],
     scores: &mut [R],
-    ahead: &[&[T]],
+    requests: &mut Requests<T>,
 ) {
     let (these, rest) = keys.as_chunks::<K>();
     for (at, keys) in these.iter().enumerate() {
-        for row in ahead.iter().skip(at * K).take(K) {
-            prefetch(row);
-        }
-        dots::<R, S, Q, K>(simd, queries, keys, &mut scores[at * K..], these.len() * K + rest.len());
-    }
-    for row in ahead.iter().skip(these.len() * K) {
-        prefetch(row);
+        dots::<R, S, T, Q, K>(simd, queries, keys, &mut scores[at * K..], these.len() * K + rest.len(), requests);
     }
     for (at, key) in rest.iter().enumerate() {
-        dots::<R, S, Q, 1>(simd, queries, &[key], &mut scores[these.len() * K + at..], these.len() * K + rest.len());
+        let at = these.len() * K + at;
+        dots::<R, S, T, Q, 1>(simd, queries, &[key], &mut scores[at..], these.len() * K + rest.len(), requests);
     }
 }
 
@@ -59,12 +74,13 @@ fn score_some<R: Real, S: Simd, T, const Q: usize, const K: usize>(
 /// they may not use its instructions.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-fn dots<R: Real, S: Simd, const Q: usize, const K: usize>(
+fn dots<R: Real, S: Simd, T, const Q: usize, const K: usize>(
     simd: S,
     queries: &[R],
     keys: &[&[R]; K],
     products: &mut [R],
     stride: usize,
+    requests: &mut Requests<T>,
 ) {
     let width = keys[0].len();
     let (first, rest) = R::vectors::<S>(&queries[..width]);
@@ -80,6 +96,7 @@ fn dots<R: Real, S: Simd, const Q: usize, const K: usize>(
     let zero = R::splat(simd, R::ZERO);
     let mut sums = [[zero; K]; Q];
     for at in 0..length {
+        requests.send(K * size_of::<R::Vector<S>>());
         let mut key_now = [zero; K];
         for key in 0..K {
             key_now[key] = key_vectors[key][at];
@@ -109,35 +126,56 @@ fn dots<R: Real, S: Simd, const Q: usize, const K: usize>(
 }
 
 /// Adds a tile of values, each times its weight, to the sums of some queries: `weights` is `[queries, values]`, `sums`
-/// is `[queries, value_dim]`. The rows of `ahead`, at most as many as values, are asked for meanwhile.
-#[inline(always)]
+/// is `[queries, value_dim]`. The rows of `ahead` are asked for meanwhile.
+///
+/// Never compiled into its caller, as [score].
+#[inline(never)]
 pub(crate) fn add_weighted<R: Real, S: Simd, T>(
     simd: S,
     weights: &[R],
     values: &[&[R]],
     sums: &mut [R],
-    mut ahead: &[&[T]],
+    ahead: &[&[T]],
 ) {
-    let (Some(width), count) = (values.first().map(|value| value.len()), values.len()) else { return };
-    let mut vectors = [&[][..]; TILE];
-    vectors.iter_mut().zip(values).for_each(|(vectors, value)| *vectors = R::vectors::<S>(value).0);
-    let vectors = &vectors[..count];
-    let mut left = weights.len() / count;
-    let (mut weights, mut sums) = (weights, sums);
-    while left > 0 {
-        let queries = match left {
-            4.. => 4,
-            2.. => 2,
-            _ => 1,
-        };
-        let (these, later) = std::mem::take(&mut sums).split_at_mut(queries * width);
-        match queries {
-            4 => add_some::<R, S, T, 4, 2>(simd, &weights[..4 * count], values, vectors, these, ahead),
-            2 => add_some::<R, S, T, 2, 4>(simd, &weights[..2 * count], values, vectors, these, ahead),
-            _ => add_some::<R, S, T, 1, 8>(simd, &weights[..count], values, vectors, these, ahead),
+    simd.vectorize(AddWeighted { weights, values, sums, ahead });
+}
+
+struct AddWeighted<'a, R, T> {
+    weights: &'a [R],
+    values: &'a [&'a [R]],
+    sums: &'a mut [R],
+    ahead: &'a [&'a [T]],
+}
+
+impl<R: Real, T> WithSimd for AddWeighted<'_, R, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { mut weights, values, mut sums, ahead } = self;
+        let (Some(width), count) = (values.first().map(|value| value.len()), values.len()) else { return };
+        let mut requests = Requests::new(ahead);
+        let mut vectors = [&[][..]; TILE];
+        vectors.iter_mut().zip(values).for_each(|(vectors, value)| *vectors = R::vectors::<S>(value).0);
+        let vectors = &vectors[..count];
+        let mut left = weights.len() / count;
+        while left > 0 {
+            let queries = match left {
+                4.. => 4,
+                2.. => 2,
+                _ => 1,
+            };
+            let (these, later) = std::mem::take(&mut sums).split_at_mut(queries * width);
+            let some = &weights[..queries * count];
+            match queries {
+                4 => add_some::<R, S, T, 4, 2>(simd, some, values, vectors, these, &mut requests),
+                2 => add_some::<R, S, T, 2, 4>(simd, some, values, vectors, these, &mut requests),
+                _ => add_some::<R, S, T, 1, 8>(simd, some, values, vectors, these, &mut requests),
+            }
+            (weights, sums) = (&weights[queries * count..], later);
+            left -= queries;
         }
-        (weights, sums, ahead) = (&weights[queries * count..], later, &[]);
-        left -= queries;
+        requests.send_all();
     }
 }
 
@@ -149,27 +187,31 @@ fn add_some<R: Real, S: Simd, T, const Q: usize, const V: usize>(
     values: &[&[R]],
     vectors: &[&[R::Vector<S>]],
     sums: &mut [R],
-    ahead: &[&[T]],
+    requests: &mut Requests<T>,
 ) {
     let (width, count) = (sums.len() / Q, values.len());
     let length = vectors.first().map_or(0, |vectors| vectors.len());
+    // At places that are known when compiled, the weights of all queries are found from one pointer.
+    let mut fixed = [[R::ZERO; TILE]; Q];
+    for query in 0..Q {
+        fixed[query][..count].copy_from_slice(&weights[query * count..][..count]);
+    }
     let mut at = 0;
     while at + V <= length {
-        add_block::<R, S, T, Q, V>(simd, weights, vectors, at, sums, width, ahead);
+        add_block::<R, S, T, Q, V>(simd, &fixed, vectors, at, sums, width, requests);
         at += V;
     }
     while at < length {
-        add_block::<R, S, T, Q, 1>(simd, weights, vectors, at, sums, width, ahead);
+        add_block::<R, S, T, Q, 1>(simd, &fixed, vectors, at, sums, width, requests);
         at += 1;
     }
     let lanes = size_of::<R::Vector<S>>() / size_of::<R>();
     let rest = length * lanes;
     if rest < width {
         for query in 0..Q {
-            let weights = &weights[query * count..][..count];
             let sums = &mut sums[query * width..][rest..width];
             let mut total = R::load(simd, sums);
-            for (&weight, value) in weights.iter().zip(values) {
+            for (&weight, value) in fixed[query].iter().zip(values) {
                 total = R::mul_add(simd, R::splat(simd, weight), R::load(simd, &value[rest..]), total);
             }
             R::store(simd, sums, total);
@@ -182,36 +224,25 @@ fn add_some<R: Real, S: Simd, T, const Q: usize, const V: usize>(
 #[allow(clippy::needless_range_loop, clippy::manual_memcpy)] // See `dots`.
 fn add_block<R: Real, S: Simd, T, const Q: usize, const V: usize>(
     simd: S,
-    weights: &[R],
+    weights: &[[R; TILE]; Q],
     vectors: &[&[R::Vector<S>]],
     first: usize,
     sums: &mut [R],
     width: usize,
-    ahead: &[&[T]],
+    requests: &mut Requests<T>,
 ) {
-    let count = vectors.len();
-    let lanes = size_of::<R::Vector<S>>() / size_of::<R>();
-    // The part of the rows ahead that corresponds, so that requests are spread over the work.
-    let part = first * lanes..(first + V) * lanes;
-    for row in ahead.iter().take(count) {
-        if let Some(row) = row.get(part.clone()) {
-            prefetch(row);
-        }
-    }
     let mut totals = [[R::splat(simd, R::ZERO); V]; Q];
-    let mut lists = [&weights[..count]; Q];
     for query in 0..Q {
-        lists[query] = &weights[query * count..][..count];
         let sums = &R::vectors::<S>(&sums[query * width..][..width]).0[first..first + V];
         for at in 0..V {
             totals[query][at] = sums[at];
         }
     }
-    // Nothing but products here: with the requests between them, sums were kept on the stack.
-    for key in 0..count {
+    for key in 0..vectors.len().min(TILE) {
+        requests.send(V * size_of::<R::Vector<S>>());
         let vectors = &vectors[key][first..first + V];
         for query in 0..Q {
-            let weight = R::splat(simd, lists[query][key]);
+            let weight = R::splat(simd, weights[query][key]);
             for at in 0..V {
                 totals[query][at] = R::mul_add(simd, weight, vectors[at], totals[query][at]);
             }

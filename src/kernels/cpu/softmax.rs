@@ -1,6 +1,9 @@
 use pulp::Simd;
 
-use super::{products::add_weighted, real::Real};
+use super::{
+    products::{TILE, add_weighted},
+    real::Real,
+};
 
 /// The softmax of some queries over the keys that have passed by so far (*online* softmax): maximum, denominator, and
 /// numerator relative to the maximum.
@@ -25,36 +28,6 @@ impl<R: Real> Softmax<R> {
         self.numerator.len() / self.maximum.len()
     }
 
-    /// Takes in a tile of keys. `scores` is `[queries, keys]`, minus infinity where a key is not kept, and is used up.
-    /// The rows of `ahead`, at most as many, are asked for meanwhile.
-    #[inline(always)]
-    pub fn absorb<S: Simd, T>(&mut self, simd: S, scores: &mut [R], values: &[&[R]], ahead: &[&[T]]) {
-        let value_dim = self.value_dim();
-        for (query, scores) in scores.chunks_exact_mut(values.len()).enumerate() {
-            let highest = largest(scores);
-            let before = self.maximum[query];
-            let mut maximum = if highest > before { highest } else { before };
-            if maximum == R::LEAST {
-                // Nothing is kept so far, unless it is what is not a number.
-                if !scores.iter().any(|score| score.is_nan()) {
-                    scores.fill(R::ZERO);
-                    continue;
-                }
-                maximum = R::ZERO;
-            }
-            if maximum > before {
-                let shrink = if before == R::LEAST { R::ZERO } else { before.sub(maximum).exp() };
-                self.maximum[query] = maximum;
-                self.denominator[query] = self.denominator[query].mul(shrink);
-                let numerator = &mut self.numerator[query * value_dim..][..value_dim];
-                numerator.iter_mut().for_each(|sum| *sum = sum.mul(shrink));
-            }
-            scores.iter_mut().for_each(|score| *score = score.sub(maximum).exp());
-            self.denominator[query] = self.denominator[query].add(sum(scores));
-        }
-        add_weighted(simd, scores, values, &mut self.numerator, ahead);
-    }
-
     /// Takes in what passed by elsewhere.
     pub fn merge(&mut self, other: &Self) {
         let value_dim = self.value_dim();
@@ -76,34 +49,78 @@ impl<R: Real> Softmax<R> {
     }
 }
 
-/// Numbers that a loop works on side by side, which the compiler makes vectors of.
-const LANES: usize = 16;
-
-#[inline(always)]
-fn largest<R: Real>(numbers: &[R]) -> R {
-    fold(numbers, R::LEAST, |most, number| if number > most { number } else { most })
+/// A softmax that keys still pass by.
+pub(crate) struct OnlineSoftmax<R> {
+    softmax: Softmax<R>,
+    /// The denominators in as many parts as a tile has keys, so that they need not be summed up for every tile.
+    parts: Vec<[R; TILE]>,
 }
 
-#[inline(always)]
-fn sum<R: Real>(numbers: &[R]) -> R {
-    fold(numbers, R::ZERO, R::add)
-}
+impl<R: Real> OnlineSoftmax<R> {
+    pub fn new(queries: usize, value_dim: usize) -> Self {
+        Self { softmax: Softmax::new(queries, value_dim), parts: vec![[R::ZERO; TILE]; queries] }
+    }
 
-#[inline(always)]
-fn fold<R: Real>(numbers: &[R], start: R, join: impl Fn(R, R) -> R) -> R {
-    let mut lanes = [start; LANES];
-    let (whole, rest) = numbers.as_chunks::<LANES>();
-    for numbers in whole {
-        for (lane, &number) in lanes.iter_mut().zip(numbers) {
-            *lane = join(*lane, number);
+    /// Takes in a tile of keys. `scores` is `[queries, keys]`, minus infinity where a key is not kept, and is used up.
+    /// The rows of `ahead` are asked for meanwhile.
+    #[inline(always)]
+    pub fn absorb<S: Simd, T>(&mut self, simd: S, scores: &mut [R], values: &[&[R]], ahead: &[&[T]]) {
+        for (query, scores) in scores.chunks_exact_mut(values.len()).enumerate() {
+            // Of a length that is known when compiled, loops are a few vectors.
+            match <&mut [R; TILE]>::try_from(&mut *scores) {
+                Ok(whole) => self.absorb_row(query, whole),
+                Err(_) => self.absorb_row(query, scores),
+            }
+        }
+        add_weighted(simd, scores, values, &mut self.softmax.numerator, ahead);
+    }
+
+    /// Makes weights of a query's scores.
+    #[inline(always)]
+    fn absorb_row(&mut self, query: usize, scores: &mut [R]) {
+        let mut maximum = self.softmax.maximum[query];
+        if scores.iter().fold(false, |any, &score| any | (score > maximum)) {
+            let highest = scores.iter().fold(maximum, |most, &score| if score > most { score } else { most });
+            self.raise(query, highest);
+            maximum = highest;
+        } else if maximum == R::LEAST {
+            // Nothing is kept so far, unless it is what is not a number.
+            if !scores.iter().any(|score| score.is_nan()) {
+                scores.fill(R::ZERO);
+                return;
+            }
+            maximum = R::ZERO;
+            self.raise(query, maximum);
+        }
+        for (score, part) in scores.iter_mut().zip(&mut self.parts[query]) {
+            *score = score.sub(maximum).exp();
+            *part = part.add(*score);
         }
     }
-    let mut count = LANES;
-    while count > 1 {
-        count /= 2;
-        for at in 0..count {
-            lanes[at] = join(lanes[at], lanes[at + count]);
-        }
+
+    /// Makes a number the maximum of a query.
+    #[inline(never)]
+    fn raise(&mut self, query: usize, maximum: R) {
+        let value_dim = self.softmax.value_dim();
+        let before = std::mem::replace(&mut self.softmax.maximum[query], maximum);
+        let shrink = if before == R::LEAST { R::ZERO } else { before.sub(maximum).exp() };
+        let numerator = &mut self.softmax.numerator[query * value_dim..][..value_dim];
+        self.parts[query].iter_mut().chain(numerator).for_each(|sum| *sum = sum.mul(shrink));
     }
-    rest.iter().fold(lanes[0], |sum, &number| join(sum, number))
+
+    /// The softmax over all keys that passed by.
+    pub fn finish(self) -> Softmax<R> {
+        let mut softmax = self.softmax;
+        for (denominator, mut parts) in softmax.denominator.iter_mut().zip(self.parts) {
+            let mut count = TILE;
+            while count > 1 {
+                count /= 2;
+                for at in 0..count {
+                    parts[at] = parts[at].add(parts[at + count]);
+                }
+            }
+            *denominator = parts[0];
+        }
+        softmax
+    }
 }

@@ -4,9 +4,10 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::{
     super::{
-        attend::{Problem, fill},
+        attend::Problem,
         products::{TILE, add_weighted, score},
         real::{Real, Stored},
+        tile::fill,
     },
     Gradients, Part, Rows, Trace, add_by_key, bend, in_parts, nothing_ahead, queries_of_a_part, unbend, weigh,
 };

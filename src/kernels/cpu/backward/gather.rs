@@ -4,9 +4,11 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::{
     super::{
-        attend::{Lists, Problem, fill, used},
+        attend::Problem,
+        gather::{Lists, used},
         products::{TILE, add_weighted, score},
         real::{Real, Stored},
+        tile::fill,
     },
     Gradients, Part, Rows, Trace, add_row, bend, in_parts, nothing_ahead, queries_of_a_part, unbend, weigh,
 };

@@ -1,0 +1,107 @@
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{
+    attend::{PARTS, Problem, Rows, TILES_OF_A_PART, join_units},
+    products::TILE,
+    real::{Real, Stored},
+    softmax::{OnlineSoftmax, Softmax},
+    tile::{Buffers, Tile},
+};
+
+/// Lists of keys, as rows of a mask hold them.
+pub(crate) struct Lists<'a> {
+    /// `[heads, queries, width]`, heads over the batch; negative in unused slots.
+    pub indices: &'a [i32],
+    /// Likewise.
+    pub probability: &'a [f32],
+    pub width: usize,
+}
+
+impl Lists<'_> {
+    pub fn row(&self, row: usize) -> (&[i32], &[f32]) {
+        let range = row * self.width..(row + 1) * self.width;
+        (&self.indices[range.clone()], &self.probability[range])
+    }
+}
+
+/// Attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
+pub(crate) fn gather<T: Stored>(problem: &Problem<T>, lists: &Lists) -> Rows<T::Real> {
+    let (group, count) = (problem.group(), problem.query_count);
+    let units = problem.keys.len() * count;
+    let parts = PARTS.div_ceil(units).min(lists.width.div_ceil(TILE * TILES_OF_A_PART)).max(1);
+    let done = (0..units * parts).into_par_iter().map(|task| {
+        let (unit, part) = (task / parts, task % parts);
+        let (kv_head, query) = (unit / count, unit % count);
+        let share = lists.width.div_ceil(TILE).div_ceil(parts) * TILE;
+        let slots = (part * share).min(lists.width)..((part + 1) * share).min(lists.width);
+        let rows = (0..group).map(|head| {
+            let (indices, probability) = lists.row((kv_head * group + head) * count + query);
+            (&indices[slots.clone()], &probability[slots.clone()])
+        });
+        (unit, Arch::new().dispatch(GatherTask { problem, kv_head, query, rows: rows.collect() }))
+    });
+    join_units(problem, done.collect(), |unit| (unit / count, unit % count..unit % count + 1))
+}
+
+struct GatherTask<'a, T> {
+    problem: &'a Problem<'a, T>,
+    kv_head: usize,
+    query: usize,
+    /// Keys and probabilities by head of the group.
+    rows: Vec<(&'a [i32], &'a [f32])>,
+}
+
+impl<T: Stored> WithSimd for GatherTask<'_, T> {
+    type Output = Softmax<T::Real>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Softmax<T::Real> {
+        let Self { problem, kv_head, query, rows } = self;
+        let queries = problem.scaled(kv_head, &(query..query + 1));
+        let group = rows.len();
+        let (head_dim, value_dim) = (problem.head_dim, problem.value_dim);
+        let seen = problem.seen(query);
+        let shared = rows.iter().all(|row| *row == rows[0]);
+        let heads_at_a_time = if shared { group } else { 1 };
+        let mut softmax = Softmax::new(0, value_dim.max(1));
+        let mut scores = vec![T::Real::ZERO; heads_at_a_time * TILE];
+        let mut buffers = Buffers::new(problem);
+        for (list, queries) in rows.iter().zip(queries.chunks_exact(heads_at_a_time * head_dim)) {
+            let mut sums = OnlineSoftmax::new(heads_at_a_time, value_dim);
+            let (keys, log_probability) = used::<T::Real>(list, seen);
+            let sampled = !log_probability.is_empty();
+            let tile_of = |list: &[u32]| Tile::new(problem, kv_head, list.iter().map(|&key| key as usize));
+            let mut tile = tile_of(&keys[..keys.len().min(TILE)]);
+            for first in (0..keys.len()).step_by(TILE) {
+                let end = (first + TILE).min(keys.len());
+                let next = tile_of(&keys[end..(end + TILE).min(keys.len())]);
+                let scores = &mut scores[..heads_at_a_time * (end - first)];
+                buffers.absorb(simd, problem, &tile, &next, queries, scores, &mut sums, |scores| {
+                    if sampled {
+                        for scores in scores.chunks_exact_mut(end - first) {
+                            let log_probability = &log_probability[first..end];
+                            scores.iter_mut().zip(log_probability).for_each(|(score, &log)| *score = score.sub(log));
+                        }
+                    }
+                });
+                tile = next;
+            }
+            let sums = sums.finish();
+            softmax.maximum.extend(sums.maximum);
+            softmax.denominator.extend(sums.denominator);
+            softmax.numerator.extend(sums.numerator);
+        }
+        softmax
+    }
+}
+
+/// The keys of the used slots that are seen, and the logarithms of their probabilities, without these if all are 1.
+pub(super) fn used<R: Real>((indices, probability): &(&[i32], &[f32]), seen: usize) -> (Vec<u32>, Vec<R>) {
+    let is_used = |index: i32| index >= 0 && (index as usize) < seen;
+    let used = || indices.iter().zip(*probability).filter(|(index, _)| is_used(**index));
+    let keys = used().map(|(&index, _)| index as u32).collect();
+    let sampled = used().any(|(_, &probability)| probability != 1.0);
+    let logarithm = |&probability: &f32| R::of(f64::from(probability)).ln();
+    (keys, if sampled { used().map(|(_, probability)| logarithm(probability)).collect() } else { Vec::new() })
+}

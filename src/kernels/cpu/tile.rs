@@ -1,0 +1,100 @@
+use pulp::Simd;
+
+use super::{
+    attend::Problem,
+    products::{TILE, score},
+    real::{Real, Stored},
+    softcap::soften,
+    softmax::OnlineSoftmax,
+};
+
+/// Where the keys and values of a tile lie.
+pub(super) struct Tile<'a, T> {
+    keys: [&'a [T]; TILE],
+    values: [&'a [T]; TILE],
+    count: usize,
+}
+
+impl<'a, T> Tile<'a, T> {
+    /// No keys.
+    pub fn empty() -> Self {
+        Self { keys: [&[]; TILE], values: [&[]; TILE], count: 0 }
+    }
+
+    /// The keys of these indices, at most as many as a tile has.
+    #[inline(always)]
+    pub fn new(problem: &Problem<'a, T>, kv_head: usize, indices: impl Iterator<Item = usize>) -> Self {
+        let (keys, values) = (problem.keys[kv_head], problem.values[kv_head]);
+        let (head_dim, value_dim) = (problem.head_dim, problem.value_dim);
+        let mut tile = Self::empty();
+        for ((key, value), index) in tile.keys.iter_mut().zip(&mut tile.values).zip(indices) {
+            *key = &keys[index * head_dim..][..head_dim];
+            *value = &values[index * value_dim..][..value_dim];
+            tile.count += 1;
+        }
+        tile
+    }
+
+    /// How many keys it has.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+}
+
+/// Buffers for the keys and values of a tile, where they must be widened.
+pub(super) struct Buffers<R> {
+    keys: Vec<R>,
+    values: Vec<R>,
+}
+
+impl<R: Real> Buffers<R> {
+    pub fn new<T: Stored<Real = R>>(problem: &Problem<T>) -> Self {
+        let buffer = |width| if T::AS_IT_IS { Vec::new() } else { vec![R::ZERO; TILE * width] };
+        Self { keys: buffer(problem.head_dim), values: buffer(problem.value_dim) }
+    }
+
+    /// Scores the keys of a tile, lets `drop` have a look at the scores, and adds up. Values are asked for while the keys
+    /// are scored, and the keys of the next tile while values are added: the machine itself looks ahead no further than
+    /// a page of memory.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // What a tile is made of; a struct would only be taken apart again.
+    pub fn absorb<T: Stored<Real = R>, S: Simd>(
+        &mut self,
+        simd: S,
+        problem: &Problem<T>,
+        tile: &Tile<T>,
+        next: &Tile<T>,
+        queries: &[R],
+        scores: &mut [R],
+        softmax: &mut OnlineSoftmax<R>,
+        drop: impl FnOnce(&mut [R]),
+    ) {
+        let mut rows = [&[][..]; TILE];
+        let values = &tile.values[..tile.count];
+        fill(&mut rows, &mut self.keys, problem.head_dim, tile.keys[..tile.count].iter().copied());
+        score(simd, queries, &rows[..tile.count], scores, values);
+        if let Some(cap) = problem.softcap {
+            soften(scores, cap);
+        }
+        drop(scores);
+        let mut rows = [&[][..]; TILE];
+        fill(&mut rows, &mut self.values, problem.value_dim, values.iter().copied());
+        softmax.absorb(simd, scores, &rows[..tile.count], &next.keys[..next.count]);
+    }
+}
+
+/// The vectors in the type for computing.
+#[inline(always)]
+pub(super) fn fill<'a, T: Stored>(
+    rows: &mut [&'a [T::Real]; TILE],
+    buffer: &'a mut [T::Real],
+    width: usize,
+    vectors: impl Iterator<Item = &'a [T]>,
+) {
+    let mut rest = buffer;
+    for (row, vector) in rows.iter_mut().zip(vectors) {
+        let (buffer, later) = std::mem::take(&mut rest).split_at_mut(if T::AS_IT_IS { 0 } else { width });
+        *row = T::widen(vector, buffer);
+        rest = later;
+    }
+}
