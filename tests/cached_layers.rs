@@ -3,10 +3,11 @@
 mod common;
 
 use burn::{
-    module::Param,
+    module::{Module, ModuleMapper, Param},
     tensor::{ElementConversion, Tensor, TensorData, backend::Backend},
 };
 use common::*;
+use rand_xoshiro::Xoshiro256PlusPlus;
 use serde_json::{Value, json};
 use sparse_attention_hub::{
     attention::AttentionError,
@@ -56,7 +57,25 @@ type Layer<B> = GroupedQueryAttention<B>;
 fn layer<B: Backend>(config: &GroupedQueryAttentionConfig, chain: Option<Value>) -> Layer<B> {
     let chain = chain.map_or("[]".to_owned(), |chain| chain.to_string());
     let maskers = MaskerChainConfig::from_json(&chain).expect("a chain");
-    config.clone().with_maskers(maskers).init(&B::Device::default()).expect("a configuration that makes sense")
+    let layer: Layer<B> =
+        config.clone().with_maskers(maskers).init(&B::Device::default()).expect("a sensible configuration");
+    layer.map(&mut Draw(generator(17)))
+}
+
+/// Gives parameters numbers that are the same in every run: burn draws them from a generator of the backend, of which
+/// other tests have numbers meanwhile, and among many keys two may be chosen by their last digits.
+struct Draw(Xoshiro256PlusPlus);
+
+impl<B: Backend> ModuleMapper<B> for Draw {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        param.map(|tensor| {
+            let dims = tensor.dims();
+            // Norms, biases and sinks about 1, matrices so that lengths stay about the same.
+            let (offset, scale) = if D == 1 { (1.0, 0.3) } else { (0.0, 1.0 / (dims[0] as f32).sqrt()) };
+            let numbers = normal(&mut self.0, dims.iter().product()).into_iter().map(|x| offset + x * scale);
+            Tensor::from_data(TensorData::new(numbers.collect::<Vec<_>>(), dims), &tensor.device())
+        })
+    }
 }
 
 fn tokens<B: Backend>(batch: usize, length: usize, width: usize, seed: u64) -> Tensor<B, 3> {

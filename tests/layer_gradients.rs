@@ -6,6 +6,7 @@ mod common;
 use burn::{
     backend::Autodiff,
     module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param, ParamId},
+    nn::attention::{MhaInput, MultiHeadAttentionConfig},
     tensor::{
         ElementConversion, Tensor, TensorData,
         backend::{AutodiffBackend, Backend},
@@ -14,7 +15,7 @@ use burn::{
 use burn_ndarray::NdArray;
 use common::*;
 use sparse_attention_hub::{
-    nn::{GroupedQueryAttention, GroupedQueryAttentionConfig, RotaryEncodingConfig},
+    nn::{GroupedQueryAttention, GroupedQueryAttentionConfig, RotaryEncodingConfig, SparseMultiHeadAttention},
     prelude::*,
 };
 
@@ -160,4 +161,25 @@ fn records_do_not_mind_the_method() {
     let wanted = loss(&sparse).into_scalar().elem::<f64>();
     let found = loss(&of(POSITIONS).load_record(dense.load_record(sparse.into_record()).into_record()));
     assert_eq!(found.into_scalar().elem::<f64>(), wanted);
+}
+
+/// With burn's conventions dropout acts on the same numbers, so that the same draws give the same output. Here because in
+/// no other program a test may draw from flex's generator meanwhile.
+#[cfg(feature = "flex")]
+#[test]
+fn dropout_is_burns_under_its_conventions() {
+    type B = Autodiff<burn_flex::Flex>;
+    let device = Default::default();
+    let layer = MultiHeadAttentionConfig::new(48, 8).with_dropout(0.3).init::<B>(&device);
+    let x = Tensor::<B, 3>::from_data(TensorData::new(normal(&mut generator(5), 2 * 21 * 48), [2, 21, 48]), &device);
+    // burn draws the parameters where they are first read.
+    layer.forward(MhaInput::self_attn(x.clone()));
+    let mut ours = SparseMultiHeadAttention::from(layer.clone());
+    ours.burn_conventions = true;
+    B::seed(&device, 11);
+    let wanted = layer.forward(MhaInput::self_attn(x.clone())).context;
+    B::seed(&device, 11);
+    let found = ours.forward(sparse_attention_hub::nn::MhaInput::self_attn(x)).context;
+    let [found, wanted] = [found, wanted].map(|tensor| tensor.into_data().iter::<f32>().collect::<Vec<_>>());
+    assert_close(&found, &wanted.into_iter().map(f64::from).collect::<Vec<_>>(), 1e-5, "dropout");
 }

@@ -171,8 +171,9 @@ fn dropout_leaves_the_mean() {
             let outputs = (0..draws).map(|_| layer.forward(input()).context).collect::<Vec<_>>();
             let mean = Tensor::stack::<4>(outputs.clone(), 0).mean_dim(0).squeeze_dim::<3>(0);
             let deviation = Tensor::stack::<4>(outputs, 0).var(0).squeeze_dim::<3>(0).sqrt();
-            // Five standard errors, over some hundreds of numbers.
-            let limits = numbers(&deviation).into_iter().map(|x| 5.0 * x / (draws as f32).sqrt() + 1e-5);
+            // Seven standard errors: of some thousands of numbers one is beyond in less than one of a million runs, though
+            // what few keys make is far from normal.
+            let limits = numbers(&deviation).into_iter().map(|x| 7.0 * x / (draws as f32).sqrt() + 1e-5);
             let differences = numbers(&(mean - wanted)).into_iter().map(f32::abs);
             assert!(differences.zip(limits).all(|(found, limit)| found < limit), "{what}, padded {padded}");
             assert!(numbers(&deviation).iter().any(|&x| x > 0.01), "{what}, padded {padded}");

@@ -145,20 +145,6 @@ fn gradients_are_burns() {
     }
 }
 
-/// With burn's conventions dropout acts on the same numbers, so that the same draws give the same output.
-#[test]
-fn dropout_is_burns_under_its_conventions() {
-    let device = Default::default();
-    let layer = made::<AB, _>(configs().1.with_dropout(0.3).init::<AB>(&device));
-    let mut ours = SparseMultiHeadAttention::from(layer.clone());
-    ours.burn_conventions = true;
-    let x = sequence::<AB>([2, 21, 48], 5);
-    <AB as Backend>::seed(&device, 11);
-    let wanted = layer.forward(BurnInput::self_attn(x.clone())).context;
-    <AB as Backend>::seed(&device, 11);
-    assert_same(&ours.forward(MhaInput::self_attn(x)).context, &wanted, "dropout");
-}
-
 #[test]
 fn encoders_are_burns() {
     let device = Default::default();
@@ -169,24 +155,36 @@ fn encoders_are_burns() {
         let ours = SparseTransformerEncoder::from(burns.clone());
         assert_eq!(ours.layers.iter().map(|layer| layer.mha.layer).collect::<Vec<_>>(), [0, 1, 2]);
         for (what, pad, pairs) in masks::<AB>(batch, length) {
-            let x = sequence::<AB>([batch, length, 48], 9).require_grad();
-            let (mut input, mut burn_input) =
-                (TransformerEncoderInput::new(x.clone()), BurnEncoderInput::new(x.clone()));
-            if let Some(pad) = pad {
-                (input, burn_input) = (input.mask_pad(pad.clone()), burn_input.mask_pad(pad));
-            }
-            if let Some(pairs) = pairs {
-                (input, burn_input) = (input.mask_attn(pairs.clone()), burn_input.mask_attn(pairs));
-            }
-            let (found, wanted) = (ours.forward(input), burns.forward(burn_input));
-            assert_same(&found, &wanted, what);
+            // One graph after the other: where two share tensors, the gradients of one are at times lost in burn 0.21.
             let toward = sequence::<AB>([batch, length, 48], 10);
-            let gradient = |output: Tensor<AB, 3>| {
-                let gradients = (output * toward.clone()).sum().backward();
+            let run = |forward: &dyn Fn(Tensor<AB, 3>) -> Tensor<AB, 3>| {
+                let x = sequence::<AB>([batch, length, 48], 9).require_grad();
+                let output = forward(x.clone());
+                let gradients = (output.clone() * toward.clone()).sum().backward();
                 let weight = ours.layers[0].pwff.linear_inner.weight.val();
-                (x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap())
+                (x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap(), output.inner())
             };
-            let (found, wanted) = (gradient(found), gradient(wanted));
+            let found = run(&|x| {
+                let mut input = TransformerEncoderInput::new(x);
+                if let Some(pad) = pad.clone() {
+                    input = input.mask_pad(pad);
+                }
+                if let Some(pairs) = pairs.clone() {
+                    input = input.mask_attn(pairs);
+                }
+                ours.forward(input)
+            });
+            let wanted = run(&|x| {
+                let mut input = BurnEncoderInput::new(x);
+                if let Some(pad) = pad.clone() {
+                    input = input.mask_pad(pad);
+                }
+                if let Some(pairs) = pairs.clone() {
+                    input = input.mask_attn(pairs);
+                }
+                burns.forward(input)
+            });
+            assert_same(&found.2, &wanted.2, what);
             assert_same(&found.0, &wanted.0, what);
             assert_same(&found.1, &wanted.1, what);
         }
