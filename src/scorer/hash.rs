@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    kernels::cpu::agreement,
+    kernels::cpu::{agreement, exp_f32},
     masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
@@ -69,7 +69,7 @@ impl Activation {
     /// The same for a number.
     pub(super) fn of(self, x: f32) -> f32 {
         match self {
-            Self::Silu => x / (1.0 + (-x).exp()),
+            Self::Silu => x / (1.0 + exp_f32(-x)),
             Self::Relu => x.max(0.0),
             Self::Gelu => x * (1.0 + erf(f64::from(x) * FRAC_1_SQRT_2) as f32) / 2.0,
             Self::Tanh => x.tanh(),
@@ -228,10 +228,15 @@ pub(crate) fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tens
         .reshape([batch, heads, length, width])
 }
 
+/// So many signs a thread packs at least.
+const FEW_SIGNS: usize = 8192;
+
 /// The signs of the last dimension, packed, by head.
 fn pack_signs(signs: &Host) -> Vec<Vec<u32>> {
     let word = |signs: &[f32]| (0..).zip(signs).map(|(at, &sign)| u32::from(sign > 0.0) << at).sum::<u32>();
     let pack = |signature: &[f32]| signature.chunks(WORD).map(word).collect::<Vec<_>>();
     let head = |head: usize| signs.head(head).chunks(signs.dims[3]).flat_map(pack).collect();
-    (0..signs.heads()).into_par_iter().map(head).collect()
+    // The signs of a few keys are packed sooner than a thread wakes up.
+    let heads_at_a_time = FEW_SIGNS / (signs.dims[2] * signs.dims[3]).max(1) + 1;
+    (0..signs.heads()).into_par_iter().with_min_len(heads_at_a_time).map(head).collect()
 }

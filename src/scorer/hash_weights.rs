@@ -87,7 +87,9 @@ impl<B: Backend> HeadPerceptrons<B> {
                 }
                 let width = bias.len() / heads;
                 let mut sums = bias[head * width..][..width].repeat(length);
-                add_products(&vectors, matrix[head], width, &mut sums);
+                // As much of the next matrix as is read before requests can be sent for more.
+                let next = layers.get(index + 1).map_or(&[][..], |(matrix, _)| matrix[head]);
+                add_products(&vectors, matrix[head], width, &mut sums, &next[..next.len().min(16 * width)]);
                 sums
             })
         };

@@ -131,8 +131,8 @@ struct BandTask<'a, T> {
     tiles: Range<usize>,
 }
 
-/// In so many places at once a part of the keys is read where a single query keeps all of it. The machine itself looks
-/// ahead of the places that are read, but of each no further than a page of memory: one place does not fill the memory's
+/// In so many places at once a part of the keys is read where a single query keeps all of it, a key of each in turn. The
+/// machine itself looks ahead of the places that are read, but of each only so far: one place does not fill the memory's
 /// lines.
 const STREAMS: usize = 4;
 
@@ -159,12 +159,11 @@ fn is_within(range: &Range<usize>, other: &Range<usize>) -> bool {
 
 /// A tile out of all streams; what does not fill a tile comes last, in order.
 fn interleaved(keys: &Range<usize>, tile: usize) -> impl Iterator<Item = usize> {
-    const RUN: usize = TILE / STREAMS;
     let tiles = keys.len() / TILE;
     let rest = if tile < tiles { 0..0 } else { keys.start + tiles * TILE..keys.end };
-    let streams = if tile < tiles { STREAMS } else { 0 };
-    let first = keys.start + tile * RUN;
-    (0..streams * RUN).map(move |at| first + at / RUN * tiles * RUN + at % RUN).chain(rest)
+    let turns = if tile < tiles { TILE / STREAMS } else { 0 };
+    let first = keys.start + tile * turns;
+    (0..turns * STREAMS).map(move |at| first + at % STREAMS * (tiles * turns) + at / STREAMS).chain(rest)
 }
 
 impl<T: Stored> WithSimd for BandTask<'_, T> {
@@ -255,6 +254,6 @@ mod tests {
             assert!(all.into_iter().eq(keys));
         }
         let tile = interleaved(&(0..1000), 1).collect::<Vec<_>>();
-        assert_eq!(tile, [4, 5, 6, 7, 252, 253, 254, 255, 500, 501, 502, 503, 748, 749, 750, 751]);
+        assert_eq!(tile, [4, 252, 500, 748, 5, 253, 501, 749, 6, 254, 502, 750, 7, 255, 503, 751]);
     }
 }

@@ -71,7 +71,7 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
             let mut sums = OnlineSoftmax::new(heads_at_a_time, value_dim);
             let (keys, log_probability) = used::<T::Real>(list, seen);
             let sampled = !log_probability.is_empty();
-            let tile_of = |list: &[u32]| Tile::new(problem, kv_head, list.iter().map(|&key| key as usize));
+            let tile_of = |list: &[u32]| Tile::new(problem, kv_head, list.iter().map(|&key| key as usize)).scattered();
             let mut tile = tile_of(&keys[..keys.len().min(TILE)]);
             for first in (0..keys.len()).step_by(TILE) {
                 let end = (first + TILE).min(keys.len());

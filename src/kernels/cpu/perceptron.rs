@@ -1,11 +1,15 @@
 use pulp::{Arch, Simd, WithSimd};
 
-use super::products::{TILE, add_weighted};
+use super::{
+    prefetch::Ahead,
+    products::{TILE, add_weighted},
+};
 
 /// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `matrix`
-/// `[width_in, width_out]`, `sums` `[some, width_out]`. The matrix is read once, from where it lies.
-pub(crate) fn add_products(vectors: &[f32], matrix: &[f32], width_out: usize, sums: &mut [f32]) {
-    Arch::new().dispatch(AddProducts { vectors, matrix, width_out, sums });
+/// `[width_in, width_out]`, `sums` `[some, width_out]`. The matrix is read once, from where it lies, and `next` asked for
+/// towards its end.
+pub(crate) fn add_products(vectors: &[f32], matrix: &[f32], width_out: usize, sums: &mut [f32], next: &[f32]) {
+    Arch::new().dispatch(AddProducts { vectors, matrix, width_out, sums, next });
 }
 
 struct AddProducts<'a> {
@@ -13,6 +17,7 @@ struct AddProducts<'a> {
     matrix: &'a [f32],
     width_out: usize,
     sums: &'a mut [f32],
+    next: &'a [f32],
 }
 
 impl WithSimd for AddProducts<'_> {
@@ -20,10 +25,12 @@ impl WithSimd for AddProducts<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { vectors, matrix, width_out, sums } = self;
+        let Self { vectors, matrix, width_out, sums, next } = self;
         let width_in = matrix.len() / width_out;
         let mut weights = Vec::with_capacity(vectors.len() / width_in * TILE);
-        for (first, rows) in (0..width_in).step_by(TILE).zip(matrix.chunks(TILE * width_out)) {
+        let mut tiles = matrix.chunks(TILE * width_out).peekable();
+        for first in (0..width_in).step_by(TILE) {
+            let Some(rows) = tiles.next() else { break };
             let mut tile = [&[][..]; TILE];
             tile.iter_mut().zip(rows.chunks_exact(width_out)).for_each(|(tile, row)| *tile = row);
             let count = rows.len() / width_out;
@@ -31,8 +38,8 @@ impl WithSimd for AddProducts<'_> {
             for vector in vectors.chunks_exact(width_in) {
                 weights.extend_from_slice(&vector[first..first + count]);
             }
-            // The machine fetches rows that follow each other ahead by itself.
-            add_weighted::<f32, S, f32>(simd, &weights, &tile[..count], sums, &[]);
+            let ahead = Ahead::in_order(std::slice::from_ref(tiles.peek().unwrap_or(&next)));
+            add_weighted(simd, &weights, &tile[..count], sums, ahead);
         }
     }
 }

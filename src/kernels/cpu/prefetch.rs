@@ -1,19 +1,46 @@
-/// Lines of memory that will be needed soon, asked for one by one among the work that comes before: a line that is
-/// fetched when it is used costs about 100 ns, and machines have so few places for lines on their way (24 on AMD's Zen 3)
-/// that many requests at once keep the work waiting as well.
-pub(crate) struct Requests<'a, T> {
-    rows: std::slice::Iter<'a, &'a [T]>,
-    next: *const T,
-    end: *const T,
+/// Rows of memory that will be needed soon, all of one length.
+#[derive(Debug)]
+pub(crate) struct Ahead<'a, T> {
+    rows: &'a [&'a [T]],
+    abreast: usize,
+}
+
+impl<'a, T> Ahead<'a, T> {
+    /// Rows that are asked for one after the other, since the machine itself looks ahead of what is read in order.
+    pub fn in_order(rows: &'a [&'a [T]]) -> Self {
+        Self { rows, abreast: 1 }
+    }
+
+    /// Rows that lie anywhere: the first lines of several are asked for one after the other, so that the machine waits
+    /// for them at the same time.
+    pub fn scattered(rows: &'a [&'a [T]]) -> Self {
+        Self { rows, abreast: 8 }
+    }
+
+    /// No rows.
+    pub fn nothing() -> Self {
+        Self { rows: &[], abreast: 1 }
+    }
 }
 
 /// Bytes that come from memory together.
 const LINE: usize = 64;
 
+/// Requests for the lines of rows ahead, sent one by one among the work that comes before: a line that is fetched when
+/// it is used costs about 100 ns, and machines have so few places for lines on their way (24 on AMD's Zen 3) that many
+/// requests at once keep the work waiting as well.
+pub(crate) struct Requests<'a, T> {
+    ahead: Ahead<'a, T>,
+    /// The row whose turn it is.
+    at: usize,
+    /// The line whose turn it is, in bytes from the start of the row.
+    offset: usize,
+}
+
 impl<'a, T> Requests<'a, T> {
     #[inline(always)]
-    pub fn new(rows: &'a [&'a [T]]) -> Self {
-        Self { rows: rows.iter(), next: std::ptr::null(), end: std::ptr::null() }
+    pub fn new(ahead: Ahead<'a, T>) -> Self {
+        Self { ahead, at: 0, offset: 0 }
     }
 
     /// As many as there are lines in so many bytes.
@@ -24,24 +51,27 @@ impl<'a, T> Requests<'a, T> {
         }
     }
 
-    #[inline(always)]
-    fn send_one(&mut self) {
-        if self.next >= self.end {
-            let Some(row) = self.rows.next() else { return };
-            let range = row.as_ptr_range();
-            (self.next, self.end) = (range.start, range.end);
-        }
-
-        prefetch(self.next);
-        self.next = self.next.wrapping_byte_add(LINE);
-    }
-
     /// Those that are left.
     #[inline(always)]
     pub fn send_all(&mut self) {
-        while self.next < self.end || !self.rows.as_slice().is_empty() {
-            self.send_one();
+        while self.send_one() {}
+    }
+
+    #[inline(always)]
+    fn send_one(&mut self) -> bool {
+        let Some(row) = self.ahead.rows.get(self.at) else { return false };
+        prefetch(row.as_ptr().wrapping_byte_add(self.offset));
+        self.at += 1;
+        let abreast = self.ahead.abreast.min(self.ahead.rows.len());
+        if self.at == abreast {
+            self.at = 0;
+            self.offset += LINE;
+            if self.offset >= size_of_val(*row) {
+                self.offset = 0;
+                self.ahead.rows = &self.ahead.rows[abreast..];
+            }
         }
+        true
     }
 }
 
@@ -59,28 +89,35 @@ fn prefetch<T>(place: *const T) {
 
 #[cfg(test)]
 mod tests {
-    use super::{LINE, Requests};
+    use super::{Ahead, LINE, Requests};
 
     #[test]
-    fn every_line_of_every_row_is_asked_for_once_and_nothing_is_changed() {
-        let rows =
-            [0, 1, 15, 16, 17, 63, 64, 65, 1000].map(|length| (0..length).map(|at| at as f32).collect::<Vec<_>>());
-        let lists = rows.iter().map(Vec::as_slice).filter(|row| !row.is_empty()).collect::<Vec<_>>();
-        let mut requests = Requests::new(&lists);
-        for row in &lists {
-            for line in 0..size_of_val(*row).div_ceil(LINE) {
-                requests.send(LINE - 1);
-                assert_eq!(requests.next, row.as_ptr().wrapping_byte_add((line + 1) * LINE));
+    fn every_line_is_asked_for_once_and_nothing_is_changed() {
+        for length in [0, 1, 15, 16, 17, 63, 64, 65, 1000] {
+            let rows = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map(|row| vec![row as f32; length]);
+            let lists = rows.iter().map(Vec::as_slice).collect::<Vec<_>>();
+            let lines = (length * size_of::<f32>()).div_ceil(LINE).max(1);
+            for (ahead, abreast) in [(Ahead::in_order(&lists), 1), (Ahead::scattered(&lists), 8)] {
+                let mut requests = Requests::new(ahead);
+                let mut wanted = Vec::new();
+                for first in (0..rows.len()).step_by(abreast) {
+                    let some = first..(first + abreast).min(rows.len());
+                    wanted.extend((0..lines).flat_map(|line| some.clone().map(move |row| (row, line * LINE))));
+                }
+                for (row, offset) in wanted {
+                    let place = rows.len() - requests.ahead.rows.len() + requests.at;
+                    assert_eq!((place, requests.offset), (row, offset));
+                    requests.send(LINE - 1);
+                }
+                assert!(requests.ahead.rows.is_empty());
+                requests.send(5 * LINE);
+                assert!(!requests.send_one());
             }
-            assert_eq!(requests.end, row.as_ptr_range().end);
+            let mut requests = Requests::new(Ahead::scattered(&lists));
+            requests.send(3 * LINE);
+            requests.send_all();
+            assert!(requests.ahead.rows.is_empty());
+            assert!(rows.iter().enumerate().all(|(row, numbers)| numbers.iter().all(|&number| number == row as f32)));
         }
-        requests.send(5 * LINE);
-        assert!(requests.rows.as_slice().is_empty());
-        let rows_and_none = rows.iter().map(Vec::as_slice).collect::<Vec<_>>();
-        let mut requests = Requests::new(&rows_and_none);
-        requests.send(3 * LINE);
-        requests.send_all();
-        assert!(requests.rows.as_slice().is_empty() && requests.next >= requests.end);
-        assert!(rows.iter().flat_map(|row| row.iter().enumerate()).all(|(at, &number)| number == at as f32));
     }
 }

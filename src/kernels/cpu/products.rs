@@ -2,7 +2,10 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{prefetch::Requests, real::Real};
+use super::{
+    prefetch::{Ahead, Requests},
+    real::Real,
+};
 
 /// Keys whose scores are made together. Their keys and values fit the first-level cache.
 pub(crate) const TILE: usize = 16;
@@ -12,7 +15,7 @@ pub(crate) const TILE: usize = 16;
 ///
 /// Never compiled into its caller, whose constants would take registers that the products need.
 #[inline(never)]
-pub(crate) fn score<R: Real, S: Simd, T>(simd: S, queries: &[R], keys: &[&[R]], scores: &mut [R], ahead: &[&[T]]) {
+pub(crate) fn score<R: Real, S: Simd, T>(simd: S, queries: &[R], keys: &[&[R]], scores: &mut [R], ahead: Ahead<T>) {
     simd.vectorize(Score { queries, keys, scores, ahead });
 }
 
@@ -20,7 +23,7 @@ struct Score<'a, R, T> {
     queries: &'a [R],
     keys: &'a [&'a [R]],
     scores: &'a mut [R],
-    ahead: &'a [&'a [T]],
+    ahead: Ahead<'a, T>,
 }
 
 impl<R: Real, T> WithSimd for Score<'_, R, T> {
@@ -135,7 +138,7 @@ pub(crate) fn add_weighted<R: Real, S: Simd, T>(
     weights: &[R],
     values: &[&[R]],
     sums: &mut [R],
-    ahead: &[&[T]],
+    ahead: Ahead<T>,
 ) {
     simd.vectorize(AddWeighted { weights, values, sums, ahead });
 }
@@ -144,7 +147,7 @@ struct AddWeighted<'a, R, T> {
     weights: &'a [R],
     values: &'a [&'a [R]],
     sums: &'a mut [R],
-    ahead: &'a [&'a [T]],
+    ahead: Ahead<'a, T>,
 }
 
 impl<R: Real, T> WithSimd for AddWeighted<'_, R, T> {

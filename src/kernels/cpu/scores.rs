@@ -4,6 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::{
     Heads, HostTensor,
+    prefetch::Ahead,
     products::{TILE, score},
     real::{Real, Stored},
     softcap::softcap,
@@ -13,9 +14,6 @@ use super::{
 pub(crate) fn products(some: &[f32], many: &[f32], width: usize, products: &mut [f32]) {
     Arch::new().dispatch(Products::<f32> { some, many, width, products });
 }
-
-/// Keys that follow each other are fetched ahead by the machine itself.
-const NOTHING_AHEAD: &[&[f32]] = &[];
 
 struct Products<'a, T: Stored> {
     some: &'a [T::Real],
@@ -33,7 +31,9 @@ impl<T: Stored> WithSimd for Products<'_, T> {
         let (rows, count) = (some.len() / width, many.len() / width);
         let mut buffer = vec![T::Real::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
         let mut tile = vec![T::Real::ZERO; rows * TILE];
-        for (first, vectors) in (0..count).step_by(TILE).zip(many.chunks(TILE * width)) {
+        let mut tiles = many.chunks(TILE * width).peekable();
+        for first in (0..count).step_by(TILE) {
+            let Some(vectors) = tiles.next() else { break };
             let length = vectors.len() / width;
             let mut keys = [&[][..]; TILE];
             let mut rest = &mut buffer[..];
@@ -42,7 +42,8 @@ impl<T: Stored> WithSimd for Products<'_, T> {
                 *key = T::widen(vector, buffer);
                 rest = later;
             }
-            score(simd, some, &keys[..length], &mut tile[..rows * length], NOTHING_AHEAD);
+            let ahead = Ahead::in_order(tiles.peek().map_or(&[], std::slice::from_ref));
+            score(simd, some, &keys[..length], &mut tile[..rows * length], ahead);
             for (row, tile) in tile[..rows * length].chunks_exact(length).enumerate() {
                 let products = &mut products[row * count + first..][..length];
                 products.iter_mut().zip(tile).for_each(|(to, from)| *to = from.to_f32());

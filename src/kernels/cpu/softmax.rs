@@ -1,6 +1,7 @@
 use pulp::Simd;
 
 use super::{
+    prefetch::Ahead,
     products::{TILE, add_weighted},
     real::Real,
 };
@@ -64,7 +65,7 @@ impl<R: Real> OnlineSoftmax<R> {
     /// Takes in a tile of keys. `scores` is `[queries, keys]`, minus infinity where a key is not kept, and is used up.
     /// The rows of `ahead` are asked for meanwhile.
     #[inline(always)]
-    pub fn absorb<S: Simd, T>(&mut self, simd: S, scores: &mut [R], values: &[&[R]], ahead: &[&[T]]) {
+    pub fn absorb<S: Simd, T>(&mut self, simd: S, scores: &mut [R], values: &[&[R]], ahead: Ahead<T>) {
         for (query, scores) in scores.chunks_exact_mut(values.len()).enumerate() {
             // Of a length that is known when compiled, loops are a few vectors.
             match <&mut [R; TILE]>::try_from(&mut *scores) {

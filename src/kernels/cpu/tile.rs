@@ -2,6 +2,7 @@ use pulp::Simd;
 
 use super::{
     attend::Problem,
+    prefetch::Ahead,
     products::{TILE, score},
     real::{Real, Stored},
     softcap::soften,
@@ -13,12 +14,13 @@ pub(super) struct Tile<'a, T> {
     keys: [&'a [T]; TILE],
     values: [&'a [T]; TILE],
     count: usize,
+    scattered: bool,
 }
 
 impl<'a, T> Tile<'a, T> {
     /// No keys.
     pub fn empty() -> Self {
-        Self { keys: [&[]; TILE], values: [&[]; TILE], count: 0 }
+        Self { keys: [&[]; TILE], values: [&[]; TILE], count: 0, scattered: false }
     }
 
     /// The keys of these indices, at most as many as a tile has.
@@ -33,6 +35,17 @@ impl<'a, T> Tile<'a, T> {
             tile.count += 1;
         }
         tile
+    }
+
+    /// The same, told that its keys lie anywhere.
+    pub fn scattered(self) -> Self {
+        Self { scattered: true, ..self }
+    }
+
+    /// Its keys or its values, to be asked for.
+    fn ahead<'b>(&'b self, rows: &'b [&'a [T]; TILE]) -> Ahead<'b, T> {
+        let rows = &rows[..self.count];
+        if self.scattered { Ahead::scattered(rows) } else { Ahead::in_order(rows) }
     }
 
     /// How many keys it has.
@@ -70,16 +83,15 @@ impl<R: Real> Buffers<R> {
         drop: impl FnOnce(&mut [R]),
     ) {
         let mut rows = [&[][..]; TILE];
-        let values = &tile.values[..tile.count];
         fill(&mut rows, &mut self.keys, problem.head_dim, tile.keys[..tile.count].iter().copied());
-        score(simd, queries, &rows[..tile.count], scores, values);
+        score(simd, queries, &rows[..tile.count], scores, tile.ahead(&tile.values));
         if let Some(cap) = problem.softcap {
             soften(scores, cap);
         }
         drop(scores);
         let mut rows = [&[][..]; TILE];
-        fill(&mut rows, &mut self.values, problem.value_dim, values.iter().copied());
-        softmax.absorb(simd, scores, &rows[..tile.count], &next.keys[..next.count]);
+        fill(&mut rows, &mut self.values, problem.value_dim, tile.values[..tile.count].iter().copied());
+        softmax.absorb(simd, scores, &rows[..tile.count], next.ahead(&next.keys));
     }
 }
 

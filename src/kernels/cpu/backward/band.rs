@@ -5,11 +5,12 @@ use pulp::{Arch, Simd, WithSimd};
 use super::{
     super::{
         attend::Problem,
+        prefetch::Ahead,
         products::{TILE, add_weighted, score},
         real::{Real, Stored},
         tile::fill,
     },
-    Gradients, Part, Rows, Trace, add_by_key, bend, in_parts, nothing_ahead, queries_of_a_part, unbend, weigh,
+    Gradients, Part, Rows, Trace, add_by_key, bend, in_parts, queries_of_a_part, unbend, weigh,
 };
 use crate::mask::Pattern;
 
@@ -79,10 +80,9 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
                     fill(&mut values, &mut wide_values, value_dim, these);
                     let (keys, values) = (&keys[..length], &values[..length]);
                     let (scores, slopes) = (&mut scores[..count * length], &mut slopes[..count * length]);
-                    let ahead = nothing_ahead::<T>();
-                    score(simd, &rows.queries, keys, scores, ahead);
+                    score(simd, &rows.queries, keys, scores, Ahead::<T>::nothing());
                     let bends = problem.softcap.map(|cap| bend(scores, cap));
-                    score(simd, &rows.gradients, values, slopes, ahead);
+                    score(simd, &rows.gradients, values, slopes, Ahead::<T>::nothing());
                     for (scores, kept) in scores.chunks_exact_mut(length).zip(kept.iter().cycle()) {
                         if kept.iter().any(|kept| kept.start <= tile.start && tile.end <= kept.end) {
                             continue;
@@ -95,7 +95,7 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
                     }
                     weigh(scores, slopes, length, &rows.log_sum_exp, &rows.means);
                     unbend(slopes, bends);
-                    add_weighted(simd, slopes, keys, &mut of_queries, ahead);
+                    add_weighted(simd, slopes, keys, &mut of_queries, Ahead::<T>::nothing());
                     let place = part.place(start);
                     let of_keys = &mut part.of_keys[place * head_dim..][..length * head_dim];
                     add_by_key(simd, slopes, length, &rows.queries, head_dim, of_keys);

@@ -6,11 +6,12 @@ use super::{
     super::{
         attend::Problem,
         gather::{Lists, used},
+        prefetch::Ahead,
         products::{TILE, add_weighted, score},
         real::{Real, Stored},
         tile::fill,
     },
-    Gradients, Part, Rows, Trace, add_row, bend, in_parts, nothing_ahead, queries_of_a_part, unbend, weigh,
+    Gradients, Part, Rows, Trace, add_row, bend, in_parts, queries_of_a_part, unbend, weigh,
 };
 
 /// Gradients of attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
@@ -64,7 +65,7 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
                     let (keys, values) = (&keys[..count], &values[..count]);
                     let scores = &mut scores[..heads_at_a_time * count];
                     let slopes = &mut slopes[..heads_at_a_time * count];
-                    score(simd, some_queries, keys, scores, values);
+                    score(simd, some_queries, keys, scores, Ahead::scattered(values));
                     let bends = problem.softcap.map(|cap| bend(scores, cap));
                     if let Some(log_probability) = log_probability.chunks(TILE).nth(tile) {
                         for scores in scores.chunks_exact_mut(count) {
@@ -74,10 +75,10 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
                     let ahead = these.iter().map(|&key| &part.of_keys[key as usize * head_dim..][..head_dim]);
                     let mut rows_ahead = [&[][..]; TILE];
                     rows_ahead.iter_mut().zip(ahead).for_each(|(row, ahead)| *row = ahead);
-                    score(simd, some_gradients, values, slopes, &rows_ahead[..count]);
+                    score(simd, some_gradients, values, slopes, Ahead::scattered(&rows_ahead[..count]));
                     weigh(scores, slopes, count, &rows.log_sum_exp[heads.clone()], &rows.means[heads.clone()]);
                     unbend(slopes, bends);
-                    add_weighted(simd, slopes, keys, of_queries, nothing_ahead::<T>());
+                    add_weighted(simd, slopes, keys, of_queries, Ahead::<T>::nothing());
                     for (slot, &key) in these.iter().enumerate() {
                         let key = key as usize;
                         let of_key = &mut part.of_keys[key * head_dim..][..head_dim];

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use super::{
     attend::Problem,
+    prefetch::Ahead,
     products::{TILE, add_weighted},
     real::{Real, Stored},
     softcap::soften,
@@ -128,7 +129,7 @@ fn add_by_key<R: Real, S: Simd>(simd: S, weights: &[R], keys: usize, rows: &[R],
         }
         let mut vectors = [&[][..]; TILE];
         vectors.iter_mut().zip(rows.chunks_exact(width)).for_each(|(vector, row)| *vector = row);
-        add_weighted(simd, &turned[..keys * count], &vectors[..count], sums, nothing_ahead::<R>());
+        add_weighted(simd, &turned[..keys * count], &vectors[..count], sums, Ahead::<R>::nothing());
     }
 }
 
@@ -145,10 +146,6 @@ fn add_row<R: Real, S: Simd>(simd: S, weight: R, row: &[R], sums: &mut [R]) {
         let sum = R::mul_add(simd, weight, R::load(simd, rest), R::load(simd, rest_of_sums));
         R::store(simd, rest_of_sums, sum);
     }
-}
-
-fn nothing_ahead<'a, R>() -> &'a [&'a [R]] {
-    &[]
 }
 
 /// How many queries each part has, a multiple of `block` but for the last.
