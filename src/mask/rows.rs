@@ -89,10 +89,10 @@ impl<B: Backend> Rows<B> {
             return None;
         }
         let mut lists = Lists { indices: vec![-1; rows.len() * width], probability: vec![0.0; rows.len() * width] };
-        for (row, kept) in rows.iter().enumerate() {
-            for (slot, kept) in kept.iter().enumerate() {
-                lists.indices[row * width + slot] = kept.key as i32;
-                lists.probability[row * width + slot] = kept.probability;
+        let slots = lists.indices.chunks_exact_mut(width).zip(lists.probability.chunks_exact_mut(width));
+        for (kept, (indices, probability)) in rows.iter().zip(slots) {
+            for (kept, (index, probability)) in kept.iter().zip(indices.iter_mut().zip(probability)) {
+                (*index, *probability) = (kept.key as i32, kept.probability);
             }
         }
         Some(Self::from_lists([shape.batch, shape.heads, shape.queries, width], lists, device))
