@@ -64,6 +64,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    if !cfg!(any(feature = "flex", feature = "ndarray")) {
+        return Err("nothing to time: build with the feature `flex` or `ndarray`".into());
+    }
     let cases = if arguments.line { cases::line() } else { cases::table() };
     let matches = |case: &Case| {
         arguments.keys.is_none_or(|most| case.keys <= most)
@@ -77,7 +80,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let probe = Probe::new();
     println!("{} threads\n", rayon::current_num_threads());
     table::heading();
-    let mut rows = Vec::new();
+    #[allow(unused_mut)] // Without a CPU backend it stays empty.
+    let mut rows = Vec::<Row>::new();
     #[cfg(feature = "flex")]
     rows.extend(backend::<burn_flex::Flex>("flex", arguments, &cases, &probe)?);
     #[cfg(feature = "ndarray")]
