@@ -63,6 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
+#[allow(unused_variables)] // Without a CPU backend there is nothing to time.
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if !cfg!(any(feature = "flex", feature = "ndarray")) {
         return Err("nothing to time: build with the feature `flex` or `ndarray`".into());
