@@ -1,4 +1,5 @@
-//! Gradients of grouped-query attention reach every parameter, and are those of finite differences.
+//! Gradients of grouped-query attention reach every parameter, and are those of finite differences; and what else must
+//! have a program of its own.
 #![cfg(all(feature = "train", feature = "ndarray"))]
 
 mod common;

@@ -15,7 +15,11 @@ use super::{Activation, HashConfig, keys::Host};
 use crate::{
     FileError,
     attention::AttentionError,
-    kernels::{Heads, HostTensor, cpu::add_products, host_tensor},
+    kernels::{
+        Heads, HostTensor,
+        cpu::{add_products, first_tile},
+        host_tensor,
+    },
     tensor_file::{self, TensorFile},
 };
 
@@ -87,9 +91,8 @@ impl<B: Backend> HeadPerceptrons<B> {
                 }
                 let width = bias.len() / heads;
                 let mut sums = bias[head * width..][..width].repeat(length);
-                // As much of the next matrix as is read before requests can be sent for more.
-                let next = layers.get(index + 1).map_or(&[][..], |(matrix, _)| matrix[head]);
-                add_products(&vectors, matrix[head], width, &mut sums, &next[..next.len().min(16 * width)]);
+                let next = layers.get(index + 1).map(|(matrix, bias)| first_tile(matrix[head], bias.len() / heads));
+                add_products(&vectors, matrix[head], width, &mut sums, next.unwrap_or(&[]));
                 sums
             })
         };

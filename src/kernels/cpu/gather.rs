@@ -19,6 +19,7 @@ pub(crate) struct Lists<'a> {
 }
 
 impl Lists<'_> {
+    /// The keys and probabilities of a row.
     pub fn row(&self, row: usize) -> (&[i32], &[f32]) {
         let range = row * self.width..(row + 1) * self.width;
         (&self.indices[range.clone()], &self.probability[range])

@@ -12,6 +12,11 @@ pub(crate) fn add_products(vectors: &[f32], matrix: &[f32], width_out: usize, su
     Arch::new().dispatch(AddProducts { vectors, matrix, width_out, sums, next });
 }
 
+/// What [add_products] reads of a matrix before it can ask for more.
+pub(crate) fn first_tile(matrix: &[f32], width_out: usize) -> &[f32] {
+    &matrix[..matrix.len().min(TILE * width_out)]
+}
+
 struct AddProducts<'a> {
     vectors: &'a [f32],
     matrix: &'a [f32],

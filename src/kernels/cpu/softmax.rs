@@ -17,6 +17,7 @@ pub(crate) struct Softmax<R> {
 }
 
 impl<R: Real> Softmax<R> {
+    /// Of no keys.
     pub fn new(queries: usize, value_dim: usize) -> Self {
         Self {
             maximum: vec![R::LEAST; queries],
@@ -58,6 +59,7 @@ pub(crate) struct OnlineSoftmax<R> {
 }
 
 impl<R: Real> OnlineSoftmax<R> {
+    /// Before the first key.
     pub fn new(queries: usize, value_dim: usize) -> Self {
         Self { softmax: Softmax::new(queries, value_dim), parts: vec![[R::ZERO; TILE]; queries] }
     }
@@ -99,7 +101,7 @@ impl<R: Real> OnlineSoftmax<R> {
         }
     }
 
-    /// Makes a number the maximum of a query.
+    /// Makes a number the maximum of a query. Seldom called, and kept out of the loop over the scores.
     #[inline(never)]
     fn raise(&mut self, query: usize, maximum: R) {
         let value_dim = self.softmax.value_dim();

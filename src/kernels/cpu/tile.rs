@@ -61,6 +61,7 @@ pub(super) struct Buffers<R> {
 }
 
 impl<R: Real> Buffers<R> {
+    /// Empty where numbers are computed with as they stand in memory.
     pub fn new<T: Stored<Real = R>>(problem: &Problem<T>) -> Self {
         let buffer = |width| if T::AS_IT_IS { Vec::new() } else { vec![R::ZERO; TILE * width] };
         Self { keys: buffer(problem.head_dim), values: buffer(problem.value_dim) }
