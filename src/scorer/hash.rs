@@ -10,7 +10,7 @@ use statrs::function::erf::erf;
 
 use super::{
     HashWeights, RowScorer, Scorer, ScorerConfig,
-    hash_weights::FEW,
+    hash_weights::{FEW, of_few},
     keys::{Host, Seen, all_scores, truncate},
 };
 use crate::{
@@ -175,20 +175,20 @@ impl<B: Backend> Hash<B> {
         if anew {
             memory.by_head = vec![Vec::new(); heads];
         }
+        let keys = Host::of_range(inputs.keys(), new.clone());
+        let queries = Host::of_range(inputs.queries(), if shape.queries <= FEW { 0..shape.queries } else { 0..0 });
+        let parts = [(&weights.key, &keys), (&weights.query, &queries)];
+        let [signs_of_keys, signs_of_queries] = of_few(parts, shape.heads, self.activation);
         if !new.is_empty() {
-            let keys = Host::of_range(inputs.keys(), new);
-            let signs = weights.key.of_few(&keys, shape.heads, self.activation).unwrap_or_else(|| {
+            let signs = signs_of_keys.unwrap_or_else(|| {
                 let keys = repeat_heads(keys.to_tensor::<B>(&inputs.device()), shape.heads);
                 Host::of(&weights.key.forward(keys, self.activation))
             });
             let packed = pack_signs(&signs);
             memory.by_head.iter_mut().zip(packed).for_each(|(known, new)| known.extend(new));
         }
-        let few = match shape.queries {
-            ..=FEW => weights.query.of_few(&Host::of(inputs.queries()), shape.heads, self.activation),
-            _ => None,
-        };
-        let signs = few.unwrap_or_else(|| Host::of(&weights.query.forward(inputs.queries().clone(), self.activation)));
+        let signs = signs_of_queries
+            .unwrap_or_else(|| Host::of(&weights.query.forward(inputs.queries().clone(), self.activation)));
         Ok(HashRows {
             bits: signs.dims[3],
             group: shape.heads / inputs.kv_heads(),

@@ -17,7 +17,7 @@ use crate::{
     attention::AttentionError,
     kernels::{
         Heads, HostTensor,
-        cpu::{add_products, first_tile},
+        cpu::{Matrix, add_products},
         host_tensor,
     },
     tensor_file::{self, TensorFile},
@@ -69,44 +69,87 @@ impl<B: Backend> HeadPerceptrons<B> {
         })
     }
 
-    /// The same for so few vectors of each head, as in a decode step, that reading the weights is all the work: on the
-    /// host, from where the weights lie, for `heads` which share the vectors of key-value heads. `None` where there are
-    /// more vectors, or the weights lie elsewhere or are not f32.
-    pub(super) fn of_few(&self, x: &Host, heads: usize, activation: Activation) -> Option<Host> {
-        let [batch, kv_heads, length, width] = x.dims;
-        if length > FEW {
-            return None;
-        }
+    /// Matrices and biases, if all of them lie on the host.
+    fn on_host(&self) -> Option<Vec<OnHost>> {
         let tensors =
-            self.layers.iter().map(|layer| Some((host_tensor(&layer.matrix.val())?, host_tensor(&layer.bias.val())?)));
-        let tensors = tensors.collect::<Option<Vec<_>>>()?;
-        let layers =
-            tensors.iter().map(|(matrix, bias)| in_f32(matrix.as_ref(), bias.as_ref())).collect::<Option<Vec<_>>>()?;
-        let forward = |at: usize| {
-            let (sequence, head) = (at / heads, at % heads);
-            let vectors = x.head(sequence * kv_heads + head / (heads / kv_heads)).to_vec();
-            layers.iter().enumerate().fold(vectors, |mut vectors, (index, (matrix, bias))| {
-                if index > 0 {
-                    vectors.iter_mut().for_each(|x| *x = activation.of(*x));
-                }
-                let width = bias.len() / heads;
-                let mut sums = bias[head * width..][..width].repeat(length);
-                let next = layers.get(index + 1).map(|(matrix, bias)| first_tile(matrix[head], bias.len() / heads));
-                add_products(&vectors, matrix[head], width, &mut sums, next.unwrap_or(&[]));
-                sums
-            })
-        };
-        let values = (0..batch * heads).into_par_iter().map(forward).collect::<Vec<_>>().concat();
-        let width = self.layers.last().map_or(width, |layer| layer.matrix.dims()[2]);
-        Some(Host::new(values, [batch, heads, length, width]))
+            |layer: &HeadLinear<B>| Some((host_tensor(&layer.matrix.val())?, host_tensor(&layer.bias.val())?));
+        self.layers.iter().map(tensors).collect()
     }
 }
 
-/// A matrix for each head, and the biases of all, if they are f32.
-fn in_f32<'a>(matrix: &'a dyn HostTensor, bias: &'a dyn HostTensor) -> Option<(Vec<&'a [f32]>, Vec<f32>)> {
-    match (matrix.heads(), bias.heads()) {
-        (Heads::F32(matrix), Heads::F32(bias)) => Some((matrix, bias.concat())),
-        _ => None,
+/// What perceptrons make of so few vectors of each head, as in a decode step, that reading the weights is all the work: on
+/// the host, from where the weights lie, for `heads` which share the vectors of key-value heads. Threads are woken once
+/// for all `parts`. `None` for a part that has more vectors or none, or whose weights lie elsewhere or are not f32.
+pub(super) fn of_few<B: Backend, const N: usize>(
+    parts: [(&HeadPerceptrons<B>, &Host); N],
+    heads: usize,
+    activation: Activation,
+) -> [Option<Host>; N] {
+    let tensors = parts.map(|(perceptrons, x)| perceptrons.on_host().filter(|_| (1..=FEW).contains(&x.dims[2])));
+    let layers = tensors.each_ref().map(|tensors| tensors.as_ref()?.iter().map(HostLayer::of).collect::<Option<Vec<_>>>());
+    let of_part = |part: usize| {
+        let all = if layers[part].is_some() { parts[part].1.dims[0] * heads } else { 0 };
+        (0..all).map(move |at| (part, at))
+    };
+    let work = (0..N).flat_map(of_part).collect::<Vec<_>>();
+    let first_matrix = |&(part, at): &(usize, usize)| Some(layers[part].as_ref()?.first()?.matrix(at % heads));
+    let forward = |place: usize| {
+        let (part, at) = work[place];
+        let (layers, x) = (layers[part].as_deref().unwrap_or(&[]), parts[part].1);
+        let [_, kv_heads, length, _] = x.dims;
+        let (sequence, head) = (at / heads, at % heads);
+        let vectors = x.head(sequence * kv_heads + head / (heads / kv_heads)).to_vec();
+        layers.iter().enumerate().fold(vectors, |mut vectors, (index, layer)| {
+            if index > 0 {
+                vectors.iter_mut().for_each(|x| *x = activation.of(*x));
+            }
+            let mut sums = layer.bias(head).repeat(length);
+            let next = match layers.get(index + 1) {
+                Some(layer) => Some(layer.matrix(head)),
+                None => work.get(place + 1).and_then(first_matrix),
+            };
+            add_products(&vectors, layer.matrix(head), &mut sums, next);
+            sums
+        })
+    };
+    let mut done = (0..work.len()).into_par_iter().map(forward).collect::<Vec<_>>().into_iter();
+    std::array::from_fn(|part| {
+        let (perceptrons, x) = parts[part];
+        layers[part].as_ref()?;
+        let [batch, _, length, width] = x.dims;
+        let values = done.by_ref().take(batch * heads).collect::<Vec<_>>().concat();
+        let width = perceptrons.layers.last().map_or(width, |layer| layer.matrix.dims()[2]);
+        Some(Host::new(values, [batch, heads, length, width]))
+    })
+}
+
+type OnHost = (Box<dyn HostTensor>, Box<dyn HostTensor>);
+
+/// A layer of perceptrons in the memory of the host, by head.
+struct HostLayer<'a> {
+    matrices: Vec<&'a [f32]>,
+    biases: Vec<f32>,
+}
+
+impl<'a> HostLayer<'a> {
+    /// `None` if the numbers are not f32.
+    fn of((matrix, bias): &'a OnHost) -> Option<Self> {
+        match (matrix.heads(), bias.heads()) {
+            (Heads::F32(matrices), Heads::F32(bias)) => Some(Self { matrices, biases: bias.concat() }),
+            _ => None,
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.biases.len() / self.matrices.len()
+    }
+
+    fn matrix(&self, head: usize) -> Matrix<'a> {
+        Matrix { numbers: self.matrices[head], width_out: self.width() }
+    }
+
+    fn bias(&self, head: usize) -> &[f32] {
+        &self.biases[head * self.width()..][..self.width()]
     }
 }
 

@@ -158,7 +158,7 @@ fn is_within(range: &Range<usize>, other: &Range<usize>) -> bool {
 }
 
 /// A tile out of all streams; what does not fill a tile comes last, in order.
-fn interleaved(keys: &Range<usize>, tile: usize) -> impl Iterator<Item = usize> {
+pub(super) fn interleaved(keys: &Range<usize>, tile: usize) -> impl Iterator<Item = usize> {
     let tiles = keys.len() / TILE;
     let rest = if tile < tiles { 0..0 } else { keys.start + tiles * TILE..keys.end };
     let turns = if tile < tiles { TILE / STREAMS } else { 0 };

@@ -23,7 +23,7 @@ mod ndarray;
 pub(crate) use backward::{band_backward, gather_backward};
 pub(crate) use bridge::{band_attention, gather_attention};
 pub use host::{Heads, HostTensor};
-pub(crate) use perceptron::{add_products, first_tile};
+pub(crate) use perceptron::{Matrix, add_products};
 pub(crate) use real::exp_f32;
 use real::{Real, Stored};
 pub(crate) use scores::{LABELS_AT_A_TIME, Label, Steps, agreement, group_logits, label_products, products};

@@ -1,28 +1,55 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
+    attend::interleaved,
     prefetch::Ahead,
     products::{TILE, add_weighted},
 };
 
-/// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `matrix`
-/// `[width_in, width_out]`, `sums` `[some, width_out]`. The matrix is read once, from where it lies, and `next` asked for
-/// towards its end.
-pub(crate) fn add_products(vectors: &[f32], matrix: &[f32], width_out: usize, sums: &mut [f32], next: &[f32]) {
-    Arch::new().dispatch(AddProducts { vectors, matrix, width_out, sums, next });
+/// A matrix where it lies, `[width_in, width_out]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub numbers: &'a [f32],
+    pub width_out: usize,
 }
 
-/// What [add_products] reads of a matrix before it can ask for more.
-pub(crate) fn first_tile(matrix: &[f32], width_out: usize) -> &[f32] {
-    &matrix[..matrix.len().min(TILE * width_out)]
+impl<'a> Matrix<'a> {
+    fn width_in(self) -> usize {
+        self.numbers.len() / self.width_out
+    }
+
+    /// Rows that are read together: out of several places at once, as keys are.
+    #[inline(always)]
+    fn tile(self, tile: usize) -> MatrixTile<'a> {
+        let mut rows = MatrixTile { inputs: [0; TILE], rows: [&[]; TILE], count: 0 };
+        for (at, input) in interleaved(&(0..self.width_in()), tile).enumerate() {
+            rows.inputs[at] = input;
+            rows.rows[at] = &self.numbers[input * self.width_out..][..self.width_out];
+            rows.count += 1;
+        }
+        rows
+    }
+}
+
+struct MatrixTile<'a> {
+    /// Which number of a vector each row belongs to.
+    inputs: [usize; TILE],
+    rows: [&'a [f32]; TILE],
+    count: usize,
+}
+
+/// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `sums`
+/// `[some, width_out]`. The matrix is read once, from where it lies, and `next`, the matrix whose turn comes then, asked
+/// for towards its end.
+pub(crate) fn add_products(vectors: &[f32], matrix: Matrix, sums: &mut [f32], next: Option<Matrix>) {
+    Arch::new().dispatch(AddProducts { vectors, matrix, sums, next });
 }
 
 struct AddProducts<'a> {
     vectors: &'a [f32],
-    matrix: &'a [f32],
-    width_out: usize,
+    matrix: Matrix<'a>,
     sums: &'a mut [f32],
-    next: &'a [f32],
+    next: Option<Matrix<'a>>,
 }
 
 impl WithSimd for AddProducts<'_> {
@@ -30,21 +57,25 @@ impl WithSimd for AddProducts<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { vectors, matrix, width_out, sums, next } = self;
-        let width_in = matrix.len() / width_out;
+        let Self { vectors, matrix, sums, next } = self;
+        let width_in = matrix.width_in();
+        let tiles = width_in.div_ceil(TILE);
         let mut weights = Vec::with_capacity(vectors.len() / width_in * TILE);
-        let mut tiles = matrix.chunks(TILE * width_out).peekable();
-        for first in (0..width_in).step_by(TILE) {
-            let Some(rows) = tiles.next() else { break };
-            let mut tile = [&[][..]; TILE];
-            tile.iter_mut().zip(rows.chunks_exact(width_out)).for_each(|(tile, row)| *tile = row);
-            let count = rows.len() / width_out;
+        let mut tile = matrix.tile(0);
+        for at in 0..tiles {
+            let following = match next {
+                _ if at + 1 < tiles => Some(matrix.tile(at + 1)),
+                next => next.map(|next| next.tile(0)),
+            };
             weights.clear();
             for vector in vectors.chunks_exact(width_in) {
-                weights.extend_from_slice(&vector[first..first + count]);
+                weights.extend(tile.inputs[..tile.count].iter().map(|&input| vector[input]));
             }
-            let ahead = Ahead::in_order(std::slice::from_ref(tiles.peek().unwrap_or(&next)));
-            add_weighted(simd, &weights, &tile[..count], sums, ahead);
+            let ahead = following.as_ref().map_or(&[][..], |tile| &tile.rows[..tile.count]);
+            add_weighted(simd, &weights, &tile.rows[..tile.count], sums, Ahead::in_order(ahead));
+            if let Some(following) = following {
+                tile = following;
+            }
         }
     }
 }
