@@ -4,7 +4,7 @@ use crate::{
     attention::{AttentionError, AttentionInputs},
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{LayerState, ShareGroup, Size, by_candidates},
+    masker::{LayerState, Size, by_candidates},
     scorer::{Oracle, Scorer},
 };
 
@@ -47,9 +47,7 @@ impl TopKRecall {
         let mask = Mask::pattern(shape, pattern, &inputs.device());
         let seen = inputs.visibility().closed_form();
         let rows = |scorer: &dyn Scorer<B>, budget: &(dyn Fn(usize) -> usize + Sync)| {
-            by_candidates(inputs, &mask, scorer, &mut LayerState::new(0), ShareGroup::No, |row, scores| {
-                largest(scores, budget(row))
-            })
+            by_candidates(inputs, &mask, scorer, &mut LayerState::new(0), |row, scores| largest(scores, budget(row)))
         };
         let wanted = rows(&Oracle::default(), &|_| self.top_k)?;
         let found = rows(scorer, &|row| {

@@ -1,6 +1,9 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{Mask, MaskError, MaskForm, MaskShape, Pattern, Rows, rows::Kept};
+use super::{
+    Mask, MaskError, MaskForm, MaskShape, Pattern, Rows,
+    rows::{Chosen, Kept},
+};
 
 impl<B: Backend> Mask<B> {
     /// The union of two masks.
@@ -58,18 +61,22 @@ impl<B: Backend> Mask<B> {
         Ok(Self::with_form(self.shape(), form, &self.device()))
     }
 
-    /// The union of a pattern and rows that share no key with it, as lists, however many keys the pattern keeps.
-    pub(crate) fn from_pattern_and_rows(
-        shape: MaskShape,
-        pattern: Pattern,
-        mut rows: Vec<Vec<Kept>>,
-        device: &B::Device,
-    ) -> Self {
-        for (row, kept) in rows.iter_mut().enumerate() {
-            let keys = pattern.row(row % shape.queries, shape.keys).into_iter().flatten();
-            kept.extend(keys.map(|key| Kept::certainly(key as u32)));
+    /// The union with chosen keys of which this mask keeps none.
+    pub(crate) fn with_chosen(&self, chosen: &Chosen) -> Result<Self, MaskError> {
+        let pattern = match self.form() {
+            MaskForm::Empty => None,
+            MaskForm::Pattern(pattern) if self.is_narrow(*pattern) => Some(*pattern),
+            _ => return self.merge_disjoint(&chosen.to_rows(self.shape())),
+        };
+        Ok(Self::from_chosen(self.shape(), pattern, chosen, &self.device()))
+    }
+
+    /// The union of a pattern and chosen keys of which it keeps none, as lists, however many keys the pattern keeps.
+    pub(crate) fn from_chosen(shape: MaskShape, pattern: Option<Pattern>, chosen: &Chosen, device: &B::Device) -> Self {
+        match Rows::from_chosen(shape, pattern, chosen, device) {
+            Some(rows) => Self::with_form(shape, MaskForm::Rows(rows), device),
+            None => Self::empty(shape, device),
         }
-        Self::from_host_rows(shape, &rows, device)
     }
 
     fn merge_dense(&self, other: &Self) -> Result<MaskForm<B>, MaskError> {
@@ -82,11 +89,15 @@ impl<B: Backend> Mask<B> {
         Ok(MaskForm::Dense(larger.mask_where(both_sampled, independent)))
     }
 
-    /// A pattern as lists, or `None` where it keeps more than half of the keys and lists would be larger than weights.
+    /// Whether a pattern keeps at most half of the keys; lists of more would be larger than weights.
+    fn is_narrow(&self, pattern: Pattern) -> bool {
+        pattern.sink.saturating_add(pattern.window) <= self.shape().keys / 2
+    }
+
+    /// A pattern as lists, or `None` where it is not [narrow](Self::is_narrow).
     fn pattern_rows(&self, pattern: Pattern) -> Option<Rows<B>> {
         let shape = self.shape();
-        let width = pattern.sink.saturating_add(pattern.window);
-        if width > shape.keys / 2 {
+        if !self.is_narrow(pattern) {
             return None;
         }
         let one_head = (0..shape.queries)

@@ -18,8 +18,8 @@ pub use csr::Csr;
 pub use density::Density;
 pub use error::MaskError;
 pub use pattern::Pattern;
-pub(crate) use rows::Kept;
 pub use rows::Rows;
+pub(crate) use rows::{Chosen, Kept};
 pub use shape::MaskShape;
 
 /// For each query, which keys it keeps and with what probability each was kept.

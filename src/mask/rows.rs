@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     ops::Range,
     sync::{Arc, OnceLock},
 };
@@ -23,12 +24,43 @@ pub struct Rows<B: Backend> {
 }
 
 /// Kept keys as lists in the memory of the host, row after row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Lists {
     /// The kept keys of each row, -1 for an unused slot.
     pub indices: Vec<i32>,
-    /// With what probability each was kept, 0 in unused slots.
-    pub probability: Vec<f32>,
+    /// With what probability each was kept, 0 in unused slots; `None` if all were kept for certain.
+    pub probability: Option<Vec<f32>>,
+}
+
+impl Lists {
+    fn probability(&self) -> Cow<'_, [f32]> {
+        match &self.probability {
+            Some(probability) => Cow::Borrowed(probability),
+            None => Cow::Owned(self.indices.iter().map(|&index| if index >= 0 { 1.0 } else { 0.0 }).collect()),
+        }
+    }
+}
+
+/// Keys that were chosen, each for certain, in rows that some heads share.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// Head by head, and query by query.
+    pub rows: Vec<Vec<u32>>,
+    /// So many neighbouring heads have their rows in common.
+    pub heads_per_row: usize,
+}
+
+impl Chosen {
+    /// The keys of each row of a mask.
+    fn by_row(&self, shape: MaskShape) -> impl Iterator<Item = &[u32]> {
+        let row = move |row: usize| row / shape.queries / self.heads_per_row * shape.queries + row % shape.queries;
+        (0..shape.rows()).map(move |at| self.rows[row(at)].as_slice())
+    }
+
+    /// A row of its own for each head.
+    pub fn to_rows(&self, shape: MaskShape) -> Vec<Vec<Kept>> {
+        self.by_row(shape).map(|row| row.iter().map(|&key| Kept::certainly(key)).collect()).collect()
+    }
 }
 
 /// One kept key of a row on the host.
@@ -88,13 +120,47 @@ impl<B: Backend> Rows<B> {
         if width == 0 {
             return None;
         }
-        let mut lists = Lists { indices: vec![-1; rows.len() * width], probability: vec![0.0; rows.len() * width] };
-        let slots = lists.indices.chunks_exact_mut(width).zip(lists.probability.chunks_exact_mut(width));
-        for (kept, (indices, probability)) in rows.iter().zip(slots) {
-            for (kept, (index, probability)) in kept.iter().zip(indices.iter_mut().zip(probability)) {
-                (*index, *probability) = (kept.key as i32, kept.probability);
-            }
+        let mut indices = vec![-1; rows.len() * width];
+        for (kept, indices) in rows.iter().zip(indices.chunks_exact_mut(width)) {
+            kept.iter().zip(indices).for_each(|(kept, index)| *index = kept.key as i32);
         }
+        let sampled = rows.iter().flatten().any(|kept| kept.probability != 1.0);
+        let probability = sampled.then(|| {
+            let mut probability = vec![0.0; rows.len() * width];
+            for (kept, probability) in rows.iter().zip(probability.chunks_exact_mut(width)) {
+                kept.iter().zip(probability).for_each(|(kept, probability)| *probability = kept.probability);
+            }
+            probability
+        });
+        let lists = Lists { indices, probability };
+        Some(Self::from_lists([shape.batch, shape.heads, shape.queries, width], lists, device))
+    }
+
+    /// The keys of a pattern, if there is one, and others which it does not keep, padded to the longest row. `None` if
+    /// there are none.
+    pub(super) fn from_chosen(
+        shape: MaskShape,
+        pattern: Option<Pattern>,
+        chosen: &Chosen,
+        device: &B::Device,
+    ) -> Option<Self> {
+        let of_pattern = |row: usize| {
+            let ranges = pattern.map_or([0..0, 0..0], |pattern| pattern.row(row % shape.queries, shape.keys));
+            ranges.map(|range| range.start as i32..range.end as i32)
+        };
+        let length =
+            |(row, chosen): (usize, &[u32])| chosen.len() + of_pattern(row).iter().map(Range::len).sum::<usize>();
+        let width = chosen.by_row(shape).enumerate().map(length).max().unwrap_or(0);
+        if width == 0 {
+            return None;
+        }
+        let mut indices = Vec::with_capacity(shape.rows() * width);
+        for (row, chosen) in chosen.by_row(shape).enumerate() {
+            of_pattern(row).into_iter().for_each(|range| indices.extend(range));
+            indices.extend(chosen.iter().map(|&key| key as i32));
+            indices.resize((row + 1) * width, -1);
+        }
+        let lists = Lists { indices, probability: None };
         Some(Self::from_lists([shape.batch, shape.heads, shape.queries, width], lists, device))
     }
 
@@ -140,7 +206,7 @@ impl<B: Backend> Rows<B> {
         self.tensors.get_or_init(|| {
             let lists = self.lists();
             let indices = TensorData::new(lists.indices.clone(), self.dims);
-            let probability = TensorData::new(lists.probability.clone(), self.dims);
+            let probability = TensorData::new(lists.probability().into_owned(), self.dims);
             let probability = Tensor::from_data(probability, (&self.device, DType::F32));
             (Tensor::from_data(indices, &self.device), probability)
         })
@@ -154,7 +220,7 @@ impl<B: Backend> Rows<B> {
             let index = |index: i64| i32::try_from(index).unwrap_or(i32::MIN);
             let indices = indices.to_data().convert::<i64>().iter::<i64>().map(index).collect();
             let probability = probability.to_data().convert::<f32>().iter::<f32>().collect();
-            Arc::new(Lists { indices, probability })
+            Arc::new(Lists { indices, probability: Some(probability) })
         })
     }
 
@@ -162,7 +228,8 @@ impl<B: Backend> Rows<B> {
     pub(crate) fn to_host(&self) -> Vec<Vec<Kept>> {
         let lists = self.lists();
         let width = self.width().max(1);
-        let rows = lists.indices.chunks(width).zip(lists.probability.chunks(width));
+        let probability = lists.probability();
+        let rows = lists.indices.chunks(width).zip(probability.chunks(width));
         rows.map(|(indices, probability)| {
             let slots = indices.iter().zip(probability).filter(|(index, _)| **index >= 0);
             slots.map(|(&index, &probability)| Kept { key: index as u32, probability }).collect()
@@ -174,8 +241,7 @@ impl<B: Backend> Rows<B> {
     pub(super) fn support(&self) -> Self {
         match self.lists.get() {
             Some(lists) => {
-                let probability = lists.indices.iter().map(|&index| if index >= 0 { 1.0 } else { 0.0 }).collect();
-                let lists = Lists { indices: lists.indices.clone(), probability };
+                let lists = Lists { indices: lists.indices.clone(), probability: None };
                 Self::from_lists(self.dims, lists, &self.device)
             }
             None => {
@@ -194,13 +260,16 @@ impl<B: Backend> Rows<B> {
             Some(lists) => {
                 let dims = [batch.len(), heads.len(), queries.len(), width];
                 let slots = dims.iter().product();
-                let mut narrowed = Lists { indices: Vec::with_capacity(slots), probability: Vec::with_capacity(slots) };
+                let probability = lists.probability.as_ref().map(|_| Vec::with_capacity(slots));
+                let mut narrowed = Lists { indices: Vec::with_capacity(slots), probability };
                 for batch in batch {
                     for head in heads.clone() {
                         let first = (batch * self.dims[1] + head) * self.dims[2];
                         let slots = (first + queries.start) * width..(first + queries.end) * width;
                         narrowed.indices.extend_from_slice(&lists.indices[slots.clone()]);
-                        narrowed.probability.extend_from_slice(&lists.probability[slots]);
+                        if let (Some(narrowed), Some(all)) = (&mut narrowed.probability, &lists.probability) {
+                            narrowed.extend_from_slice(&all[slots]);
+                        }
                     }
                 }
                 Self::from_lists(dims, narrowed, &self.device)
@@ -217,7 +286,8 @@ impl<B: Backend> Rows<B> {
         let lists = self.lists();
         let [_, _, queries, width] = self.dims;
         let times = batch * heads;
-        let lists = Lists { indices: lists.indices.repeat(times), probability: lists.probability.repeat(times) };
+        let probability = lists.probability.as_ref().map(|probability| probability.repeat(times));
+        let lists = Lists { indices: lists.indices.repeat(times), probability };
         Self::from_lists([batch, heads, queries, width], lists, &self.device)
     }
 
@@ -230,7 +300,10 @@ impl<B: Backend> Rows<B> {
         let ([batch, heads, queries, left], right) = (self.dims, other.width());
         let lists = Lists {
             indices: side_by_side(&a.indices, left, &b.indices, right),
-            probability: side_by_side(&a.probability, left, &b.probability, right),
+            probability: match (&a.probability, &b.probability) {
+                (None, None) => None,
+                _ => Some(side_by_side(&a.probability(), left, &b.probability(), right)),
+            },
         };
         Self::from_lists([batch, heads, queries, left + right], lists, &self.device)
     }
@@ -250,11 +323,13 @@ impl<B: Backend> Rows<B> {
         let [_, _, queries, width] = self.dims;
         if let Some(lists) = self.lists.get() {
             let mut lists = Lists::clone(lists);
-            let slots = lists.indices.iter_mut().zip(&mut lists.probability);
-            for (slot, (index, probability)) in slots.enumerate() {
+            for (slot, index) in lists.indices.iter_mut().enumerate() {
                 let query = slot / width % queries;
                 if usize::try_from(*index).is_ok_and(|key| pattern.keeps(query, key) == kept) {
-                    (*index, *probability) = (-1, 0.0);
+                    *index = -1;
+                    if let Some(probability) = &mut lists.probability {
+                        probability[slot] = 0.0;
+                    }
                 }
             }
             return Self::from_lists(self.dims, lists, &self.device);
@@ -345,8 +420,10 @@ mod tests {
         for (name, operation) in operations {
             let (a, b) = (operation(lists(), pattern), operation(tensors(), pattern));
             assert_eq!(a.dims(), b.dims(), "{name}");
-            assert_eq!(a.lists(), b.lists(), "{name}");
+            assert_eq!(a.lists().indices, b.lists().indices, "{name}");
+            assert_eq!(a.lists().probability(), b.lists().probability(), "{name}");
             assert_eq!(a.indices().to_data(), b.indices().to_data(), "{name}");
+            assert_eq!(a.probability().to_data(), b.probability().to_data(), "{name}");
         }
         let gone = lists().outside(pattern);
         assert!(gone.to_host().iter().flatten().all(|kept| kept.key >= 2));

@@ -8,7 +8,7 @@ use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, Size,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
     report::{RowSample, SamplingReport},
     rows::{by_candidates, candidates},
 };
@@ -108,7 +108,7 @@ impl<B: Backend, E: Scorer<B>> PpsSampling<B, E> {
         let keys = mask.shape().keys;
         let size = self.size.of(keys);
         let randomness = state.randomness(inputs.layer());
-        let rows = by_candidates(inputs, mask, &self.scorer, state, ShareGroup::No, |row, scores| {
+        let rows = by_candidates(inputs, mask, &self.scorer, state, |row, scores| {
             draw(scores, size, self.uniform_share, &mut randomness.row(row))
         })?;
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();

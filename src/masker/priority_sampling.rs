@@ -8,7 +8,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, Size,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
     report::{RowSample, SamplingReport},
     rows::{by_candidates, candidates},
 };
@@ -94,7 +94,7 @@ impl<B: Backend, E: Scorer<B>> PrioritySampling<B, E> {
         let keys = mask.shape().keys;
         let size = self.size.of(keys);
         let randomness = state.randomness(inputs.layer());
-        let rows = by_candidates(inputs, mask, &self.scorer, state, ShareGroup::No, |row, scores| {
+        let rows = by_candidates(inputs, mask, &self.scorer, state, |row, scores| {
             draw(scores, size, &mut randomness.row(row))
         })?;
         let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();

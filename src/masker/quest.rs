@@ -1,11 +1,11 @@
 use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, ShareGroup, Size, rows::by_candidates};
+use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, ShareGroup, Size, rows::choose_together};
 use crate::{
     attention::{AttentionError, AttentionInputs},
     kernels::cpu::largest,
-    mask::{Kept, Mask},
+    mask::Mask,
     scorer::{Pages, PagesConfig, ScorerConfig},
 };
 
@@ -69,20 +69,18 @@ impl<B: Backend> Masker<B> for QuestTopK {
             return Ok(Mask::full(shape, &device));
         }
         let count = (size / page_size).max(minimum_pages);
-        let rows = by_candidates(inputs, &mask, &self.pages, state, share_group, |_, scores| {
-            best_pages(scores, page_size, count)
-        })?;
-        Ok(mask.merge_disjoint(&rows)?)
+        let choose = |scores: &[f32]| best_pages(scores, page_size, count);
+        Ok(mask.with_chosen(&choose_together(inputs, &mask, &self.pages, state, share_group, choose)?)?)
     }
 }
 
 /// The candidates of the `count` pages with the highest scores.
-fn best_pages(scores: &[f32], page_size: usize, count: usize) -> Vec<Kept> {
+fn best_pages(scores: &[f32], page_size: usize, count: usize) -> Vec<u32> {
     let best = |page: &[f32]| page.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let pages = scores.chunks(page_size).map(best).collect::<Vec<_>>();
     let pages = largest(&pages, count).into_iter().map(|page| page as usize * page_size);
     let keys = pages.flat_map(|first| first..(first + page_size).min(scores.len()));
-    keys.filter(|&key| scores[key] > f32::NEG_INFINITY).map(|key| Kept::certainly(key as u32)).collect()
+    keys.filter(|&key| scores[key] > f32::NEG_INFINITY).map(|key| key as u32).collect()
 }
 
 #[cfg(test)]
@@ -93,7 +91,7 @@ mod tests {
     fn pages_bring_their_candidates() {
         let hidden = f32::NEG_INFINITY;
         let scores = [hidden, 1.0, 5.0, 5.0, 3.0, hidden, hidden, hidden, 5.0];
-        let keys = |count| best_pages(&scores, 2, count).iter().map(|kept| kept.key).collect::<Vec<_>>();
+        let keys = |count| best_pages(&scores, 2, count);
         assert_eq!(keys(1), [2, 3]);
         assert_eq!(keys(2), [2, 3, 8]);
         assert_eq!(keys(9), [1, 2, 3, 4, 8]);

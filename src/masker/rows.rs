@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{LayerState, ShareGroup};
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    mask::{Kept, Mask, MaskForm, MaskShape, Pattern},
+    mask::{Chosen, Kept, Mask, MaskForm, MaskShape, Pattern},
     scorer::Scorer,
 };
 
@@ -33,10 +33,35 @@ pub(crate) fn candidate_scores<B: Backend>(
 }
 
 /// What `work` makes of each row, given the row's number and its scores as [candidate_scores] has them; rows are worked
-/// in parallel. Heads that share their group are worked once, by the group's first row.
+/// in parallel.
 ///
 /// Where the scorer, the visibility and the mask so far allow it, the scores of all pairs never stand in memory together.
-pub(crate) fn by_candidates<B: Backend, T: Clone + Send>(
+pub(crate) fn by_candidates<B: Backend, T: Send>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    scorer: &dyn Scorer<B>,
+    state: &mut LayerState,
+    work: impl Fn(usize, &[f32]) -> T + Sync,
+) -> Result<Vec<T>, AttentionError> {
+    by_candidates_of(inputs, mask, scorer, state, ShareGroup::No, work)
+}
+
+/// What `choose` chooses of the candidates of each row, or of each group of heads together.
+pub(crate) fn choose_together<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    mask: &Mask<B>,
+    scorer: &dyn Scorer<B>,
+    state: &mut LayerState,
+    share: ShareGroup,
+    choose: impl Fn(&[f32]) -> Vec<u32> + Sync,
+) -> Result<Chosen, AttentionError> {
+    let heads_per_row = if share == ShareGroup::No { 1 } else { inputs.mask_shape().heads / inputs.kv_heads() };
+    let rows = by_candidates_of(inputs, mask, scorer, state, share, |_, scores| choose(scores))?;
+    Ok(Chosen { rows, heads_per_row })
+}
+
+/// Heads that share their group are worked once, by the group's first row.
+fn by_candidates_of<B: Backend, T: Send>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
     scorer: &dyn Scorer<B>,
@@ -49,14 +74,24 @@ pub(crate) fn by_candidates<B: Backend, T: Clone + Send>(
     if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), Taken::of_sparse(mask))
         && let Some(scorer) = scorer.by_row(inputs, state)?
     {
+        let hide = |kv_head, head, query, scores: &mut [f32]| {
+            let seen = seen(query, shape.keys);
+            scores[..seen.start].fill(f32::NEG_INFINITY);
+            scores[seen.end..].fill(f32::NEG_INFINITY);
+            taken.hide(rows.row(kv_head, head, query), query, scores);
+        };
         return Ok(rows.work(
-            |kv_head, query, scores| {
-                scorer.score_group(kv_head, query, scores);
-                let seen = seen(query, shape.keys);
-                for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
-                    scores[..seen.start].fill(f32::NEG_INFINITY);
-                    scores[seen.end..].fill(f32::NEG_INFINITY);
-                    taken.hide(rows.row(kv_head, head, query), query, scores);
+            |kv_head, query, scores| match share {
+                ShareGroup::Mean => {
+                    scorer.score_group_sum(kv_head, query, rows.group, scores);
+                    (0..rows.group).for_each(|head| hide(kv_head, head, query, &mut scores[..shape.keys]));
+                }
+                ShareGroup::No | ShareGroup::Max => {
+                    scorer.score_group(kv_head, query, scores);
+                    for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
+                        hide(kv_head, head, query, scores);
+                    }
+                    share.combine(scores, rows.group);
                 }
             },
             work,
@@ -68,6 +103,7 @@ pub(crate) fn by_candidates<B: Backend, T: Clone + Send>(
             for (head, scores) in scores.chunks_exact_mut(shape.keys).enumerate() {
                 scores.copy_from_slice(&all[rows.row(kv_head, head, query) * shape.keys..][..shape.keys]);
             }
+            share.combine(scores, rows.group);
         },
         work,
     ))
@@ -87,11 +123,17 @@ thread_local! {
 }
 
 impl Grouped {
+    fn rows_per_group(&self) -> usize {
+        if self.share == ShareGroup::No { self.group } else { 1 }
+    }
+
     fn row(&self, kv_head: usize, head: usize, query: usize) -> usize {
         (kv_head * self.group + head) * self.shape.queries + query
     }
 
-    fn work<T: Clone + Send>(
+    /// Head by head, or group by group where heads share. `score` fills in the scores of a group, in its first row where
+    /// heads share.
+    fn work<T: Send>(
         &self,
         score: impl Fn(usize, usize, &mut [f32]) + Sync,
         work: impl Fn(usize, &[f32]) -> T + Sync,
@@ -104,25 +146,17 @@ impl Grouped {
             let mut scores = SCORES.take();
             scores.resize(self.group * keys, 0.0);
             score(kv_head, query, &mut scores);
-            let done = match self.share {
-                ShareGroup::No => {
-                    let heads = scores.chunks_exact(keys).enumerate();
-                    heads.map(|(head, scores)| work(self.row(kv_head, head, query), scores)).collect()
-                }
-                share => {
-                    share.combine(&mut scores, self.group);
-                    vec![work(self.row(kv_head, 0, query), &scores[..keys]); self.group]
-                }
-            };
+            let heads = scores.chunks_exact(keys).enumerate().take(self.rows_per_group());
+            let done = heads.map(|(head, scores)| work(self.row(kv_head, head, query), scores)).collect();
             SCORES.set(scores);
             done
         };
         let done = (0..units).into_par_iter().map(of_group).collect::<Vec<Vec<T>>>();
         let mut done = done.into_iter().map(Vec::into_iter).collect::<Vec<_>>();
         let kv_heads = units / queries;
-        let mut rows = Vec::with_capacity(self.shape.rows());
+        let mut rows = Vec::with_capacity(units * self.rows_per_group());
         for kv_head in 0..kv_heads {
-            for _ in 0..self.group {
+            for _ in 0..self.rows_per_group() {
                 rows.extend(done[kv_head * queries..][..queries].iter_mut().filter_map(Iterator::next));
             }
         }

@@ -54,8 +54,11 @@ impl From<ShareGroup> for Field {
 
 impl ShareGroup {
     /// The scores of a group in those of its first head (for the mean their sum, which orders alike). What one head cannot
-    /// choose, the group cannot.
+    /// choose, the group cannot. Heads that do not share keep theirs.
     pub(crate) fn combine(self, scores: &mut [f32], heads: usize) {
+        if self == Self::No {
+            return;
+        }
         let (first, others) = scores.split_at_mut(scores.len() / heads);
         for other in others.chunks_exact(first.len()) {
             for (score, &other) in first.iter_mut().zip(other) {

@@ -7,7 +7,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
     rows::{Taken, by_candidates},
 };
 use crate::{
@@ -77,7 +77,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
             return Ok(Mask::full(shape, &device));
         }
         let (kept, nothing) = (Taken::of(&mask), Mask::empty(shape, &device));
-        let chosen = by_candidates(inputs, &nothing, &self.scorer, state, ShareGroup::No, |row, scores| {
+        let chosen = by_candidates(inputs, &nothing, &self.scorer, state, |row, scores| {
             let kept = kept.weights(row, row % shape.queries, shape.keys);
             let limit = limit(scores, self.threshold);
             let reaches = |score: f32| score > f32::NEG_INFINITY && f64::from(score) >= limit;

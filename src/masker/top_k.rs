@@ -7,12 +7,12 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, Size, rows::by_candidates,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, Size, rows::choose_together,
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
     kernels::cpu::largest,
-    mask::{Kept, Mask},
+    mask::{Chosen, Mask},
     scorer::{Oracle, Scorer},
 };
 
@@ -82,16 +82,14 @@ impl<B: Backend, E: Scorer<B>> TopK<B, E> {
         inputs: &AttentionInputs<B>,
         state: &mut LayerState,
         mask: &Mask<B>,
-    ) -> Result<Option<Vec<Vec<Kept>>>, AttentionError> {
+    ) -> Result<Option<Chosen>, AttentionError> {
         let keys = inputs.mask_shape().keys;
         let size = self.size.of(keys);
         if size >= keys {
             return Ok(None);
         }
-        let rows = by_candidates(inputs, mask, &self.scorer, state, self.share, |_, scores| {
-            largest(scores, size).into_iter().map(Kept::certainly).collect()
-        })?;
-        Ok(Some(rows))
+        let choose = |scores: &[f32]| largest(scores, size);
+        Ok(Some(choose_together(inputs, mask, &self.scorer, state, self.share, choose)?))
     }
 
     /// Lets the heads of a group choose together, or not.
@@ -139,7 +137,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopK<B, E> {
     ) -> Result<Mask<B>, AttentionError> {
         Ok(match self.choose(inputs, state, &mask)? {
             None => Mask::full(inputs.mask_shape(), &inputs.device()),
-            Some(rows) => mask.merge_disjoint(&rows)?,
+            Some(chosen) => mask.with_chosen(&chosen)?,
         })
     }
 }

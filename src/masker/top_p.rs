@@ -5,7 +5,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, TopK, TopKConfig,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, TopK, TopKConfig,
     rows::{Taken, by_candidates, by_falling_score, candidates},
 };
 use crate::{
@@ -132,7 +132,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
         }
         let (kept, reach) = (Taken::of(&mask), (!reach.is_full()).then(|| Taken::of(&reach)));
         let nothing = Mask::empty(shape, &device);
-        let chosen = by_candidates(inputs, &nothing, &self.scorer, state, ShareGroup::No, |row, visible| {
+        let chosen = by_candidates(inputs, &nothing, &self.scorer, state, |row, visible| {
             let query = row % shape.queries;
             let kept = kept.weights(row, query, shape.keys);
             // No candidate at all is not the same as every key.

@@ -21,7 +21,7 @@ use crate::{
     FileError,
     attention::{AttentionError, AttentionInputs},
     kernels::cpu::softcap,
-    masker::{ConfigError, Context, KeyMemory, LayerState},
+    masker::{ConfigError, Context, KeyMemory, LayerState, ShareGroup},
 };
 
 /// Configuration of [Channels].
@@ -253,5 +253,18 @@ impl RowScorer for ChannelRows<'_> {
             self.keys[head].products(&self.queries[head][query], scores);
         }
         softcap(scores, self.softcap);
+    }
+
+    fn score_group_sum(&self, kv_head: usize, query: usize, heads: usize, scores: &mut [f32]) {
+        if self.softcap.is_some() {
+            self.score_group(kv_head, query, scores);
+            return ShareGroup::Mean.combine(scores, heads);
+        }
+        let keys = scores.len() / heads;
+        let sums = &mut scores[..keys];
+        for (at, head) in (kv_head * heads..(kv_head + 1) * heads).enumerate() {
+            let (keys, query) = (&self.keys[head], &self.queries[head][query]);
+            if at == 0 { keys.products(query, sums) } else { keys.add_products(query, sums) }
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    kernels::cpu::{agreement, exp_f32},
+    kernels::cpu::{add_agreement, agreement, exp_f32},
     masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
@@ -213,6 +213,19 @@ impl RowScorer for HashRows<'_> {
         for (head, scores) in heads.zip(scores.chunks_exact_mut(count)) {
             let query = &self.queries[head][query * words..][..words];
             agreement(query, &self.keys[head], self.bits, scores);
+        }
+    }
+
+    fn score_group_sum(&self, kv_head: usize, query: usize, heads: usize, scores: &mut [f32]) {
+        let words = self.bits.div_ceil(WORD);
+        let keys = scores.len() / heads;
+        let sums = &mut scores[..keys];
+        for (at, head) in (kv_head * heads..(kv_head + 1) * heads).enumerate() {
+            let query = &self.queries[head][query * words..][..words];
+            match at {
+                0 => agreement(query, &self.keys[head], self.bits, sums),
+                _ => add_agreement(query, &self.keys[head], self.bits, sums),
+            }
         }
     }
 }

@@ -86,7 +86,8 @@ pub(super) fn of_few<B: Backend, const N: usize>(
     activation: Activation,
 ) -> [Option<Host>; N] {
     let tensors = parts.map(|(perceptrons, x)| perceptrons.on_host().filter(|_| (1..=FEW).contains(&x.dims[2])));
-    let layers = tensors.each_ref().map(|tensors| tensors.as_ref()?.iter().map(HostLayer::of).collect::<Option<Vec<_>>>());
+    let layers =
+        tensors.each_ref().map(|tensors| tensors.as_ref()?.iter().map(HostLayer::of).collect::<Option<Vec<_>>>());
     let of_part = |part: usize| {
         let all = if layers[part].is_some() { parts[part].1.dims[0] * heads } else { 0 };
         (0..all).map(move |at| (part, at))

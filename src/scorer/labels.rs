@@ -1,5 +1,5 @@
 use super::quantize::{Rounding, pseudo_quantize};
-use crate::kernels::cpu::{LABELS_AT_A_TIME, Label, Steps, label_products};
+use crate::kernels::cpu::{LABELS_AT_A_TIME, Label, Steps, add_label_products, label_products};
 
 /// The labels of one head's keys: a few channels of each, quantised.
 ///
@@ -91,6 +91,17 @@ impl Labels {
                 label_products(query, codes, Some(steps), scores);
             }
             Codes::Reals(codes) => label_products(query, codes, None, scores),
+        }
+    }
+
+    /// Adds the [products](Self::products) to scores.
+    pub fn add_products(&self, query: &[f32], scores: &mut [f32]) {
+        match &self.codes {
+            Codes::Bytes(codes) => {
+                let steps = Steps { least: &self.least, step: &self.step };
+                add_label_products(query, codes, Some(steps), scores);
+            }
+            Codes::Reals(codes) => add_label_products(query, codes, None, scores),
         }
     }
 }

@@ -36,7 +36,7 @@ pub use socket::{Socket, SocketConfig};
 
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState, Parts, fields},
+    masker::{ConfigError, Context, LayerState, Parts, ShareGroup, fields},
 };
 
 /// An estimate of the logit of every query-key pair.
@@ -88,6 +88,16 @@ pub trait RowScorer: Sync {
     /// # Shapes
     /// - scores: `[heads / kv_heads, keys]`
     fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]);
+
+    /// Fills in the sum of a query's scores over the `heads` that share a key-value head, in the first row of `scores`; the
+    /// other rows are left with anything.
+    ///
+    /// # Shapes
+    /// - scores: `[heads, keys]`
+    fn score_group_sum(&self, kv_head: usize, query: usize, heads: usize, scores: &mut [f32]) {
+        self.score_group(kv_head, query, scores);
+        ShareGroup::Mean.combine(scores, heads);
+    }
 }
 
 /// The configuration of a scorer, as it stands in a file beside its `"type"`.

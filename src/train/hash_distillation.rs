@@ -15,7 +15,7 @@ use crate::{
     attention::{AttentionError, AttentionInputs},
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{ConfigError, LayerState, ShareGroup, by_candidates},
+    masker::{ConfigError, LayerState, by_candidates},
     scorer::{Activation, LayerPerceptrons, Oracle, repeat_heads},
 };
 
@@ -207,7 +207,7 @@ impl Target {
         let pattern = Pattern { sink: config.sink_size, window: config.window_size, offset: inputs.offset() };
         let mask = Mask::pattern(shape, pattern, &inputs.device());
         let state = &mut LayerState::new(0);
-        let rows = by_candidates(inputs, &mask, &Oracle::default(), state, ShareGroup::No, |_, scores| {
+        let rows = by_candidates(inputs, &mask, &Oracle::default(), state, |_, scores| {
             let candidates = (0..).zip(scores).filter(|(_, score)| **score > f32::NEG_INFINITY).map(|(key, _)| key);
             (candidates.collect::<Vec<u32>>(), largest(scores, config.top_k))
         })?;

@@ -64,7 +64,7 @@ impl<B: Backend> SinkLocalHeavy<B> {
         let kept = Mask::pattern(shape, pattern, &device);
         let mask = match self.heavy.choose(inputs, state, &kept)? {
             None => Mask::full(shape, &device),
-            Some(rows) => Mask::from_pattern_and_rows(shape, pattern, rows, &device),
+            Some(chosen) => Mask::from_chosen(shape, Some(pattern), &chosen, &device),
         };
         masked_attention(inputs, &mask, requested)
     }

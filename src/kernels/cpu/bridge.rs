@@ -40,7 +40,7 @@ pub(super) enum Work<'a> {
 impl<'a> Work<'a> {
     pub fn of_rows<B: Backend>(rows: &'a Rows<B>) -> Self {
         let lists = rows.lists();
-        Self::Gather(Lists { indices: &lists.indices, probability: &lists.probability, width: rows.width() })
+        Self::Gather(Lists { indices: &lists.indices, probability: lists.probability.as_deref(), width: rows.width() })
     }
 }
 

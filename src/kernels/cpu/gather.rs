@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -13,16 +15,29 @@ use super::{
 pub(crate) struct Lists<'a> {
     /// `[heads, queries, width]`, heads over the batch; negative in unused slots.
     pub indices: &'a [i32],
-    /// Likewise.
-    pub probability: &'a [f32],
+    /// Likewise; `None` if all keys were kept for certain.
+    pub probability: Option<&'a [f32]>,
     pub width: usize,
 }
 
 impl Lists<'_> {
     /// The keys and probabilities of a row.
-    pub fn row(&self, row: usize) -> (&[i32], &[f32]) {
-        let range = row * self.width..(row + 1) * self.width;
-        (&self.indices[range.clone()], &self.probability[range])
+    pub fn row(&self, row: usize) -> List<'_> {
+        List { indices: self.indices, probability: self.probability }.slots(row * self.width..(row + 1) * self.width)
+    }
+}
+
+/// The keys and probabilities of some slots.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct List<'a> {
+    indices: &'a [i32],
+    probability: Option<&'a [f32]>,
+}
+
+impl List<'_> {
+    fn slots(&self, slots: Range<usize>) -> Self {
+        let probability = self.probability.map(|probability| &probability[slots.clone()]);
+        Self { indices: &self.indices[slots], probability }
     }
 }
 
@@ -36,10 +51,7 @@ pub(crate) fn gather<T: Stored>(problem: &Problem<T>, lists: &Lists) -> Rows<T::
         let (kv_head, query) = (unit / count, unit % count);
         let share = lists.width.div_ceil(TILE).div_ceil(parts) * TILE;
         let slots = (part * share).min(lists.width)..((part + 1) * share).min(lists.width);
-        let rows = (0..group).map(|head| {
-            let (indices, probability) = lists.row((kv_head * group + head) * count + query);
-            (&indices[slots.clone()], &probability[slots.clone()])
-        });
+        let rows = (0..group).map(|head| lists.row((kv_head * group + head) * count + query).slots(slots.clone()));
         (unit, Arch::new().dispatch(GatherTask { problem, kv_head, query, rows: rows.collect() }))
     });
     join_units(problem, done.collect(), |unit| (unit / count, unit % count..unit % count + 1))
@@ -49,8 +61,8 @@ struct GatherTask<'a, T> {
     problem: &'a Problem<'a, T>,
     kv_head: usize,
     query: usize,
-    /// Keys and probabilities by head of the group.
-    rows: Vec<(&'a [i32], &'a [f32])>,
+    /// By head of the group.
+    rows: Vec<List<'a>>,
 }
 
 impl<T: Stored> WithSimd for GatherTask<'_, T> {
@@ -98,10 +110,11 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
 }
 
 /// The keys of the used slots that are seen, and the logarithms of their probabilities, without these if all are 1.
-pub(super) fn used<R: Real>((indices, probability): &(&[i32], &[f32]), seen: usize) -> (Vec<u32>, Vec<R>) {
-    let is_used = |index: i32| index >= 0 && (index as usize) < seen;
-    let used = || indices.iter().zip(*probability).filter(|(index, _)| is_used(**index));
-    let keys = used().map(|(&index, _)| index as u32).collect();
+pub(super) fn used<R: Real>(list: &List, seen: usize) -> (Vec<u32>, Vec<R>) {
+    let is_used = |index: &i32| *index >= 0 && (*index as usize) < seen;
+    let keys = list.indices.iter().copied().filter(is_used).map(|index| index as u32).collect();
+    let Some(probability) = list.probability else { return (keys, Vec::new()) };
+    let used = || list.indices.iter().zip(probability).filter(|(index, _)| is_used(index));
     let sampled = used().any(|(_, &probability)| probability != 1.0);
     let logarithm = |&probability: &f32| R::of(f64::from(probability)).ln();
     (keys, if sampled { used().map(|(_, probability)| logarithm(probability)).collect() } else { Vec::new() })

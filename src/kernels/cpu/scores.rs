@@ -89,31 +89,37 @@ fn logits_of<T: Stored>(queries: &[&[T]], keys: &[&[T]], kv_head: usize, query: 
 
 /// How many bits of packed signatures agree, less those that differ: `keys` are of as many words as the query.
 pub(crate) fn agreement(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
-    Arch::new().dispatch(Agreement { query, keys, bits, scores });
+    Arch::new().dispatch(Agreement::<false> { query, keys, bits, scores });
 }
 
-struct Agreement<'a> {
+/// Adds the [agreement] to scores.
+pub(crate) fn add_agreement(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
+    Arch::new().dispatch(Agreement::<true> { query, keys, bits, scores });
+}
+
+struct Agreement<'a, const ADD: bool> {
     query: &'a [u32],
     keys: &'a [u32],
     bits: usize,
     scores: &'a mut [f32],
 }
 
-impl WithSimd for Agreement<'_> {
+impl<const ADD: bool> WithSimd for Agreement<'_, ADD> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         let Self { query, keys, bits, scores } = self;
         let bits = bits as i32;
+        let before = |score: f32| if ADD { score } else { 0.0 };
         if let [query] = query {
             for (score, key) in scores.iter_mut().zip(keys) {
-                *score = (bits - 2 * (query ^ key).count_ones() as i32) as f32;
+                *score = before(*score) + (bits - 2 * (query ^ key).count_ones() as i32) as f32;
             }
         } else {
             for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
                 let different = query.iter().zip(key).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
-                *score = (bits - 2 * different as i32) as f32;
+                *score = before(*score) + (bits - 2 * different as i32) as f32;
             }
         }
     }
@@ -176,10 +182,15 @@ pub(crate) struct Steps<'a> {
 
 /// The products of a label with many, which lie in blocks, `[block, channel, key]`.
 pub(crate) fn label_products<T: Label>(query: &[f32], labels: &[T], steps: Option<Steps>, scores: &mut [f32]) {
-    Arch::new().dispatch(LabelProducts { query, labels, steps, scores });
+    Arch::new().dispatch(LabelProducts::<T, false> { query, labels, steps, scores });
 }
 
-struct LabelProducts<'a, T> {
+/// Adds the [label_products] to scores.
+pub(crate) fn add_label_products<T: Label>(query: &[f32], labels: &[T], steps: Option<Steps>, scores: &mut [f32]) {
+    Arch::new().dispatch(LabelProducts::<T, true> { query, labels, steps, scores });
+}
+
+struct LabelProducts<'a, T, const ADD: bool> {
     query: &'a [f32],
     labels: &'a [T],
     steps: Option<Steps<'a>>,
@@ -187,7 +198,7 @@ struct LabelProducts<'a, T> {
 }
 
 /// A type of its own and not a closure, which is not always compiled into its caller and then has not its instructions.
-impl<T: Label> WithSimd for LabelProducts<'_, T> {
+impl<T: Label, const ADD: bool> WithSimd for LabelProducts<'_, T, ADD> {
     type Output = ();
 
     #[inline(always)]
@@ -207,14 +218,19 @@ impl<T: Label> WithSimd for LabelProducts<'_, T> {
                     sums[key] += x * numbers[key];
                 }
             }
+            if !ADD {
+                scores.fill(0.0);
+            }
             let Some(Steps { least, step }) = &steps else {
-                scores.copy_from_slice(&sums[..scores.len()]);
+                for key in 0..scores.len() {
+                    scores[key] += sums[key];
+                }
                 continue;
             };
             let first = at * LABELS_AT_A_TIME;
             let (least, step) = (&least[first..][..scores.len()], &step[first..][..scores.len()]);
             for key in 0..scores.len() {
-                scores[key] = sums[key] * step[key] + least[key] * total;
+                scores[key] += sums[key] * step[key] + least[key] * total;
             }
         }
     }

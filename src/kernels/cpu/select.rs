@@ -12,7 +12,8 @@ const TABLES: usize = 4;
 const CLASSES: usize = 1 << COUNTED_BITS;
 
 thread_local! {
-    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers { counts: vec![[0; TABLES]; CLASSES], members: Vec::new() });
+    static BUFFERS: RefCell<Buffers> =
+        RefCell::new(Buffers { counts: vec![[0; TABLES]; CLASSES], members: Vec::new(), orders: Vec::new() });
 }
 
 /// Memory kept for the next row.
@@ -21,6 +22,8 @@ struct Buffers {
     counts: Vec<[u32; TABLES]>,
     /// The positions in the class of the boundary.
     members: Vec<u32>,
+    /// Their scores, as numbers that order alike.
+    orders: Vec<u32>,
 }
 
 /// The positions of the `size` largest scores, in ascending order; the lower position first among equals. What is minus
@@ -58,7 +61,7 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
         return None;
     }
     let guess = score_of(guess);
-    BUFFERS.with_borrow_mut(|Buffers { members, .. }| {
+    BUFFERS.with_borrow_mut(|Buffers { members, orders, .. }| {
         members.resize(scores.len() + 1, 0);
         let mut count = 0;
         for (at, &score) in scores.iter().enumerate() {
@@ -69,11 +72,21 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
         if count < size {
             return None;
         }
-        let place = |at: u32| place(scores[at as usize], at);
-        let mut places = members.iter().map(|&at| place(at)).collect::<Vec<_>>();
-        let (_, &mut last, _) = places.select_nth_unstable(size - 1);
-        let mut chosen = Vec::with_capacity(size);
-        chosen.extend(members.iter().filter(|&&at| place(at) <= last));
+        orders.clear();
+        orders.extend(members.iter().map(|&at| order(scores[at as usize])));
+        let (above, &mut last, _) = orders.select_nth_unstable_by(size - 1, |a, b| b.cmp(a));
+        let mut equals_left = size - above.iter().filter(|&&order| order > last).count();
+        // One place more than is used: what is not chosen is written there, so that nothing branches.
+        let mut chosen = vec![0u32; size + 1];
+        let mut count = 0;
+        for &at in members {
+            let order = order(scores[at as usize]);
+            let is_equal = order == last && equals_left > 0;
+            chosen[count] = at;
+            count += usize::from(order > last || is_equal);
+            equals_left -= usize::from(is_equal);
+        }
+        chosen.truncate(size);
         Some(chosen)
     })
 }
@@ -87,7 +100,7 @@ fn place(score: f32, at: u32) -> u64 {
 /// The scores are counted by their leading bits, which leaves one class in which the boundary must lie; only that class
 /// is selected from. Two passes over the row, whatever `size` is.
 fn counted(scores: &[f32], size: usize) -> Vec<u32> {
-    BUFFERS.with_borrow_mut(|Buffers { counts, members }| {
+    BUFFERS.with_borrow_mut(|Buffers { counts, members, .. }| {
         let (class, above) = boundary(counts, scores, size);
         let first = order_of_class(class);
         // One place more than is used: what is not chosen is written there, so that nothing branches.
