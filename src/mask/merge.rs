@@ -111,3 +111,33 @@ impl<B: Backend> Mask<B> {
         Some(rows.repeat(shape.batch, shape.heads))
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn_flex::Flex;
+
+    use super::*;
+
+    #[test]
+    fn chosen_keys_join_any_mask() {
+        let shape = MaskShape::new([1, 4, 3, 20]);
+        let device = Default::default();
+        for heads_per_row in [1, 2] {
+            let lists = shape.rows() / heads_per_row;
+            let row = |row: usize| (0..row % 4).map(|slot| (8 + (row * 3 + slot) % 5) as u32).collect::<Vec<_>>();
+            let chosen = Chosen { rows: (0..lists).map(row).collect(), heads_per_row };
+            let pattern = |window| Mask::<Flex>::pattern(shape, Pattern { sink: 2, window, offset: 15 }, &device);
+            let masks = [
+                Mask::empty(shape, &device),
+                pattern(2),
+                Mask::from_dense(pattern(1).to_dense()).expect("weights in [0, 1]"),
+                Mask::full(shape, &device),
+            ];
+            for mask in masks {
+                let joined = mask.with_chosen(&chosen).expect("the device holds it");
+                let wanted = mask.merge_disjoint(&chosen.to_rows(shape)).expect("the device holds it");
+                assert_eq!(joined.to_dense().to_data(), wanted.to_dense().to_data(), "{heads_per_row} {mask:?}");
+            }
+        }
+    }
+}

@@ -253,3 +253,31 @@ fn pack_signs(signs: &Host) -> Vec<Vec<u32>> {
     let heads_at_a_time = FEW_SIGNS / (signs.dims[2] * signs.dims[3]).max(1) + 1;
     (0..signs.heads()).into_par_iter().with_min_len(heads_at_a_time).map(head).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_of_a_group_is_that_of_its_scores() {
+        let (heads, count) = (4, 37);
+        for bits in [7usize, 32, 70] {
+            let words = bits.div_ceil(WORD);
+            let mask = |word: usize| u32::MAX >> (WORD - (bits - word * WORD).min(WORD));
+            let signature = |seed: usize| move |word: usize| (seed as u32 + 1).wrapping_mul(0x9e37_79b9) & mask(word);
+            let signatures = |from: usize, keys: usize| -> Vec<u32> {
+                (0..keys).flat_map(|key| (0..words).map(signature(from + 31 * key))).collect()
+            };
+            let keys = (0..2 * heads).map(|head| signatures(head, count)).collect::<Vec<_>>();
+            let queries = (0..2 * heads).map(|head| signatures(100 + head, 2)).collect();
+            let rows = HashRows { bits, group: heads, queries, keys: &keys };
+            for (kv_head, query) in [(0, 0), (1, 1)] {
+                let (mut sums, mut scores) = (vec![f32::NAN; heads * count], vec![f32::NAN; heads * count]);
+                rows.score_group_sum(kv_head, query, heads, &mut sums);
+                rows.score_group(kv_head, query, &mut scores);
+                let wanted = (0..count).map(|key| scores.iter().skip(key).step_by(count).sum::<f32>());
+                assert_eq!(sums[..count], wanted.collect::<Vec<_>>(), "{bits} bits");
+            }
+        }
+    }
+}
