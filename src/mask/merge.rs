@@ -1,9 +1,6 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{
-    Mask, MaskError, MaskForm, MaskShape, Pattern, Rows,
-    rows::{Chosen, Kept},
-};
+use super::{Chosen, Kept, Mask, MaskError, MaskForm, MaskShape, Pattern, Rows};
 
 impl<B: Backend> Mask<B> {
     /// The union of two masks.

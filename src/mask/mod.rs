@@ -1,6 +1,7 @@
 //! Which keys each query keeps, and with what probability.
 
 mod apply;
+mod chosen;
 mod convert;
 mod csr;
 mod density;
@@ -13,13 +14,14 @@ mod shape;
 
 use burn::tensor::{Tensor, backend::Backend};
 
+pub(crate) use chosen::Chosen;
 pub(crate) use convert::{columns_index, pattern_kept};
 pub use csr::Csr;
 pub use density::Density;
 pub use error::MaskError;
 pub use pattern::Pattern;
+pub(crate) use rows::Kept;
 pub use rows::Rows;
-pub(crate) use rows::{Chosen, Kept};
 pub use shape::MaskShape;
 
 /// For each query, which keys it keeps and with what probability each was kept.

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    kernels::cpu::{add_agreement, agreement, exp_f32},
+    kernels::{
+        cpu::{add_agreement, agreement, exp_f32},
+        host_tensor,
+    },
     masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
@@ -176,7 +179,9 @@ impl<B: Backend> Hash<B> {
             memory.by_head = vec![Vec::new(); heads];
         }
         let keys = Host::of_range(inputs.keys(), new.clone());
-        let queries = Host::of_range(inputs.queries(), if shape.queries <= FEW { 0..shape.queries } else { 0..0 });
+        // Queries elsewhere than on the host stay there.
+        let few = shape.queries <= FEW && host_tensor(inputs.queries()).is_some();
+        let queries = Host::of_range(inputs.queries(), if few { 0..shape.queries } else { 0..0 });
         let parts = [(&weights.key, &keys), (&weights.query, &queries)];
         let [signs_of_keys, signs_of_queries] = of_few(parts, shape.heads, self.activation);
         if !new.is_empty() {

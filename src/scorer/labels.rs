@@ -1,5 +1,5 @@
 use super::quantize::{Rounding, pseudo_quantize};
-use crate::kernels::cpu::{LABELS_AT_A_TIME, Label, Steps, add_label_products, label_products};
+use crate::kernels::cpu::{LABELS_AT_A_TIME, Label, Steps, add_label_products};
 
 /// The labels of one head's keys: a few channels of each, quantised.
 ///
@@ -85,13 +85,8 @@ impl Labels {
 
     /// The products of a query's label with those of all keys.
     pub fn products(&self, query: &[f32], scores: &mut [f32]) {
-        match &self.codes {
-            Codes::Bytes(codes) => {
-                let steps = Steps { least: &self.least, step: &self.step };
-                label_products(query, codes, Some(steps), scores);
-            }
-            Codes::Reals(codes) => label_products(query, codes, None, scores),
-        }
+        scores.fill(0.0);
+        self.add_products(query, scores);
     }
 
     /// Adds the [products](Self::products) to scores.

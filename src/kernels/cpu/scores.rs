@@ -180,17 +180,12 @@ pub(crate) struct Steps<'a> {
     pub step: &'a [f32],
 }
 
-/// The products of a label with many, which lie in blocks, `[block, channel, key]`.
-pub(crate) fn label_products<T: Label>(query: &[f32], labels: &[T], steps: Option<Steps>, scores: &mut [f32]) {
-    Arch::new().dispatch(LabelProducts::<T, false> { query, labels, steps, scores });
-}
-
-/// Adds the [label_products] to scores.
+/// Adds the products of a label with many to scores; the labels lie in blocks, `[block, channel, key]`.
 pub(crate) fn add_label_products<T: Label>(query: &[f32], labels: &[T], steps: Option<Steps>, scores: &mut [f32]) {
-    Arch::new().dispatch(LabelProducts::<T, true> { query, labels, steps, scores });
+    Arch::new().dispatch(LabelProducts { query, labels, steps, scores });
 }
 
-struct LabelProducts<'a, T, const ADD: bool> {
+struct LabelProducts<'a, T> {
     query: &'a [f32],
     labels: &'a [T],
     steps: Option<Steps<'a>>,
@@ -198,7 +193,7 @@ struct LabelProducts<'a, T, const ADD: bool> {
 }
 
 /// A type of its own and not a closure, which is not always compiled into its caller and then has not its instructions.
-impl<T: Label, const ADD: bool> WithSimd for LabelProducts<'_, T, ADD> {
+impl<T: Label> WithSimd for LabelProducts<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -217,9 +212,6 @@ impl<T: Label, const ADD: bool> WithSimd for LabelProducts<'_, T, ADD> {
                 for key in 0..LABELS_AT_A_TIME {
                     sums[key] += x * numbers[key];
                 }
-            }
-            if !ADD {
-                scores.fill(0.0);
             }
             let Some(Steps { least, step }) = &steps else {
                 for key in 0..scores.len() {
