@@ -108,13 +108,35 @@ fn in_chunks<B: Backend>(
     outputs
 }
 
-/// Projections of chunks sum in another order than those of the whole.
+fn flat<B: Backend>(tensor: &Tensor<B, 3>) -> Vec<f32> {
+    host(&tensor.clone().unsqueeze::<4>())
+}
+
+/// Projections of chunks sum in another order than those of the whole. Where operands are rounded, the last digit of a
+/// sum can decide which way it is rounded in the next product, and a matrix times a number is rounded in other places
+/// than the matrix. What comes of that is as large as what rounding does to attention with its default scale, as the
+/// projections keep lengths: in hundreds of layers computed with rounded operands at most 3.5 roundings.
+fn tolerance<B: Backend>() -> f64 {
+    5e-6 + 5.0 * product_rounding::<B>()
+}
+
 #[track_caller]
 fn close<B: Backend>(found: &Tensor<B, 3>, wanted: &Tensor<B, 3>, what: &str) {
     assert_eq!(found.dims(), wanted.dims(), "{what}");
-    let flat = |tensor: &Tensor<B, 3>| host(&tensor.clone().unsqueeze::<4>());
     let wanted = flat(wanted).into_iter().map(f64::from).collect::<Vec<_>>();
-    assert_close(&flat(found), &wanted, 5e-6, what);
+    assert_close(&flat(found), &wanted, tolerance::<B>(), what);
+}
+
+/// The same for a chain that chooses by score. Where operands are rounded, one that is rounded the other way moves
+/// scores by some 1e-4, and of 41 keys the last that is chosen and the next are as near as that in one of a thousand
+/// rows: a few tokens may have chosen otherwise.
+#[track_caller]
+fn close_but_for_near_scores<B: Backend>(found: &Tensor<B, 3>, wanted: &Tensor<B, 3>, what: &str) {
+    if product_rounding::<B>() == 0.0 {
+        return close(found, wanted, what);
+    }
+    assert_eq!(found.dims(), wanted.dims(), "{what}");
+    assert_most_close(&flat(found), &flat(wanted), found.dims()[2], tolerance::<B>(), what);
 }
 
 const RATIOS: [(usize, usize); 5] = [(8, 1), (8, 2), (8, 4), (6, 2), (8, 8)];
@@ -136,6 +158,12 @@ fn steady(sizes: &Sizes) -> Vec<Value> {
     ]
 }
 
+/// Whether a chain does more than keep keys by position.
+fn chooses(chain: &Value) -> bool {
+    let by_position = |masker: &Value| masker["type"] == "sink" || masker["type"] == "local";
+    !chain.as_array().expect("a chain").iter().all(by_position)
+}
+
 fn steps_and_chunks_equal_one_forward<B: Backend>() {
     for (heads, kv_heads) in RATIOS {
         let (batch, length) = (if heads == 6 { 3 } else { 1 }, 41);
@@ -147,7 +175,11 @@ fn steps_and_chunks_equal_one_forward<B: Backend>() {
             for chunks in [vec![41], vec![40, 1], vec![1; 41], vec![13, 20, 1, 7]] {
                 let what = format!("{heads} over {kv_heads} heads, {chain:?}, chunks {chunks:?}");
                 // What a scorer draws once, it draws from the seed: the layer's or the cache's.
-                close(&in_chunks(&layer, &mut KvCache::new(0), &input, chunks), &wanted, &what);
+                let found = in_chunks(&layer, &mut KvCache::new(0), &input, chunks);
+                match &chain {
+                    Some(chain) if chooses(chain) => close_but_for_near_scores(&found, &wanted, &what),
+                    _ => close(&found, &wanted, &what),
+                }
             }
         }
     }
@@ -180,10 +212,14 @@ fn every_option_holds_in_a_cache<B: Backend>() {
     let top_k = json!([{"type": "sink", "sink_size": 1}, {"type": "oracle_top_k", "heavy_size": 3}]);
     for config in options() {
         for chain in [None, Some(top_k.clone())] {
-            let layer = layer::<B>(&config, chain);
+            let layer = layer::<B>(&config, chain.clone());
             let wanted = layer.forward(input.clone()).unwrap();
             for chunks in [vec![22, 1], vec![1; 23], vec![3, 12, 8]] {
-                close(&in_chunks(&layer, &mut KvCache::new(7), &input, chunks), &wanted, &config.to_string());
+                let found = in_chunks(&layer, &mut KvCache::new(7), &input, chunks);
+                match &chain {
+                    Some(_) => close_but_for_near_scores(&found, &wanted, &config.to_string()),
+                    None => close(&found, &wanted, &config.to_string()),
+                }
             }
         }
     }
@@ -298,7 +334,10 @@ fn attention_is_that_of_the_projections<B: Backend>() {
         }
         let (wanted, ..) = naive_attention(&inputs, &vec![1.0; inputs.mask_shape().pairs()]);
         let found = layer.forward(input.clone()).unwrap().reshape([2, 19, heads, 12 / heads]).swap_dims(1, 2);
-        assert_close(&host(&found), &wanted, 2e-6, &config.to_string());
+        // Here the projections round what they pass on, and in the logit of a token with itself all terms of `|x|^2`:
+        // in thousands of inputs computed with rounded operands no output was off by more than 3.0 roundings.
+        let tolerance = 2e-6 + 5.0 * product_rounding::<B>();
+        assert_close(&host(&found), &wanted, tolerance, &config.to_string());
     }
 }
 

@@ -274,6 +274,8 @@ fn the_gradient_of_a_log_sum_exp_is_the_mean_key<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 7, 40, 12);
     let inputs = inputs::<Autodiff<B>>(sizes, 1).causal().unwrap();
     let window = Mask::pattern(sizes.mask_shape(), Pattern { sink: 2, window: 6, offset: 33 }, &inputs.device());
+    // Each side rounds weights that sum to 1, before or after the scale, and weighs keys up to 4 with them.
+    let rounding = 2.0 * 4.0 * inputs.scale() * product_rounding::<B>();
     for mask in [window, random_rows(sizes, 3, 0.2)] {
         let queries = inputs.queries().clone().require_grad();
         let tracked = over(&inputs, [queries.clone(), inputs.keys().clone(), inputs.values().clone()]);
@@ -283,7 +285,7 @@ fn the_gradient_of_a_log_sum_exp_is_the_mean_key<B: Backend>() {
         let keys = inputs.keys().clone();
         let mean = masked(&over(&inputs, [inputs.queries().clone(), keys.clone(), keys]), &mask);
         let wanted = numbers(mean.mul_scalar(inputs.scale()));
-        assert_same(&[numbers(gradient)], &[wanted], f32_tolerance::<B>(), "log-sum-exp");
+        assert_same(&[numbers(gradient)], &[wanted], f32_tolerance::<B>() + rounding, "log-sum-exp");
     }
 }
 

@@ -180,8 +180,13 @@ impl<B: AutodiffBackend> HashDistillation<B> {
         let value = of_all.clone() * log_sigmoid(detached.clone().neg()) + of_positives.clone() * detached.clone();
         let slope = of_all * sigmoid(detached) - of_positives;
         let sloped = (agreement * Tensor::from_inner(slope)).sum();
-        Ok(Some(Tensor::from_inner(value.sum().neg()) + (sloped.clone() - sloped.detach())))
+        Ok(Some(Tensor::from_inner(total(value).neg()) + (sloped.clone() - sloped.detach())))
     }
+}
+
+/// The sum of all numbers, the same each time: on a GPU `sum` adds in whatever order parts of it are done.
+fn total<B: Backend>(numbers: Tensor<B, 4>) -> Tensor<B, 1> {
+    numbers.sum_dim(3).sum_dim(2).sum_dim(1).sum_dim(0).reshape([1])
 }
 
 /// Whether any parameter is not frozen; without one there is nothing that could be differentiated.

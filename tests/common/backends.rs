@@ -79,6 +79,14 @@ pub fn has_kernels<B: Backend>() -> bool {
     ["flex", "ndarray"].contains(&name::<B>())
 }
 
+/// How far, relatively, each operand of a product of f32 matrices may be rounded before it is multiplied; 0 where it is
+/// not. burn-cuda hands such products to tensor cores, which take TF32: 10 bits after the leading one, so that rounding
+/// to the nearest is off by up to half of 2^-10. Sums are f32. Nothing turns this off in cubek 0.2, which burn 0.21 has
+/// its products from.
+pub fn product_rounding<B: Backend>() -> f64 {
+    if name::<B>() == "cuda" { 1.0 / 2048.0 } else { 0.0 }
+}
+
 /// The name of a backend's feature, by the name of its type: the backend itself opens its device to say its name.
 pub fn name<B: Backend>() -> &'static str {
     let of_types = [

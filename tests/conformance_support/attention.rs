@@ -12,6 +12,7 @@ use super::{
     report::{Outcome, judge},
     vectors::{Case, Check, Result, Tolerance, all, close, equal},
 };
+use crate::common::{attention_rounding, product_rounding, weights_rounding};
 
 /// Kind `repeat_kv`. Keys and values are never repeated here; that each query head reads the right key-value head is
 /// seen from attention over grouped heads, which must equal attention over the repeated ones.
@@ -26,9 +27,11 @@ pub fn repeat_kv<B: Backend>(case: &Case) -> Result<Outcome> {
     let own_values = masked_attention(&of_grouped, &window, Requested::default())?;
     equal("the number of keys", keys, of_grouped.mask_shape().queries)?;
     let dense = |inputs| host(dense_attention(inputs, Requested::default()).output);
+    let alike = Tolerance { atol: 1e-6, rtol: 1e-5 }.widened(attention_rounding::<B>());
     all([
-        case.expect("y", &host(own_values.output)),
-        close("attention", &dense(&of_grouped), &dense(&of_repeated), Tolerance { atol: 1e-6, rtol: 1e-5 }),
+        // The weight is 1, so that of its product with the value only the value can be rounded.
+        case.expect_product("y", &host(own_values.output), product_rounding::<B>()),
+        close("attention", &dense(&of_grouped), &dense(&of_repeated), alike),
     ])?;
     Ok(Outcome::Passed)
 }
@@ -39,14 +42,20 @@ fn statistics<B: Backend>(attention: &AttentionOutput<B>) -> Result<SoftmaxStati
 
 /// Compares output and weights with those of the case.
 fn expect_attention<B: Backend>(case: &Case, attention: &AttentionOutput<B>) -> Check {
-    all([case.expect("output", &output(attention)), case.expect("weights", &attention_weights(attention)?)])
+    all([
+        case.expect_product("output", &output(attention), attention_rounding::<B>()),
+        case.expect_product("weights", &attention_weights(attention)?, weights_rounding::<B>()),
+    ])
 }
 
 /// Kind `attention_dense`.
 pub fn dense<B: Backend>(case: &Case) -> Result<Outcome> {
     let attention = dense_attention(&inputs::<B>(case)?, EVERYTHING);
     let log_sum_exp = host(statistics(&attention)?.log_sum_exp);
-    all([expect_attention(case, &attention), case.expect_if_there("lse", &log_sum_exp)])?;
+    all([
+        expect_attention(case, &attention),
+        case.expect_product_if_there("lse", &log_sum_exp, attention_rounding::<B>()),
+    ])?;
     Ok(Outcome::Passed)
 }
 
@@ -69,6 +78,12 @@ pub fn masked_flag<B: Backend>(case: &Case) -> Result<Outcome> {
         ])?;
         Ok(vec!["Q01"])
     })
+}
+
+/// What rounded operands add to the tolerance of the sums of the softmax. They are up to 7 times the output and 1, the
+/// numerators with terms that cancel, and are off by as many times more: in the vectors by up to 17 roundings.
+fn sums_rounding<B: Backend>() -> f64 {
+    3.0 * attention_rounding::<B>()
 }
 
 /// The sums of the softmax, row by row.
@@ -124,13 +139,16 @@ pub fn masked<B: Backend>(case: &Case) -> Result<Outcome> {
         maximum: host(statistics.maximum),
     };
     let attention_as_expected = expect_attention(case, &attention);
-    let sums_as_expected =
-        all([case.expect("numerator", &sums.numerator), case.expect("denominator", &sums.denominator)]);
+    let sums_as_expected = all([("numerator", &sums.numerator), ("denominator", &sums.denominator)]
+        .map(|(name, sums)| case.expect_product(name, sums, sums_rounding::<B>())));
     let (is_off, sums_are_off) = (attention_as_expected.is_err(), sums_as_expected.is_err());
     judge(all([attention_as_expected, sums_as_expected]), || {
-        let problem = Problem::of(case)?;
+        let problem = Problem::of::<B>(case)?;
         let own = problem.attend(&case.tensor("mask")?.values);
-        let tolerance = case.entry.tolerance();
+        let exact = case.entry.tolerance();
+        let (tolerance, of_weights) =
+            (exact.widened(attention_rounding::<B>()), exact.widened(weights_rounding::<B>()));
+        let of_sums = exact.widened(sums_rounding::<B>());
         // The 1e-6 aside, everything must be as in the tensors without it, or as it is computed here without it.
         let without = |name: &str, own: Vec<f64>| case.find(name).map_or(own, |data| data.values.clone());
         all([
@@ -141,10 +159,10 @@ pub fn masked<B: Backend>(case: &Case) -> Result<Outcome> {
                 tolerance,
             ),
             close("the output", &output(&attention), &without("output_noeps", own.output), tolerance),
-            close("the weights", &attention_weights(&attention)?, &without("weights_noeps", own.weights), tolerance),
+            close("the weights", &attention_weights(&attention)?, &without("weights_noeps", own.weights), of_weights),
             sums.close_to(
                 &Sums { numerator: own.numerator, denominator: own.denominator, maximum: own.maximum },
-                tolerance,
+                of_sums,
             ),
         ])?;
         let expected = Sums {
@@ -152,7 +170,7 @@ pub fn masked<B: Backend>(case: &Case) -> Result<Outcome> {
             denominator: case.tensor("denominator")?.values.clone(),
             maximum: row_maxima(case, &problem),
         };
-        let rests_on_epsilon = is_off || sums.close_to(&expected, tolerance).is_err();
+        let rests_on_epsilon = is_off || sums.close_to(&expected, of_sums).is_err();
         let quirks = [("Q03", rests_on_epsilon), ("Q10", sums_are_off)];
         Ok(quirks.into_iter().filter(|(_, at_work)| *at_work).map(|(quirk, _)| quirk).collect())
     })

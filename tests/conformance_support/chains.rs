@@ -15,9 +15,10 @@ use super::{
     },
     own::{Kept, Problem, check_attention, check_original},
     products,
-    report::{Outcome, Quirks, judge, listed},
+    report::{Outcome, Quirks, ROUNDED, judge, listed},
     vectors::{Case, Check, Entry, Result, all, equal},
 };
+use crate::common::{attention_rounding, weights_rounding};
 
 /// The quirks which a case names, are listed for its kind, and concern one of some maskers.
 pub fn concerning(entry: &Entry, maskers: &[Value]) -> Quirks {
@@ -74,7 +75,8 @@ pub fn check_documented<B: Backend>(case: &Case, problem: &Problem, mask: &Mask<
         Some(before) => Kept::from(problem, before.values.clone()),
         None => Kept::nothing(problem),
     };
-    start().chain(problem, &maskers)?.check(&weights(mask), mask.is_full())?;
+    let own = start().chain(problem, &maskers)?;
+    own.check(&weights(mask), mask.is_full())?;
     let mut quirks = concerning(case.entry, &maskers);
     if let [earlier @ .., last] = &maskers[..]
         && is_type(last, "magic_pig")
@@ -84,6 +86,9 @@ pub fn check_documented<B: Backend>(case: &Case, problem: &Problem, mask: &Mask<
         if problem.keeps_hidden(&case.tensor("mask")?.values) {
             quirks.push("Q57");
         }
+    }
+    if quirks.is_empty() && problem.is_rounded() && own.expect_where_clear(case, "mask", &weights(mask)).is_ok() {
+        quirks.push(ROUNDED);
     }
     Ok(quirks)
 }
@@ -120,9 +125,13 @@ pub fn chain<B: Backend>(case: &Case) -> Result<Outcome> {
     let attention_weights = attention_weights(&found.attention)?;
     let problem = products::problem::<B>(case, &maskers, case.find("prev_mask"))?;
     let own = problem.attend(&weights(&found.mask));
-    check_attention(case, &output, Some(&attention_weights), &own)?;
-    let as_dense =
-        || all([case.expect_if_there("output", &output), case.expect_if_there("weights", &attention_weights)]);
+    check_attention::<B>(case, &output, Some(&attention_weights), &own)?;
+    let as_dense = || {
+        all([
+            case.expect_product_if_there("output", &output, attention_rounding::<B>()),
+            case.expect_product_if_there("weights", &attention_weights, weights_rounding::<B>()),
+        ])
+    };
     judge(all([expect_mask(case, &found.mask), as_dense()]), || {
         if maskers.is_empty() {
             // The Python project calls its mask empty, and attends as if it were full.
@@ -131,6 +140,7 @@ pub fn chain<B: Backend>(case: &Case) -> Result<Outcome> {
         }
         let mut quirks = check_documented(case, &problem, &found.mask)?;
         if case.find("output").is_some_and(|output| output.values.iter().any(|value| value.is_nan())) {
+            quirks.retain(|quirk| *quirk != ROUNDED);
             quirks.push("Q02");
         }
         Ok(quirks)

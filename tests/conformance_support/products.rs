@@ -74,7 +74,7 @@ impl<B: Backend> Recording<B> {
 
     /// The problem of the next call, with the keys as they are quantised in it.
     pub fn problem<'a>(&mut self, case: &'a Case<'a>, before: Option<&Data>) -> Result<Problem<'a>> {
-        let problem = Problem::of(case)?;
+        let problem = Problem::of::<B>(case)?;
         if self.by_place.is_empty() {
             return Ok(problem);
         }

@@ -45,6 +45,6 @@ pub fn ties<B: Backend>(case: &Case) -> Result<Outcome> {
             holds(fits, || format!("a key of row {row} with the score {score} has the weight {weight}"))?;
         }
     }
-    check_documented(case, &Problem::of(case)?, &mask)?;
+    check_documented(case, &Problem::of::<B>(case)?, &mask)?;
     Ok(Outcome::Passed)
 }

@@ -60,6 +60,11 @@ impl Tolerance {
     pub const ROUNDING: Self = Self { atol: 1e-6, rtol: 1e-6 };
     /// What attention in f32 keeps to, where a case does not say.
     const ATTENTION: Self = Self { atol: 2e-5, rtol: 2e-4 };
+
+    /// The same, and `by` more.
+    pub fn widened(self, by: f64) -> Self {
+        Self { atol: self.atol + by, rtol: self.rtol + by }
+    }
 }
 
 /// How the Python project holds a mask.
@@ -260,8 +265,19 @@ impl<'a> Case<'a> {
 
     /// Compares with a tensor that the case may lack.
     pub fn expect_if_there(&self, name: &str, found: &[f64]) -> Check {
+        self.expect_product_if_there(name, found, 0.0)
+    }
+
+    /// Compares with an expected tensor what comes out of products, within the tolerance of the case and what rounded
+    /// operands add.
+    pub fn expect_product(&self, name: &str, found: &[f64], rounding: f64) -> Check {
+        close(name, found, &self.tensor(name)?.values, self.entry.tolerance().widened(rounding))
+    }
+
+    /// The same for a tensor that the case may lack.
+    pub fn expect_product_if_there(&self, name: &str, found: &[f64], rounding: f64) -> Check {
         match self.find(name) {
-            Some(_) => self.expect(name, found),
+            Some(_) => self.expect_product(name, found, rounding),
             None => Ok(()),
         }
     }

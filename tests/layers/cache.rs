@@ -7,7 +7,10 @@ use sparse_attention_hub::nn::{
 
 use crate::{
     common::on_each_backend,
-    layers::support::{B, D_MODEL, HEADS, SINK_LOCAL, assert_same, bools, configs, method, padding, sequence},
+    layers::support::{
+        B, D_MODEL, HEADS, SINK_LOCAL, assert_same, assert_same_but_for_near_scores, bools, configs, method, padding,
+        sequence,
+    },
 };
 
 const LENGTH: usize = 70;
@@ -24,6 +27,10 @@ fn steps_equal_the_whole<B: Backend>() {
     for maskers in
         ["[]", SINK_LOCAL, r#"[{"type": "sink", "sink_size": 2}, {"type": "oracle_top_k", "heavy_size": 5}]"#]
     {
+        let same = match maskers.contains("top_k") {
+            true => assert_same_but_for_near_scores::<B>,
+            false => assert_same::<B, B, 3>,
+        };
         for kv_heads in [1, 2, 4, 8] {
             let layer = configs().0.with_maskers(method(maskers)).with_n_heads_kv(Some(kv_heads)).init::<B>(&device);
             let x = sequence::<B>([2, LENGTH, D_MODEL], 1);
@@ -33,17 +40,17 @@ fn steps_equal_the_whole<B: Backend>() {
             for end in ENDS {
                 let what = format!("{maskers}, {kv_heads} kv heads, {start}..{end}");
                 let new = layer.forward_step(MhaInput::self_attn(part(&x, start..end)), &mut steps).unwrap();
-                assert_same(&new.context, &part(&wanted, start..end), &what);
+                same(&new.context, &part(&wanted, start..end), &what);
                 // As burn is called: with the sequence so far, for the context so far.
                 let so_far = layer.forward_cache(MhaInput::self_attn(part(&x, 0..end)), &mut whole);
-                assert_same(&so_far.context, &part(&wanted, 0..end), &what);
+                same(&so_far.context, &part(&wanted, 0..end), &what);
                 assert_eq!((steps.len(), whole.len()), (end, end));
                 start = end;
             }
             steps.reset();
             assert!(steps.is_empty());
             let again = layer.forward_step(MhaInput::self_attn(x.clone()), &mut steps).unwrap();
-            assert_same(&again.context, &wanted, "after a reset");
+            same(&again.context, &wanted, "after a reset");
         }
     }
 }

@@ -10,7 +10,7 @@ use burn::{
 };
 use sparse_attention_hub::{backend::Selected, masker::MaskerChainConfig, nn::SparseMultiHeadAttentionConfig};
 
-use crate::common::{generator, normal};
+use crate::common::{assert_most_close, generator, normal, product_rounding};
 
 pub type B = Selected;
 pub type AB = Autodiff<Selected>;
@@ -27,11 +27,32 @@ pub fn numbers<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Vec<f32> {
     tensor.to_data().convert::<f32>().iter::<f32>().collect()
 }
 
+/// What [assert_same] allows. Where operands are rounded, this library's layers and burn's make the same queries, keys
+/// and values, and then round other numbers: scaled queries and the exponentials here, queries and the weights there.
+/// As logits have a deviation of 0.3, that moves them by less than a rounding, and the last projection sums errors of
+/// up to one rounding of 0.6 with weights of 0.1: in hundreds of layers computed with rounded operands no output was
+/// off by more than 0.7 roundings, and no weight by more than 0.4.
+fn tolerance<B: Backend>() -> f64 {
+    1e-5 + 2.0 * product_rounding::<B>()
+}
+
 #[track_caller]
 pub fn assert_same<B: Backend, C: Backend, const D: usize>(found: &Tensor<B, D>, wanted: &Tensor<C, D>, what: &str) {
     assert_eq!(found.dims(), wanted.dims(), "{what}: dims");
     let wanted = numbers(wanted).into_iter().map(f64::from).collect::<Vec<_>>();
-    crate::common::assert_close(&numbers(found), &wanted, 1e-5, what);
+    crate::common::assert_close(&numbers(found), &wanted, tolerance::<B>(), what);
+}
+
+/// The same for sequences `[batch, length, width]` of a chain that chooses by score. Where operands are rounded, one
+/// that is rounded the other way moves scores by some 1e-4, and the last that is chosen and the next can be as near as
+/// that: a few tokens may have chosen otherwise.
+#[track_caller]
+pub fn assert_same_but_for_near_scores<B: Backend>(found: &Tensor<B, 3>, wanted: &Tensor<B, 3>, what: &str) {
+    if product_rounding::<B>() == 0.0 {
+        return assert_same(found, wanted, what);
+    }
+    assert_eq!(found.dims(), wanted.dims(), "{what}: dims");
+    assert_most_close(&numbers(found), &numbers(wanted), found.dims()[2], tolerance::<B>(), what);
 }
 
 pub fn bools<B: Backend, const D: usize>(dims: [usize; D], hidden: impl Fn(usize) -> bool) -> Tensor<B, D, Bool> {

@@ -7,7 +7,7 @@ use super::{
     scores::{self, Scores},
 };
 use crate::conformance_support::vectors::{
-    Check, Result, Tolerance, all, close_mask, count, equal, field, holds, number, text,
+    Case, Check, Result, Tolerance, all, close_mask, count, equal, field, holds, number, text,
 };
 
 /// The maskers of which the semantics stand here.
@@ -31,6 +31,8 @@ const COLLISIONS: Tolerance = Tolerance { atol: 1e-6, rtol: 1e-4 };
 /// Keys of a row that compete, with their scores.
 struct Candidates {
     keys: Vec<(usize, f64)>,
+    /// How far the score of each key of the row may be off.
+    slack: Vec<f64>,
     ties_hold: bool,
 }
 
@@ -44,6 +46,8 @@ pub struct Kept {
     tolerance: Tolerance,
     keys: usize,
     full: bool,
+    /// Whether the backend rounds operands of products.
+    is_rounded: bool,
 }
 
 impl Kept {
@@ -55,19 +59,45 @@ impl Kept {
     /// What these weights keep.
     pub fn from(problem: &Problem, weights: Vec<f64>) -> Self {
         let decided = vec![true; problem.pairs()];
-        Self { weights, decided, tolerance: Tolerance::EXACT, keys: problem.keys, full: false }
+        let (keys, is_rounded) = (problem.keys, problem.is_rounded());
+        Self { weights, decided, tolerance: Tolerance::EXACT, keys, full: false, is_rounded }
     }
 
     /// Whether a mask of the library keeps the same, in every pair of which the choice was clear.
     pub fn check(&self, weights: &[f64], is_full: bool) -> Check {
         let clear = self.decided.iter().map(|&decided| f64::from(u8::from(decided))).collect::<Vec<_>>();
-        let rows = self.decided.chunks(self.keys);
-        let unclear = rows.clone().filter(|row| row.contains(&false)).count();
         all([
             equal("is_full", is_full, self.full),
             close_mask("the mask", weights, &self.weights, Some(&clear), self.tolerance),
-            holds(unclear <= 1 + rows.len() / 20, || format!("{unclear} rows hang on rounding: too many to tell")),
+            self.check_clear(),
         ])
+    }
+
+    /// Whether enough is clear. Where operands of products are rounded, one key or two hang on that in many rows, and
+    /// pairs are counted in place of rows.
+    fn check_clear(&self) -> Check {
+        let rows = self.decided.chunks(self.keys);
+        if self.is_rounded {
+            let unclear = self.decided.iter().filter(|decided| !**decided).count();
+            let most = self.keys + self.decided.len() / 20;
+            return holds(unclear <= most, || format!("{unclear} pairs hang on rounding: too many to tell"));
+        }
+        let unclear = rows.clone().filter(|row| row.contains(&false)).count();
+        holds(unclear <= 1 + rows.len() / 20, || format!("{unclear} rows hang on rounding: too many to tell"))
+    }
+
+    /// For each pair whether its choice does not hang on rounded operands of products.
+    pub fn is_clear(&self) -> Vec<bool> {
+        self.decided.iter().map(|&decided| decided || !self.is_rounded).collect()
+    }
+
+    /// Whether weights are those that a case expects, in every pair which it compares and of which the choice was
+    /// clear.
+    pub fn expect_where_clear(&self, case: &Case, name: &str, weights: &[f64]) -> Check {
+        let compared = case.find("compare").map(|compare| &compare.values);
+        let clear = |at: usize| self.decided[at] && compared.is_none_or(|compared| compared[at] == 1.0);
+        let clear = (0..self.decided.len()).map(|at| f64::from(u8::from(clear(at)))).collect::<Vec<_>>();
+        close_mask(name, weights, &case.tensor(name)?.values, Some(&clear), case.entry.tolerance())
     }
 
     /// What a chain of maskers makes of it.
@@ -107,7 +137,11 @@ impl Kept {
                     let candidates = self.candidates(problem, row, scores::of(problem, place, masker, row)?);
                     match masker.get("page_size") {
                         Some(_) => self.keep_pages(row, &candidates, size, count(masker, "page_size")?),
-                        None => self.keep_first(row, &candidates, size.min(candidates.keys.len())),
+                        None => {
+                            let count = size.min(candidates.keys.len());
+                            self.undecide_near(row, &candidates, count, count);
+                            self.keep_first(row, &candidates, count);
+                        }
                     }
                 }
             }
@@ -143,7 +177,7 @@ impl Kept {
         let mut keys = scored.filter_map(|(scored, open)| open.then_some(scored)).collect::<Vec<_>>();
         // Stable, so that the lower key comes first among equal scores.
         keys.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        Candidates { keys, ties_hold: scores.ties_hold }
+        Candidates { keys, slack: scores.slack, ties_hold: scores.ties_hold }
     }
 
     /// Keeps the first of some candidates.
@@ -194,6 +228,34 @@ impl Kept {
         self.undecide_unless(row, last - next > BOUNDARY * (1.0 + next.abs()) || (ties_hold && last == next));
     }
 
+    /// Leaves those candidates undecided that may be among the first or not, of which there are at least and at most so
+    /// many, where scores may be off.
+    fn undecide_near(&mut self, row: usize, candidates: &Candidates, least: usize, most: usize) {
+        if !self.is_rounded {
+            return;
+        }
+        // What hung on rounding before changes who competes.
+        if self.decided[row * self.keys..][..self.keys].contains(&false) {
+            return self.undecide_unless(row, false);
+        }
+        let scored = || candidates.keys.iter().map(|&(key, score)| (score, candidates.slack[key])).enumerate();
+        for (place, (score, slack)) in scored() {
+            // Scores that cannot be off are in order already.
+            let is_exact = |other: f64| slack + other == 0.0;
+            let may_come_first = |(at, (value, other)): &(usize, (f64, f64))| match is_exact(*other) {
+                true => *at < place,
+                false => *at != place && value + other >= score - slack,
+            };
+            let comes_first = |(at, (value, other)): &(usize, (f64, f64))| match is_exact(*other) {
+                true => *at < place,
+                false => value - other > score + slack,
+            };
+            let is_kept = scored().filter(may_come_first).count() < least;
+            let is_dropped = scored().filter(comes_first).count() >= most;
+            self.decided[row * self.keys + candidates.keys[place].0] &= is_kept || is_dropped;
+        }
+    }
+
     fn undecide_unless(&mut self, row: usize, clear: bool) {
         self.decided[row * self.keys..][..self.keys].iter_mut().for_each(|decided| *decided &= clear);
     }
@@ -205,7 +267,20 @@ impl Kept {
         let wanted = share * exponentials.iter().sum::<f64>();
         let keeps_nothing = sampled.clone().count() == 0;
         let mut reached = sampled.map(|(mass, weight)| mass / weight).sum::<f64>();
-        let candidates = self.candidates(problem, row, scores::logits(problem, row));
+        let scores = scores::logits(problem, row);
+        // A share of the mass is off, in proportion, by the errors of the logits in it less those of all: as they are
+        // the means of many, no more than a logit may be off.
+        let slack = exponentials.iter().zip(&scores.slack).map(|(mass, slack)| mass * slack).sum::<f64>() * share;
+        let candidates = self.candidates(problem, row, scores);
+        let needed = |wanted: f64| {
+            let (mut reached, mut count) = (reached, 0);
+            while count < candidates.keys.len() && (reached < wanted || (count == 0 && keeps_nothing)) {
+                reached += exponentials[candidates.keys[count].0];
+                count += 1;
+            }
+            count
+        };
+        self.undecide_near(row, &candidates, needed(wanted - slack), needed(wanted + slack));
         let mut count = 0;
         while count < candidates.keys.len() && (reached < wanted || (count == 0 && keeps_nothing)) {
             // A share of 0 is decided by the first key alone.

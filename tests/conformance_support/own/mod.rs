@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 pub use kept::{Kept, MASKERS};
 pub use magic_pig::check_original;
 
+use burn::tensor::backend::Backend;
+
 use super::vectors::{Case, Check, Result, all, close};
+use crate::common::{attention_rounding, product_rounding, weights_rounding};
 
 /// A choice nearer to its boundary than this is not decided in f32.
 const BOUNDARY: f64 = 1e-5;
@@ -31,6 +34,8 @@ pub struct Problem<'a> {
     query: Vec<f64>,
     key: Vec<f64>,
     value: Vec<f64>,
+    /// How far, relatively, the backend may round each operand of a product.
+    rounding: f64,
     /// What is added to each logit, minus infinity where the key is hidden; its number of batches, heads and columns.
     bias: Option<(Vec<f64>, [usize; 3])>,
 }
@@ -53,7 +58,7 @@ pub struct Attention {
 
 impl<'a> Problem<'a> {
     /// The problem of a case; without values the keys stand for them.
-    pub fn of(case: &'a Case<'a>) -> Result<Self> {
+    pub fn of<B: Backend>(case: &'a Case<'a>) -> Result<Self> {
         let (query, key) = (case.tensor("q")?, case.tensor("k")?);
         let value = case.find("v").unwrap_or(key);
         let (&[batch, heads, queries, head_dim], &[_, kv_heads, keys, _]) = (&query.dims[..], &key.dims[..]) else {
@@ -78,6 +83,7 @@ impl<'a> Problem<'a> {
             query: query.values.clone(),
             key: key.values.clone(),
             value: value.values.clone(),
+            rounding: product_rounding::<B>(),
             bias,
         })
     }
@@ -86,6 +92,11 @@ impl<'a> Problem<'a> {
     pub fn with_quantized_keys(mut self, quantized: BTreeMap<usize, Vec<f64>>) -> Self {
         self.quantized = quantized;
         self
+    }
+
+    /// Whether the backend rounds operands of products, so that scores which come of them decide less.
+    pub fn is_rounded(&self) -> bool {
+        self.rounding > 0.0
     }
 
     /// Number of rows, `batch * heads * queries`.
@@ -197,11 +208,12 @@ impl<'a> Problem<'a> {
 }
 
 /// Whether attention through a mask is as it is computed here from the weights of the mask.
-pub fn check_attention(case: &Case, output: &[f64], weights: Option<&[f64]>, own: &Attention) -> Check {
-    let tolerance = case.entry.attention_tolerance();
+pub fn check_attention<B: Backend>(case: &Case, output: &[f64], weights: Option<&[f64]>, own: &Attention) -> Check {
+    let exact = case.entry.attention_tolerance();
+    let (of_output, of_weights) = (exact.widened(attention_rounding::<B>()), exact.widened(weights_rounding::<B>()));
     all([
-        close("the output", output, &own.output, tolerance),
-        weights.map_or(Ok(()), |weights| close("the attention weights", weights, &own.weights, tolerance)),
+        close("the output", output, &own.output, of_output),
+        weights.map_or(Ok(()), |weights| close("the attention weights", weights, &own.weights, of_weights)),
     ])
 }
 

@@ -6,11 +6,29 @@ use statrs::function::erf::erf;
 use super::{Problem, dot};
 use crate::conformance_support::vectors::{Result, count, text};
 
+/// By how much, in roundings of its operands, a product may be off: two errors that are uniform up to the half of the
+/// last digit are 0.6 together in the mean square, and a sum of many hardly ever is off by more than four times its
+/// own.
+const PRODUCT: f64 = 4.0 * 0.6;
+
+/// The steepest that an activation is: gelu at the square root of 2.
+const SLOPE: f64 = 1.13;
+
 /// The scores of a row.
 pub struct Scores {
     pub values: Vec<f64>,
+    /// How far each may be off where the backend rounds the operands of products; 0 where it does not, and for scores
+    /// that are computed on the host in any case.
+    pub slack: Vec<f64>,
     /// Whether equal scores are equal in any precision, so that the lower key wins.
     pub ties_hold: bool,
+}
+
+impl Scores {
+    /// Scores that are computed on the host.
+    fn on_host(values: Vec<f64>, ties_hold: bool) -> Self {
+        Self { slack: vec![0.0; values.len()], values, ties_hold }
+    }
 }
 
 /// The scores of a row by the masker at a place of a chain.
@@ -27,40 +45,63 @@ pub fn of(problem: &Problem, place: usize, masker: &Value, row: usize) -> Result
 
 /// The logits themselves.
 pub fn logits(problem: &Problem, row: usize) -> Scores {
-    Scores { values: problem.logits(row), ties_hold: false }
+    let squares = |key: &[f64]| problem.query(row).iter().zip(key).map(|(q, k)| (q * k).powi(2)).sum::<f64>();
+    let slack = |key: &[f64]| PRODUCT * problem.rounding * problem.scale.abs() * squares(key).sqrt();
+    let slack = problem.keys_of(problem.kv_head(row)).map(slack).collect();
+    Scores { values: problem.logits(row), slack, ties_hold: false }
 }
 
 /// How many bits of the signatures agree minus how many do not.
 fn hash(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     let (_, head, _) = problem.place(row);
     let query = signature(problem, masker, "query", head, problem.query(row))?;
-    let score = |(key, bias): (&[f64], f64)| -> Result<f64> {
+    let score = |(key, bias): (&[f64], f64)| -> Result<(f64, f64)> {
         let key = signature(problem, masker, "key", head, key)?;
-        Ok(query.iter().zip(key).map(|(a, b)| if *a == b { 1.0 } else { -1.0 }).sum::<f64>() + bias)
+        let bits = query.iter().zip(&key);
+        let unclear = bits.clone().filter(|(a, b)| !(a.clear && b.clear)).count();
+        let score = bits.map(|(a, b)| if a.set == b.set { 1.0 } else { -1.0 }).sum::<f64>() + bias;
+        Ok((score, 2.0 * unclear as f64))
     };
-    let values = problem.keys_of(problem.kv_head(row)).zip(problem.biases(row)).map(score).collect::<Result<_>>()?;
-    Ok(Scores { values, ties_hold: true })
+    let scores = problem.keys_of(problem.kv_head(row)).zip(problem.biases(row)).map(score);
+    let (values, slack) = scores.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    Ok(Scores { values, slack, ties_hold: true })
+}
+
+/// A bit of a signature.
+struct Bit {
+    set: bool,
+    /// Whether the number of which it is the sign is so far from 0 that rounding the operands of products cannot
+    /// decide.
+    clear: bool,
 }
 
 /// The signs of what a head's perceptron makes of a vector.
-fn signature(problem: &Problem, masker: &Value, part: &str, head: usize, vector: &[f64]) -> Result<Vec<bool>> {
+fn signature(problem: &Problem, masker: &Value, part: &str, head: usize, vector: &[f64]) -> Result<Vec<Bit>> {
     let layer = problem.case.entry.number("layer_idx")?;
     let activation = activation(text(masker, "hat_mlp_activation")?)?;
     let mut x = vector.to_vec();
+    // How far each number may be off; errors add up as independent ones do.
+    let mut slack = vec![0.0; x.len()];
     for index in 0..count(masker, "hat_mlp_layers")? {
         let matrix = problem.case.tensor(&format!("hat.{layer}.{part}_matrix.{index}"))?;
         let bias = problem.case.tensor(&format!("hat.{layer}.{part}_bias.{index}"))?;
         if index > 0 {
             x.iter_mut().for_each(|x| *x = activation(*x));
+            slack.iter_mut().for_each(|slack| *slack *= SLOPE);
         }
+        let mut squares = vec![0.0; bias.width()];
         let mut next = bias.values[head * bias.width()..][..bias.width()].to_vec();
         let rows = matrix.values.chunks(matrix.width()).skip(head * x.len());
-        for (x, row) in x.iter().zip(rows) {
+        for ((x, slack), row) in x.iter().zip(&slack).zip(rows) {
             next.iter_mut().zip(row).for_each(|(next, weight)| *next += x * weight);
+            let error = slack.powi(2) + (PRODUCT * problem.rounding * x).powi(2);
+            squares.iter_mut().zip(row).for_each(|(sum, weight)| *sum += error * weight.powi(2));
         }
         x = next;
+        slack = squares.into_iter().map(f64::sqrt).collect();
     }
-    Ok(x.into_iter().map(|x| x > 0.0).collect())
+    let bit = |(x, slack): (f64, f64)| Bit { set: x > 0.0, clear: slack == 0.0 || x.abs() > slack };
+    Ok(x.into_iter().zip(slack).map(bit).collect())
 }
 
 fn activation(name: &str) -> Result<fn(f64) -> f64> {
@@ -87,7 +128,7 @@ fn channels(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     let query = label(problem.query(row));
     let products = problem.keys_of(problem.kv_head(row)).map(|key| dot(&query, &label(key)) * problem.scale);
     let values = products.zip(problem.biases(row)).map(|(product, bias)| product + bias).collect();
-    Ok(Scores { values, ties_hold: false })
+    Ok(Scores::on_host(values, false))
 }
 
 /// A vector of which only so many bits are left between its least and its greatest value, from 16 bits on all.
@@ -123,7 +164,7 @@ fn pages(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     };
     let bounds = keys.chunks(page_size).flat_map(|page| vec![bound(page) * problem.scale; page.len()]);
     let values = bounds.zip(problem.biases(row)).map(|(bound, bias)| bound + bias).collect();
-    Ok(Scores { values, ties_hold: false })
+    Ok(Scores::on_host(values, false))
 }
 
 /// The logits of the keys as they are quantised.
@@ -134,5 +175,5 @@ fn products(problem: &Problem, place: usize, row: usize) -> Result<Scores> {
     let products = keys.map(|key| dot(problem.query(row), key) * problem.scale);
     let values = products.zip(problem.biases(row)).map(|(product, bias)| product + bias).collect();
     // Keys with the same codes have the same score.
-    Ok(Scores { values, ties_hold: true })
+    Ok(Scores::on_host(values, true))
 }
