@@ -13,8 +13,8 @@ use sparse_attention_hub::nn::{
 };
 
 use crate::{
-    common::on_each_backend,
-    layers::support::{AB, B, assert_same, bools, configs, made, numbers, padding, sequence},
+    common::{on_each_backend, product_rounding},
+    layers::support::{AB, B, assert_near, assert_same, bools, configs, made, numbers, padding, sequence},
 };
 
 /// Masks of the padding and of the pairs.
@@ -138,7 +138,10 @@ fn gradients_are_burns() {
                 for (which, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
                     let wanted = wanted.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
                     let what = format!("{}, quiet {quiet}, burn's conventions {conventions}, {which}", masks.0);
-                    crate::common::assert_close(found, &wanted, 1e-5, &what);
+                    // What is rounded on the way there is rounded once more on the way back, and gradients of weights
+                    // sum over 42 tokens.
+                    let tolerance = 1e-5 + 8.0 * product_rounding::<AB>();
+                    crate::common::assert_close(found, &wanted, tolerance, &what);
                 }
             }
         }
@@ -184,9 +187,12 @@ fn encoders_are_burns() {
                 }
                 burns.forward(input)
             });
-            assert_same(&found.2, &wanted.2, what);
-            assert_same(&found.0, &wanted.0, what);
-            assert_same(&found.1, &wanted.1, what);
+            // Each layer rounds what the one before it was off by, there and back, and gradients of weights sum over 42
+            // tokens.
+            let rounding = product_rounding::<AB>();
+            assert_near(&found.2, &wanted.2, 1e-5 + 8.0 * rounding, what);
+            assert_near(&found.0, &wanted.0, 1e-5 + 16.0 * rounding, what);
+            assert_near(&found.1, &wanted.1, 1e-5 + 32.0 * rounding, what);
         }
     }
 }

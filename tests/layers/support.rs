@@ -38,9 +38,19 @@ fn tolerance<B: Backend>() -> f64 {
 
 #[track_caller]
 pub fn assert_same<B: Backend, C: Backend, const D: usize>(found: &Tensor<B, D>, wanted: &Tensor<C, D>, what: &str) {
+    assert_near(found, wanted, tolerance::<B>(), what);
+}
+
+#[track_caller]
+pub fn assert_near<B: Backend, C: Backend, const D: usize>(
+    found: &Tensor<B, D>,
+    wanted: &Tensor<C, D>,
+    tolerance: f64,
+    what: &str,
+) {
     assert_eq!(found.dims(), wanted.dims(), "{what}: dims");
     let wanted = numbers(wanted).into_iter().map(f64::from).collect::<Vec<_>>();
-    crate::common::assert_close(&numbers(found), &wanted, tolerance::<B>(), what);
+    crate::common::assert_close(&numbers(found), &wanted, tolerance, what);
 }
 
 /// The same for sequences `[batch, length, width]` of a chain that chooses by score. Where operands are rounded, one
