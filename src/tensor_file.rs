@@ -14,6 +14,7 @@ pub(crate) struct TensorFile {
 }
 
 impl TensorFile {
+    /// Reads a file.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -29,6 +30,7 @@ impl TensorFile {
         Ok(Self { path, bytes, names, metadata })
     }
 
+    /// The names of the tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
     }

@@ -49,6 +49,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// A key that was kept for certain.
     pub fn certainly(key: u32) -> Self {
         Self { key, probability: 1.0 }
     }

@@ -107,22 +107,27 @@ impl<B: Backend, T: ?Sized> Clone for Parts<B, T> {
 }
 
 impl<B: Backend, T: ?Sized> Parts<B, T> {
+    /// No parts yet; `kind` is what errors call one.
     pub fn new(kind: &'static str) -> Self {
         Self { kind, builders: BTreeMap::new() }
     }
 
+    /// Adds a part under a name, in place of one that had it.
     pub fn insert(&mut self, name: impl Into<String>, build: Build<B, T>) {
         self.builders.insert(name.into(), build);
     }
 
+    /// The names of all parts.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.builders.keys().map(String::as_str)
     }
 
+    /// The names of all parts as a text, for errors.
     pub fn known(&self) -> String {
         self.names().collect::<Vec<_>>().join(", ")
     }
 
+    /// Makes the part that a configuration names.
     pub fn build(&self, named: &NamedConfig, context: &Context<B>) -> Result<Box<T>, ConfigError> {
         match self.builders.get(&named.name) {
             Some(build) => build(named, context),

@@ -119,6 +119,7 @@ pub(crate) struct RowValues<'a> {
 }
 
 impl RowValues<'_> {
+    /// How many keys there are.
     pub fn width(&self) -> usize {
         self.width
     }

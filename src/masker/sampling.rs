@@ -13,6 +13,7 @@ pub(crate) struct RandomOrder {
 }
 
 impl RandomOrder {
+    /// The keys of a row that may be drawn.
     pub fn of(keys: Vec<u32>) -> Self {
         Self { keys, settled: 0 }
     }

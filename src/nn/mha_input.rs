@@ -75,10 +75,12 @@ impl<B: Backend> MhaInput<B> {
 }
 
 impl<B: Backend> InputMasks<B> {
+    /// Nothing is hidden.
     pub fn none() -> Self {
         Self { pad: None, attention: None, causal: false }
     }
 
+    /// Padded keys are hidden, if there are any.
     pub fn padding(pad: Option<Tensor<B, 2, Bool>>) -> Self {
         Self { pad, ..Self::none() }
     }

@@ -18,6 +18,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// A copy of the numbers of a tensor.
     pub fn of<B: Backend>(tensor: &Tensor<B, 4>) -> Self {
         let [_, _, length, _] = tensor.dims();
         Self::of_range(tensor, 0..length)

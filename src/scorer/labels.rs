@@ -29,6 +29,7 @@ impl Default for Codes {
 }
 
 impl Labels {
+    /// No labels yet, each to be of so many channels and bits.
     pub fn new(channels: usize, bits: u32) -> Self {
         let codes = if bits <= 8 { Codes::Bytes(Vec::new()) } else { Codes::Reals(Vec::new()) };
         Self { channels, bits, codes, ..Self::default() }

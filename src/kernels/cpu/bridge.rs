@@ -38,6 +38,7 @@ pub(super) enum Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    /// The lists of a mask, where they lie.
     pub fn of_rows<B: Backend>(rows: &'a Rows<B>) -> Self {
         let lists = rows.lists();
         Self::Gather(Lists { indices: &lists.indices, probability: lists.probability.as_deref(), width: rows.width() })
