@@ -9,6 +9,7 @@ use super::{
     products::TILE,
     real::{Real, Stored},
     softmax::{OnlineSoftmax, Softmax},
+    streams::{STREAMS, interleaved},
     tile::{Buffers, Tile},
 };
 use crate::mask::Pattern;
@@ -131,11 +132,6 @@ struct BandTask<'a, T> {
     tiles: Range<usize>,
 }
 
-/// In so many places at once a part of the keys is read where a single query keeps all of it, a key of each in turn. The
-/// machine itself looks ahead of the places that are read, but of each only so far: one place does not fill the memory's
-/// lines.
-const STREAMS: usize = 4;
-
 impl<T: Stored> BandTask<'_, T> {
     /// The keys of the part, if a single query keeps all of them.
     fn streams(&self) -> Option<Range<usize>> {
@@ -157,15 +153,6 @@ fn is_within(range: &Range<usize>, other: &Range<usize>) -> bool {
     other.start <= range.start && range.end <= other.end
 }
 
-/// A tile out of all streams; what does not fill a tile comes last, in order.
-pub(super) fn interleaved(keys: &Range<usize>, tile: usize) -> impl Iterator<Item = usize> {
-    let tiles = keys.len() / TILE;
-    let rest = if tile < tiles { 0..0 } else { keys.start + tiles * TILE..keys.end };
-    let turns = if tile < tiles { TILE / STREAMS } else { 0 };
-    let first = keys.start + tile * turns;
-    (0..turns * STREAMS).map(move |at| first + at % STREAMS * (tiles * turns) + at / STREAMS).chain(rest)
-}
-
 impl<T: Stored> WithSimd for BandTask<'_, T> {
     type Output = Softmax<T::Real>;
 
@@ -182,7 +169,7 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
         let mut scores = vec![T::Real::ZERO; rows * TILE];
         let mut buffers = Buffers::new(problem);
         let tile_at = |at: usize| match &streams {
-            Some(keys) => Tile::new(problem, unit.kv_head, interleaved(keys, at - tiles.start)),
+            Some(keys) => Tile::new(problem, unit.kv_head, interleaved::<STREAMS>(keys.clone(), at - tiles.start)),
             None => Tile::new(problem, unit.kv_head, unit.tile(at)),
         };
         let mut tile = tile_at(tiles.start);
@@ -236,24 +223,4 @@ pub(super) fn join_units<T: Stored>(
         }
     }
     rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{TILE, interleaved};
-
-    #[test]
-    fn streams_pass_by_every_key_once() {
-        for count in [1usize, 15, 16, 17, 63, 64, 111, 1000] {
-            let keys = 7..7 + count;
-            let tiles = (0..count.div_ceil(TILE)).map(|tile| interleaved(&keys, tile).collect::<Vec<_>>());
-            let tiles = tiles.collect::<Vec<_>>();
-            assert!(tiles[..count / TILE].iter().all(|tile| tile.len() == TILE));
-            let mut all = tiles.concat();
-            all.sort_unstable();
-            assert!(all.into_iter().eq(keys));
-        }
-        let tile = interleaved(&(0..1000), 1).collect::<Vec<_>>();
-        assert_eq!(tile, [4, 252, 500, 748, 5, 253, 501, 749, 6, 254, 502, 750, 7, 255, 503, 751]);
-    }
 }

@@ -8,6 +8,7 @@ use super::{
     products::TILE,
     real::{Real, Stored},
     softmax::{OnlineSoftmax, Softmax},
+    streams::interleaved,
     tile::{Buffers, Tile},
 };
 
@@ -57,6 +58,9 @@ pub(crate) fn gather<T: Stored>(problem: &Problem<T>, lists: &Lists) -> Rows<T::
     join_units(problem, done.collect(), |unit| (unit / count, unit % count..unit % count + 1))
 }
 
+/// In so many places at once a list is read: where neighbours are listed, as of pages, each place is a stream.
+const STREAMS: usize = 8;
+
 struct GatherTask<'a, T> {
     problem: &'a Problem<'a, T>,
     kv_head: usize,
@@ -84,17 +88,20 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
             let mut sums = OnlineSoftmax::new(heads_at_a_time, value_dim);
             let (keys, log_probability) = used::<T::Real>(list, seen);
             let sampled = !log_probability.is_empty();
-            let tile_of = |list: &[u32]| Tile::new(problem, kv_head, list.iter().map(|&key| key as usize)).scattered();
-            let mut tile = tile_of(&keys[..keys.len().min(TILE)]);
-            for first in (0..keys.len()).step_by(TILE) {
-                let end = (first + TILE).min(keys.len());
-                let next = tile_of(&keys[end..(end + TILE).min(keys.len())]);
-                let scores = &mut scores[..heads_at_a_time * (end - first)];
+            let count = keys.len();
+            let places = |tile: usize| interleaved::<STREAMS>(0..count, tile);
+            let tile_of =
+                |tile: usize| Tile::new(problem, kv_head, places(tile).map(|at| keys[at] as usize)).scattered();
+            let mut tile = tile_of(0);
+            let tiles = count.div_ceil(TILE);
+            for at in 0..tiles {
+                let next = if at + 1 < tiles { tile_of(at + 1) } else { Tile::empty() };
+                let scores = &mut scores[..heads_at_a_time * tile.len()];
                 buffers.absorb(simd, problem, &tile, &next, queries, scores, &mut sums, |scores| {
                     if sampled {
-                        for scores in scores.chunks_exact_mut(end - first) {
-                            let log_probability = &log_probability[first..end];
-                            scores.iter_mut().zip(log_probability).for_each(|(score, &log)| *score = score.sub(log));
+                        for scores in scores.chunks_exact_mut(tile.len()) {
+                            let scores = scores.iter_mut().zip(places(at));
+                            scores.for_each(|(score, place)| *score = score.sub(log_probability[place]));
                         }
                     }
                 });

@@ -8,11 +8,13 @@ mod host;
 mod perceptron;
 mod prefetch;
 mod products;
+mod reaching;
 mod real;
 mod scores;
 mod select;
 mod softcap;
 mod softmax;
+mod streams;
 mod tile;
 
 #[cfg(feature = "flex")]

@@ -1,9 +1,9 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    attend::interleaved,
     prefetch::Ahead,
     products::{TILE, add_weighted},
+    streams::{STREAMS, interleaved},
 };
 
 /// A matrix where it lies, `[width_in, width_out]`.
@@ -22,7 +22,7 @@ impl<'a> Matrix<'a> {
     #[inline(always)]
     fn tile(self, tile: usize) -> MatrixTile<'a> {
         let mut rows = MatrixTile { inputs: [0; TILE], rows: [&[]; TILE], count: 0 };
-        for (at, input) in interleaved(&(0..self.width_in()), tile).enumerate() {
+        for (at, input) in interleaved::<STREAMS>(0..self.width_in(), tile).enumerate() {
             rows.inputs[at] = input;
             rows.rows[at] = &self.numbers[input * self.width_out..][..self.width_out];
             rows.count += 1;

@@ -8,6 +8,8 @@ use super::{
     products::{TILE, score},
     real::{Real, Stored},
     softcap::softcap,
+    streams::{STREAMS, interleaved},
+    tile::fill,
 };
 
 /// The products of some vectors with many, both of a `width` and one after the other: `products` is `[some, many]`.
@@ -31,23 +33,30 @@ impl<T: Stored> WithSimd for Products<'_, T> {
         let (rows, count) = (some.len() / width, many.len() / width);
         let mut buffer = vec![T::Real::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
         let mut tile = vec![T::Real::ZERO; rows * TILE];
-        let mut tiles = many.chunks(TILE * width).peekable();
-        for first in (0..count).step_by(TILE) {
-            let Some(vectors) = tiles.next() else { break };
-            let length = vectors.len() / width;
+        let vectors_of = |tile: usize| {
+            let mut vectors = [&[][..]; TILE];
+            let places = interleaved::<STREAMS>(0..count, tile);
+            vectors.iter_mut().zip(places).for_each(|(vector, at)| *vector = &many[at * width..][..width]);
+            vectors
+        };
+        let tiles = count.div_ceil(TILE);
+        let length = |tile: usize| TILE.min(count - tile * TILE);
+        let mut vectors = vectors_of(0);
+        for at in 0..tiles {
+            let (next, ahead) =
+                if at + 1 < tiles { (vectors_of(at + 1), length(at + 1)) } else { ([&[][..]; TILE], 0) };
+            let length = length(at);
             let mut keys = [&[][..]; TILE];
-            let mut rest = &mut buffer[..];
-            for (key, vector) in keys.iter_mut().zip(vectors.chunks_exact(width)) {
-                let (buffer, later) = std::mem::take(&mut rest).split_at_mut(if T::AS_IT_IS { 0 } else { width });
-                *key = T::widen(vector, buffer);
-                rest = later;
+            fill::<T>(&mut keys, &mut buffer, width, vectors[..length].iter().copied());
+            let tile = &mut tile[..rows * length];
+            score(simd, some, &keys[..length], tile, Ahead::in_order(&next[..ahead]));
+            for (row, tile) in tile.chunks_exact(length).enumerate() {
+                let products = &mut products[row * count..][..count];
+                interleaved::<STREAMS>(0..count, at)
+                    .zip(tile)
+                    .for_each(|(place, from)| products[place] = from.to_f32());
             }
-            let ahead = Ahead::in_order(tiles.peek().map_or(&[], std::slice::from_ref));
-            score(simd, some, &keys[..length], &mut tile[..rows * length], ahead);
-            for (row, tile) in tile[..rows * length].chunks_exact(length).enumerate() {
-                let products = &mut products[row * count + first..][..length];
-                products.iter_mut().zip(tile).for_each(|(to, from)| *to = from.to_f32());
-            }
+            vectors = next;
         }
     }
 }
@@ -192,6 +201,23 @@ struct LabelProducts<'a, T> {
     scores: &'a mut [f32],
 }
 
+/// The products of a query's label with those of a block.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // Plain loops, which become vectors.
+fn block_products<T: Label>(query: &[f32], block: &[T]) -> [f32; LABELS_AT_A_TIME] {
+    let mut sums = [0f32; LABELS_AT_A_TIME];
+    let (lines, _) = block.as_chunks::<LABELS_AT_A_TIME>();
+    for channel in 0..lines.len() {
+        let x = query[channel];
+        let mut numbers = [0f32; LABELS_AT_A_TIME];
+        T::widen(&lines[channel], &mut numbers);
+        for key in 0..LABELS_AT_A_TIME {
+            sums[key] += x * numbers[key];
+        }
+    }
+    sums
+}
+
 /// A type of its own and not a closure, which is not always compiled into its caller and then has not its instructions.
 impl<T: Label> WithSimd for LabelProducts<'_, T> {
     type Output = ();
@@ -203,26 +229,16 @@ impl<T: Label> WithSimd for LabelProducts<'_, T> {
         let total = query.iter().sum::<f32>();
         let blocks = labels.chunks_exact(query.len() * LABELS_AT_A_TIME);
         for (at, (scores, block)) in scores.chunks_mut(LABELS_AT_A_TIME).zip(blocks).enumerate() {
-            let mut sums = [0f32; LABELS_AT_A_TIME];
-            let (lines, _) = block.as_chunks::<LABELS_AT_A_TIME>();
-            for channel in 0..lines.len() {
-                let x = query[channel];
-                let mut numbers = [0f32; LABELS_AT_A_TIME];
-                T::widen(&lines[channel], &mut numbers);
-                for key in 0..LABELS_AT_A_TIME {
-                    sums[key] += x * numbers[key];
-                }
-            }
+            let sums = block_products(query, block);
             let Some(Steps { least, step }) = &steps else {
-                for key in 0..scores.len() {
-                    scores[key] += sums[key];
-                }
+                scores.iter_mut().zip(&sums).for_each(|(score, sum)| *score += sum);
                 continue;
             };
             let first = at * LABELS_AT_A_TIME;
             let (least, step) = (&least[first..][..scores.len()], &step[first..][..scores.len()]);
-            for key in 0..scores.len() {
-                scores[key] += sums[key] * step[key] + least[key] * total;
+            let sums = &sums[..scores.len()];
+            for (((score, sum), step), least) in scores.iter_mut().zip(sums).zip(step).zip(least) {
+                *score += sum * step + least * total;
             }
         }
     }

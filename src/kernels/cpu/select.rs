@@ -2,6 +2,8 @@
 
 use std::{cell::RefCell, cmp::Ordering};
 
+use super::reaching::{TOGETHER, reaching};
+
 /// Bits of a score by which scores are counted first.
 const COUNTED_BITS: u32 = 11;
 
@@ -62,28 +64,25 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
     }
     let guess = score_of(guess);
     BUFFERS.with_borrow_mut(|Buffers { members, orders, .. }| {
-        members.resize(scores.len() + 1, 0);
-        let mut count = 0;
-        for (at, &score) in scores.iter().enumerate() {
-            members[count] = at as u32;
-            count += usize::from(score >= guess);
-        }
+        members.resize(scores.len() + TOGETHER, 0);
+        let count = reaching(scores, guess, members);
         let members = &members[..count];
         if count < size {
             return None;
         }
         orders.clear();
-        orders.extend(members.iter().map(|&at| order(scores[at as usize])));
+        orders.extend(members.iter().map(|&at| order_of_member(scores[at as usize])));
         let (above, &mut last, _) = orders.select_nth_unstable_by(size - 1, |a, b| b.cmp(a));
         let mut equals_left = size - above.iter().filter(|&&order| order > last).count();
+        let last = score_of(last);
         // One place more than is used: what is not chosen is written there, so that nothing branches.
         let mut chosen = vec![0u32; size + 1];
         let mut count = 0;
         for &at in members {
-            let order = order(scores[at as usize]);
-            let is_equal = order == last && equals_left > 0;
+            let score = scores[at as usize];
+            let is_equal = score == last && equals_left > 0;
             chosen[count] = at;
-            count += usize::from(order > last || is_equal);
+            count += usize::from(score > last || is_equal);
             equals_left -= usize::from(is_equal);
         }
         chosen.truncate(size);
@@ -214,6 +213,14 @@ fn order(score: f32) -> u32 {
     if score > f32::NEG_INFINITY { ordered } else { 0 }
 }
 
+/// The [order] of a score that reaches some number, and so is one itself.
+#[inline(always)]
+fn order_of_member(score: f32) -> u32 {
+    // Of -0 this makes 0.
+    let bits = (score + 0.0).to_bits();
+    bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000)
+}
+
 /// The score of an order above 0.
 fn score_of(order: u32) -> f32 {
     f32::from_bits(if order & 0x8000_0000 != 0 { order ^ 0x8000_0000 } else { !order })
@@ -231,7 +238,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_xoshiro::Xoshiro256PlusPlus;
 
-    use super::{SAMPLED, heaviest, largest, order, score_of};
+    use super::{SAMPLED, heaviest, largest, order, order_of_member, score_of};
 
     /// By a full sort.
     fn by_sorting(scores: &[f32], size: usize) -> Vec<u32> {
@@ -260,6 +267,7 @@ mod tests {
     fn orders_lead_back_to_their_scores() {
         for score in [f32::MIN, -1.5, -f32::MIN_POSITIVE, 0.0, 1e-40, 3.0, f32::MAX, f32::INFINITY] {
             assert_eq!(score_of(order(score)), score);
+            assert_eq!(order_of_member(score), order(score));
         }
     }
 
