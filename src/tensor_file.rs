@@ -71,6 +71,7 @@ impl TensorFile {
         Ok(Tensor::from_data(data, (device, DType::F32)))
     }
 
+    /// The error that a tensor is not in the file.
     pub fn missing(&self, name: &str) -> FileError {
         let mut names = self.names.clone();
         names.sort();
@@ -78,6 +79,7 @@ impl TensorFile {
         FileError::Missing { path: self.path.clone(), missing: name.to_owned(), found: names.join(", ") }
     }
 
+    /// The error that a tensor is of another shape than it must be.
     pub fn shape(&self, name: &str, found: &[usize], expected: String) -> FileError {
         FileError::Shape { path: self.path.clone(), name: name.to_owned(), found: found.to_vec(), expected }
     }

@@ -3,7 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 /// Scores that are looked at together.
-pub(super) const TOGETHER: usize = 8;
+const TOGETHER: usize = 8;
 
 /// By which of the scores that are looked at together are members, a bit for each: their places, from the front on.
 static PLACES: [[u8; TOGETHER]; 1 << TOGETHER] = places();
@@ -23,8 +23,8 @@ const fn places() -> [[u8; TOGETHER]; 1 << TOGETHER] {
     places
 }
 
-/// Writes the positions of the scores that reach a guess to the front of `members`, which has a place for each score and
-/// [TOGETHER] more, and returns how many they are.
+/// Writes the positions of the scores that reach a guess to the front of `members`, which has a place for each score, and
+/// returns how many they are.
 pub(super) fn reaching(scores: &[f32], guess: f32, members: &mut [u32]) -> usize {
     Arch::new().dispatch(Reaching { scores, guess, members })
 }
@@ -82,7 +82,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_xoshiro::Xoshiro256PlusPlus;
 
-    use super::{TOGETHER, reaching};
+    use super::reaching;
 
     #[test]
     fn members_are_the_scores_that_reach_a_guess() {
@@ -94,7 +94,7 @@ mod tests {
                     scores[at] = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY][at % 3];
                 }
                 let guess = 1.0 - share;
-                let mut members = vec![u32::MAX; length + TOGETHER];
+                let mut members = vec![u32::MAX; length];
                 let count = reaching(&scores, guess, &mut members);
                 let wanted = (0..length as u32).filter(|&at| scores[at as usize] >= guess).collect::<Vec<_>>();
                 assert_eq!(members[..count], wanted, "{length} scores, {share}");

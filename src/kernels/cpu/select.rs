@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, cmp::Ordering};
 
-use super::reaching::{TOGETHER, reaching};
+use super::reaching::reaching;
 
 /// Bits of a score by which scores are counted first.
 const COUNTED_BITS: u32 = 11;
@@ -64,7 +64,7 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
     }
     let guess = score_of(guess);
     BUFFERS.with_borrow_mut(|Buffers { members, orders, .. }| {
-        members.resize(scores.len() + TOGETHER, 0);
+        members.resize(scores.len(), 0);
         let count = reaching(scores, guess, members);
         let members = &members[..count];
         if count < size {
@@ -206,17 +206,13 @@ pub(crate) fn heaviest(
 /// A number that orders as scores do: 0 for what is never chosen, above that the higher the score.
 #[inline(always)]
 fn order(score: f32) -> u32 {
-    let bits = score.to_bits();
-    let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
-    // -0 and 0 are equal, as they are for everybody else.
-    let ordered = if score == 0.0 { 0x8000_0000 } else { ordered };
-    if score > f32::NEG_INFINITY { ordered } else { 0 }
+    if score > f32::NEG_INFINITY { order_of_member(score) } else { 0 }
 }
 
 /// The [order] of a score that reaches some number, and so is one itself.
 #[inline(always)]
 fn order_of_member(score: f32) -> u32 {
-    // Of -0 this makes 0.
+    // Of -0 this makes 0: they are equal, as they are for everybody else.
     let bits = (score + 0.0).to_bits();
     bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000)
 }
@@ -265,10 +261,11 @@ mod tests {
 
     #[test]
     fn orders_lead_back_to_their_scores() {
-        for score in [f32::MIN, -1.5, -f32::MIN_POSITIVE, 0.0, 1e-40, 3.0, f32::MAX, f32::INFINITY] {
+        for score in [f32::MIN, -1.5, -f32::MIN_POSITIVE, -0.0, 0.0, 1e-40, 3.0, f32::MAX, f32::INFINITY] {
             assert_eq!(score_of(order(score)), score);
             assert_eq!(order_of_member(score), order(score));
         }
+        assert_eq!(order(-0.0), order(0.0));
     }
 
     proptest! {
