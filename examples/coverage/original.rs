@@ -45,7 +45,7 @@ impl<B: Backend> Masker<B> for OriginalAdaptiveConfig {
         let shape = mask.shape();
         let logits = host(Oracle::default().score(inputs, state)?);
         let kept = host(mask.to_dense());
-        let randomness = state.randomness(inputs.layer());
+        let randomness = state.randomness(inputs);
         let rule = AdaptiveBudget::new(self.epsilon, self.delta);
         let range = self.init_offset..shape.keys - self.local_offset;
         let base = ((self.base_rate_sampling * range.len() as f64) as usize).max(2);

@@ -1,3 +1,4 @@
+use burn::tensor::DType;
 use thiserror::Error;
 
 use crate::{kernels::DeviceLimit, mask::MaskError};
@@ -33,6 +34,32 @@ pub enum AttentionError {
         value: String,
         /// What is allowed.
         allowed: &'static str,
+    },
+    /// Queries, keys and values are of different float types.
+    #[error(
+        "queries are of type {queries:?}, keys of {keys:?} and values of {values:?}, but all three must be of one type: \
+         cast them to one before"
+    )]
+    MixedTypes {
+        /// The type of the queries.
+        queries: DType,
+        /// The type of the keys.
+        keys: DType,
+        /// The type of the values.
+        values: DType,
+    },
+    /// A [LayerState](crate::masker::LayerState) is used for another sequence than the one that it remembers.
+    #[error(
+        "the layer's state has seen a sequence with `{length}` {seen}, but it is given {found}: a new sequence needs a \
+         new or cleared state, and one that is cut back needs `truncate`"
+    )]
+    AnotherSequence {
+        /// Which length differs.
+        length: &'static str,
+        /// What the inputs have.
+        found: usize,
+        /// What the state has seen.
+        seen: usize,
     },
     /// A scorer has no weights for the layer that asks.
     #[error("the scorer `{scorer}` has no weights for layer {layer}; it has them for the layers {known}")]

@@ -35,7 +35,7 @@ pub struct AttentionInputs<B: Backend> {
     softcap: Option<f64>,
     sinks: Option<Tensor<B, 1>>,
     layer: usize,
-    /// The position of the first query, where neither the visibility nor the lengths tell.
+    /// The position of the first query, where neither the visibility nor the lengths tell it.
     first_position: Option<isize>,
 }
 
@@ -49,8 +49,8 @@ impl<B: Backend> AttentionInputs<B> {
     /// - values: `[batch, kv_heads, keys, value_dim]`
     ///
     /// # Errors
-    /// If the shapes do not fit each other, a length is 0, `heads` is not a multiple of `kv_heads`, or a tensor is larger
-    /// than the device can hold.
+    /// If the shapes do not fit each other, a length is 0, `heads` is not a multiple of `kv_heads`, the three are of
+    /// different float types, or a tensor is larger than the device can hold.
     pub fn new(queries: Tensor<B, 4>, keys: Tensor<B, 4>, values: Tensor<B, 4>) -> Result<Self, AttentionError> {
         let [batch, heads, _, head_dim] = queries.dims();
         let [_, kv_heads, key_count, _] = keys.dims();
@@ -74,6 +74,11 @@ impl<B: Backend> AttentionInputs<B> {
         if heads % kv_heads != 0 {
             return Err(AttentionError::HeadGroups { heads, kv_heads });
         }
+        let types = [queries.dtype(), keys.dtype(), values.dtype()];
+        if types[1..] != [types[0]; 2] {
+            let [queries, keys, values] = types;
+            return Err(AttentionError::MixedTypes { queries, keys, values });
+        }
         for (what, tensor) in [("queries", &queries), ("keys", &keys), ("values", &values)] {
             check_size::<B>(what, &tensor.dims(), tensor.dtype(), &tensor.device())?;
         }
@@ -93,7 +98,8 @@ impl<B: Backend> AttentionInputs<B> {
     /// Which keys each query may see.
     ///
     /// # Errors
-    /// If a tensor in it does not have the shape `[batch or 1, heads or 1, queries, keys]`, or a window is 0.
+    /// If a tensor in it does not have the shape `[batch or 1, heads or 1, queries, keys]`, a window is 0, or the queries
+    /// would stand at positions that do not fit in 32 bits.
     pub fn with_visibility(mut self, visibility: Visibility<B>) -> Result<Self, AttentionError> {
         visibility.validate(self.mask_shape())?;
         self.visibility = visibility;
@@ -220,6 +226,7 @@ impl<B: Backend> AttentionInputs<B> {
             return Err(AttentionError::Value { field: "queries", value, allowed: "some of the queries there are" });
         }
         let keys = 0..self.visibility.span(&queries, shape.keys).end;
+        let first_position = Some(self.offset() + queries.start as isize);
         let visibility = match &self.visibility {
             Visibility::Full => Visibility::Full,
             Visibility::Causal { offset } => Visibility::Causal { offset: offset + queries.start },
@@ -235,6 +242,7 @@ impl<B: Backend> AttentionInputs<B> {
             values: self.values.clone().slice_dim(2, keys),
             visibility,
             sinks: self.sinks.clone(),
+            first_position,
             ..*self
         })
     }
@@ -297,7 +305,7 @@ impl<B: Backend> AttentionInputs<B> {
     }
 
     /// The position of the first query among the keys: the offset of causal visibility or of a window, otherwise
-    /// `keys - queries`.
+    /// `keys - queries`, or where the queries stood before they were [narrowed](Self::narrow_queries).
     pub fn offset(&self) -> isize {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         match self.visibility {

@@ -12,6 +12,7 @@ mod research;
 pub(crate) mod scores;
 mod sinks;
 mod visibility;
+mod visible_keys;
 mod window;
 
 pub use attend::{
@@ -26,3 +27,4 @@ pub use inputs::AttentionInputs;
 pub use report::{AttentionReport, HeadReport};
 pub use research::{ResearchAttention, ResearchOutput};
 pub use visibility::Visibility;
+pub(crate) use visible_keys::{RowKeys, VisibleKeys};

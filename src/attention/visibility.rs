@@ -38,11 +38,18 @@ pub enum Visibility<B: Backend> {
 }
 
 impl<B: Backend> Visibility<B> {
-    /// Checks that a tensor in it fits a shape, and that a window shows something.
+    /// Checks that a tensor in it fits a shape, that a window shows something, and that positions fit in 32 bits, which
+    /// is what devices count with.
     pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), AttentionError> {
         let found = match self {
             Self::Window { window: 0, .. } => {
                 return Err(AttentionError::Value { field: "window", value: "0".into(), allowed: "at least 1" });
+            }
+            Self::Causal { offset } | Self::Window { offset, .. }
+                if offset.checked_add(shape.queries).is_none_or(|end| end > i32::MAX as usize) =>
+            {
+                let allowed = "less than 2^31, with the number of queries added";
+                return Err(AttentionError::Value { field: "offset", value: offset.to_string(), allowed });
             }
             Self::Full | Self::Causal { .. } | Self::Window { .. } => return Ok(()),
             Self::Masked(hidden) => hidden.dims(),

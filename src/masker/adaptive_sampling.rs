@@ -12,7 +12,7 @@ use super::{
     sampling::{RandomOrder, draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::visible_logits},
+    attention::{AttentionError, AttentionInputs, VisibleKeys, scores::visible_logits},
     mask::{Kept, Mask},
 };
 
@@ -33,7 +33,8 @@ pub struct AdaptiveSamplingConfig {
     pub delta: f64,
     /// How many keys at the start are never drawn, because a sink keeps them: a count, or a fraction in [0, 1].
     pub init_offset: Size,
-    /// How many keys at the end are never drawn, because a window keeps them: a count, or a fraction in [0, 1].
+    /// How many keys at the end of those that a query sees are never drawn, because a window keeps them: a count, or a
+    /// fraction in [0, 1].
     pub local_offset: Size,
     /// Draw with replacement and count how often a key was drawn. Default: false.
     #[serde(default)]
@@ -41,9 +42,15 @@ pub struct AdaptiveSamplingConfig {
 }
 
 impl AdaptiveSamplingConfig {
-    /// The keys that may be drawn: all but those at the start and at the end. Empty if the offsets meet.
+    /// The keys that may be drawn for a query that sees all keys: all but those at the start and at the end. Empty if the
+    /// offsets meet.
     pub fn range(&self, keys: usize) -> Range<usize> {
-        let end = keys.saturating_sub(self.local_offset.floor_of(keys));
+        self.range_of_row(keys, keys)
+    }
+
+    /// The same for a query that sees no key from `end` on. Fractions are of all `keys`.
+    pub fn range_of_row(&self, end: usize, keys: usize) -> Range<usize> {
+        let end = end.saturating_sub(self.local_offset.floor_of(keys));
         self.init_offset.floor_of(keys).min(end)..end
     }
 
@@ -96,7 +103,7 @@ impl AdaptiveSamplingConfig {
 /// the spread. It has not where few unkept keys hold most of the mass: put a top-k before it. Keys between the offsets
 /// and what sink and window keep are reached by nothing: let the offsets be the sizes of those.
 ///
-/// A range of fewer than two keys gives the full mask.
+/// A row with a range of fewer than two keys keeps all that it sees.
 ///
 /// Should be created with [AdaptiveSamplingConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -160,19 +167,26 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
             return Ok(mask);
         }
         let (shape, device) = (inputs.mask_shape(), inputs.device());
-        let range = self.config.range(shape.keys);
-        if range.len() < 2 {
+        // No row sees more than all keys.
+        if self.config.range(shape.keys).len() < 2 {
             return Ok(Mask::full(shape, &device));
         }
-        let randomness = state.randomness(inputs.layer());
+        state.continue_with(inputs)?;
+        let randomness = state.randomness(inputs);
         let (logits, sinks) = (host(visible_logits(inputs)?), Sinks::of(inputs));
         let weights = match mask.is_empty() {
             true => Vec::new(),
             false => host(mask.to_dense()),
         };
+        let visible = VisibleKeys::of(inputs);
         add_by_row(&mask, &logits, |row, logits| {
             let weights = weights.get(row * shape.keys..(row + 1) * shape.keys);
-            let residual = Residual::of(logits, weights, range.clone(), sinks.row(row));
+            let end = visible.row(row / shape.queries, row % shape.queries).end();
+            let range = self.config.range_of_row(end, shape.keys);
+            if range.len() < 2 {
+                return Residual::of(logits, weights, 0..end, sinks.row(row)).keep_all().0;
+            }
+            let residual = Residual::of(logits, weights, range, sinks.row(row));
             self.draw(&residual, &mut randomness.row(row))
         })
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Context, MaskerConfig, ShareGroup, Size, TopK};
 use crate::scorer::{
-    Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, HashConfig, PqConfig, Scorer, ScorerConfig,
+    Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, Fit, HashConfig, PqConfig, Scorer, ScorerConfig,
 };
 
 /// Configuration of [TopK] over [hash scores](crate::scorer::Hash): HashAttention. The fields are `heavy_size` and those
@@ -78,6 +78,10 @@ pub struct PqCacheConfig {
     pub pq_sub_dim: usize,
     /// Bits of a code.
     pub pq_bits: u32,
+    /// To which keys the centroids are fitted. Default: to the first 256 of the sequence, and again whenever there are
+    /// twice as many.
+    #[serde(default)]
+    pub fit: Fit,
     /// Whether the heads of a group choose together. Default: each for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
@@ -111,7 +115,7 @@ impl DoubleSparsityTopKConfig {
 impl PqCacheConfig {
     /// The configuration of the scorer alone.
     pub fn scorer(&self) -> PqConfig {
-        PqConfig { pq_sub_dim: self.pq_sub_dim, pq_bits: self.pq_bits }
+        PqConfig { pq_sub_dim: self.pq_sub_dim, pq_bits: self.pq_bits, fit: self.fit }
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
     report::{RowSample, SamplingReport},
-    rows::{by_candidates, candidates},
+    rows::{by_candidates, numbers_and_others},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -93,7 +93,8 @@ impl<B: Backend, E: Scorer<B>> PrioritySampling<B, E> {
     ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
         let keys = mask.shape().keys;
         let size = self.size.of(keys);
-        let randomness = state.randomness(inputs.layer());
+        state.continue_with(inputs)?;
+        let randomness = state.randomness(inputs);
         let rows = by_candidates(inputs, mask, &self.scorer, state, |row, scores| {
             draw(scores, size, &mut randomness.row(row))
         })?;
@@ -103,10 +104,14 @@ impl<B: Backend, E: Scorer<B>> PrioritySampling<B, E> {
 }
 
 fn draw(scores: &[f32], size: usize, rng: &mut impl rand::Rng) -> (Vec<Kept>, RowSample) {
-    let keys = candidates(scores);
-    let population = keys.len();
-    if population <= size {
-        let report = RowSample { population, drawn: population, standard_error: 0.0, half_width: 0.0 };
+    let (mut keys, others) = numbers_and_others(scores);
+    let population = keys.len() + others.len();
+    if !others.is_empty() || population <= size {
+        // Where a score is not a number, neither is the sum that the drawn keys would stand for.
+        if !others.is_empty() {
+            keys = others;
+        }
+        let report = RowSample { population, drawn: keys.len(), standard_error: 0.0, half_width: 0.0 };
         return (keys.into_iter().map(Kept::certainly).collect(), report);
     }
     // Logarithms of the priorities: the score plus an exponential variable.

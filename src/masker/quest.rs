@@ -6,7 +6,7 @@ use crate::{
     attention::{AttentionError, AttentionInputs},
     kernels::cpu::largest,
     mask::Mask,
-    scorer::{Pages, PagesConfig, ScorerConfig},
+    scorer::{PageFit, Pages, PagesConfig, ScorerConfig},
 };
 
 /// Configuration of [QuestTopK], `{"type": "quest_top_k", "heavy_size": 1024, "page_size": 16, "label_bits": 16}`.
@@ -22,6 +22,9 @@ pub struct QuestTopKConfig {
     /// How many pages to take at least. Default: 3, as in the paper's code.
     #[serde(default = "three")]
     pub minimum_pages: usize,
+    /// Over which keys of a page its bounds go. Default: those that the query sees.
+    #[serde(default)]
+    pub fit: PageFit,
     /// Whether the heads of a group choose together. Default: each for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
@@ -49,7 +52,7 @@ impl<B: Backend> MaskerConfig<B> for QuestTopKConfig {
 
     fn init(&self, context: &Context<B>) -> Result<QuestTopK, ConfigError> {
         self.heavy_size.validate_positive("heavy_size")?;
-        let pages = PagesConfig { page_size: self.page_size, label_bits: self.label_bits };
+        let pages = PagesConfig { page_size: self.page_size, label_bits: self.label_bits, fit: self.fit };
         let pages = ScorerConfig::<B>::init(&pages, context)?;
         Ok(QuestTopK { config: *self, pages })
     }
@@ -76,11 +79,13 @@ impl<B: Backend> Masker<B> for QuestTopK {
 
 /// The candidates of the `count` pages with the highest scores.
 fn best_pages(scores: &[f32], page_size: usize, count: usize) -> Vec<u32> {
-    let best = |page: &[f32]| page.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // What is not a number is above all numbers.
+    let higher = |best: f32, score: f32| if score > best || score.is_nan() { score } else { best };
+    let best = |page: &[f32]| page.iter().copied().fold(f32::NEG_INFINITY, higher);
     let pages = scores.chunks(page_size).map(best).collect::<Vec<_>>();
     let pages = largest(&pages, count).into_iter().map(|page| page as usize * page_size);
     let keys = pages.flat_map(|first| first..(first + page_size).min(scores.len()));
-    keys.filter(|&key| scores[key] > f32::NEG_INFINITY).map(|key| key as u32).collect()
+    keys.filter(|&key| scores[key] != f32::NEG_INFINITY).map(|key| key as u32).collect()
 }
 
 #[cfg(test)]
@@ -95,5 +100,6 @@ mod tests {
         assert_eq!(keys(1), [2, 3]);
         assert_eq!(keys(2), [2, 3, 8]);
         assert_eq!(keys(9), [1, 2, 3, 4, 8]);
+        assert_eq!(best_pages(&[0.0, 9.0, f32::NAN, hidden, 8.0], 2, 1), [2]);
     }
 }

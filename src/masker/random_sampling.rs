@@ -57,7 +57,8 @@ impl<B: Backend> Masker<B> for RandomSampling {
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
         check_scores(inputs)?;
-        let randomness = state.randomness(inputs.layer());
+        state.continue_with(inputs)?;
+        let randomness = state.randomness(inputs);
         let zeros = Tensor::zeros(inputs.mask_shape().dims(), (&inputs.device(), DType::F32));
         let open = candidate_scores(inputs, &mask, zeros);
         add_by_row(&mask, &open, |row, open| {

@@ -30,7 +30,7 @@ impl<'a> Residual<'a> {
             kept: Vec::new(),
             kept_sum: sink.map_or(0.0, |sink| f64::from(sink - maximum).exp()),
         };
-        for key in (0..logits.len()).filter(|&key| logits[key] > f32::NEG_INFINITY) {
+        for key in (0..logits.len()).filter(|&key| logits[key] != f32::NEG_INFINITY) {
             let weight = weights.map_or(0.0, |weights| weights[key]);
             if weight > 0.0 {
                 let times = 1.0 / f64::from(weight);

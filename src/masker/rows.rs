@@ -256,7 +256,13 @@ pub(crate) fn by_falling_score(scores: &[f32]) -> impl Fn(&u32, &u32) -> std::cm
     |&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b))
 }
 
-/// The keys with a score above minus infinity, in ascending order. (A score that is not a number is never chosen.)
+/// The keys that can be chosen, in ascending order: those with another score than minus infinity.
 pub(crate) fn candidates(scores: &[f32]) -> Vec<u32> {
-    (0..scores.len() as u32).filter(|&key| scores[key as usize] > f32::NEG_INFINITY).collect()
+    (0..scores.len() as u32).filter(|&key| scores[key as usize] != f32::NEG_INFINITY).collect()
+}
+
+/// The [candidates] whose score is a number, and those whose score is not. The latter are kept for certain by every
+/// selector, so that what is not a number shows in the output.
+pub(crate) fn numbers_and_others(scores: &[f32]) -> (Vec<u32>, Vec<u32>) {
+    candidates(scores).into_iter().partition(|&key| !scores[key as usize].is_nan())
 }

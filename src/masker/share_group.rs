@@ -62,9 +62,11 @@ impl ShareGroup {
         let (first, others) = scores.split_at_mut(scores.len() / heads);
         for other in others.chunks_exact(first.len()) {
             for (score, &other) in first.iter_mut().zip(other) {
+                let hidden = *score == f32::NEG_INFINITY || other == f32::NEG_INFINITY;
                 *score = match self {
-                    Self::Max if other > *score && *score > f32::NEG_INFINITY => other,
-                    Self::Max if other > f32::NEG_INFINITY => *score,
+                    _ if hidden => f32::NEG_INFINITY,
+                    Self::Max if *score >= other || score.is_nan() => *score,
+                    Self::Max => other,
                     _ => *score + other,
                 };
             }
@@ -86,6 +88,17 @@ mod tests {
         let mut max = scores;
         ShareGroup::Max.combine(&mut max, 2);
         assert_eq!(max[..4], [5.0, 2.0, hidden, hidden]);
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_unless_it_is_hidden() {
+        let scores = [f32::NAN, 1.0, f32::NAN, 1.0, f32::NAN, f32::NEG_INFINITY];
+        for share in [ShareGroup::Mean, ShareGroup::Max] {
+            let mut scores = scores;
+            share.combine(&mut scores, 2);
+            assert!(scores[0].is_nan() && scores[1].is_nan(), "{share:?}");
+            assert_eq!(scores[2], f32::NEG_INFINITY, "{share:?}");
+        }
     }
 
     #[test]

@@ -4,20 +4,33 @@ use std::{
     fmt,
 };
 
+use burn::tensor::backend::Backend;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// What a method keeps between the calls of one layer: where its random numbers stand, and what its parts remember of
+use crate::attention::{AttentionError, AttentionInputs};
+
+/// What a method keeps between the calls of one layer: the seed of its random numbers, and what its parts remember of
 /// the keys.
 ///
-/// One state belongs to one layer of one sequence, and is [cleared](Self::clear) and [cut back](Self::truncate) with the
-/// KV cache. The same seed, layer and sequence of calls give the same draws on every backend.
+/// One state belongs to one layer of one sequence (or of one batch of sequences), and is [cleared](Self::clear) and
+/// [cut back](Self::truncate) with the KV cache. What is drawn for a query depends on the seed, the layer, the head and
+/// the position of the query alone: not on how a prompt is cut into calls, and not on the row of the batch. Another draw
+/// for the same query takes another seed.
 #[derive(Default)]
 pub struct LayerState {
     seed: u64,
-    draws: u64,
     place: usize,
+    sequence: Option<Sequence>,
     memories: HashMap<(usize, TypeId), Memory>,
+}
+
+/// The lengths of the inputs that a state has seen.
+#[derive(Debug, Clone, Copy)]
+struct Sequence {
+    /// Each with its name and its value.
+    fixed: [(&'static str, usize); 5],
+    keys: usize,
 }
 
 /// A memory of keys that can be cut back, see [LayerState::key_memory].
@@ -39,16 +52,63 @@ impl LayerState {
         Self { seed, ..Self::default() }
     }
 
-    /// Randomness for one draw of a layer, different from that of all other draws and layers.
-    pub fn randomness(&mut self, layer: usize) -> Randomness {
-        self.draws += 1;
-        Randomness { key: mix(mix(self.seed, layer as u64), self.draws) }
+    /// Takes the inputs of the next call as those of the same sequence: at least as many keys as before, and every other
+    /// length as before.
+    ///
+    /// # Errors
+    /// If they are not; the error says which length differs. The state is then as it was.
+    pub fn continue_with<B: Backend>(&mut self, inputs: &AttentionInputs<B>) -> Result<(), AttentionError> {
+        let shape = inputs.mask_shape();
+        let ([.., head_dim], [_, kv_heads, keys, value_dim]) = (inputs.keys().dims(), inputs.values().dims());
+        let fixed = [
+            ("batch", shape.batch),
+            ("heads", shape.heads),
+            ("kv_heads", kv_heads),
+            ("head_dim", head_dim),
+            ("value_dim", value_dim),
+        ];
+        if let Some(seen) = &self.sequence {
+            let differs = seen.fixed.into_iter().zip(fixed).find(|(seen, now)| seen.1 != now.1);
+            if let Some(((length, seen), (_, found))) = differs {
+                return Err(AttentionError::AnotherSequence { length, found, seen });
+            }
+            if keys < seen.keys {
+                return Err(AttentionError::AnotherSequence { length: "keys", found: keys, seen: seen.keys });
+            }
+        }
+        self.sequence = Some(Sequence { fixed, keys });
+        Ok(())
     }
 
-    /// Randomness that is the same at every call of a layer, for what is drawn once and kept: projections, first
-    /// centroids. Different for every masker of a chain.
-    pub fn fixed_randomness(&self, layer: usize) -> Randomness {
-        Randomness { key: mix(mix(!self.seed, layer as u64), self.place as u64) }
+    /// Randomness for what a masker draws for each row of some inputs. Different for every masker of a chain.
+    pub fn randomness<B: Backend>(&self, inputs: &AttentionInputs<B>) -> Randomness {
+        self.randomness_for(Use::Rows(self.place), inputs)
+    }
+
+    /// Randomness for the dropout of the weights of some inputs.
+    pub(crate) fn dropout_randomness<B: Backend>(&self, inputs: &AttentionInputs<B>) -> Randomness {
+        self.randomness_for(Use::Dropout, inputs)
+    }
+
+    fn randomness_for<B: Backend>(&self, purpose: Use, inputs: &AttentionInputs<B>) -> Randomness {
+        let shape = inputs.mask_shape();
+        let key = self.key(purpose, inputs.layer());
+        Randomness { key, heads: shape.heads, queries: shape.queries, first_position: inputs.offset() }
+    }
+
+    /// Random numbers for what a layer draws once and keeps: projections, first centroids. Different for every masker of
+    /// a chain and every `part` of what it draws.
+    pub fn fixed_randomness(&self, layer: usize, part: u64) -> impl Rng + Clone + use<> {
+        Xoshiro256PlusPlus::seed_from_u64(mix(self.key(Use::Fixed(self.place), layer), part))
+    }
+
+    fn key(&self, purpose: Use, layer: usize) -> u64 {
+        let (kind, place) = match purpose {
+            Use::Rows(place) => (0, place),
+            Use::Fixed(place) => (1, place),
+            Use::Dropout => (2, 0),
+        };
+        mix(mix(mix(self.seed, layer as u64), kind), place as u64)
     }
 
     /// What the masker at work has remembered under a type of its own: its default at first, and then what earlier calls
@@ -76,8 +136,10 @@ impl LayerState {
     }
 
     /// Forgets all but the first `keys`: what maskers do next is what they would do had the others never been there.
-    /// Random numbers go on where they stand.
     pub fn truncate(&mut self, keys: usize) {
+        if let Some(sequence) = &mut self.sequence {
+            sequence.keys = sequence.keys.min(keys);
+        }
         self.memories
             .retain(|_, memory| memory.truncate.map(|truncate| truncate(memory.content.as_mut(), keys)).is_some());
     }
@@ -106,22 +168,38 @@ impl fmt::Debug for LayerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LayerState")
             .field("seed", &self.seed)
-            .field("draws", &self.draws)
+            .field("sequence", &self.sequence)
             .field("memories", &self.memories.len())
             .finish()
     }
 }
 
-/// Random numbers for one draw, with an independent stream for every row.
+/// What random numbers are for.
+enum Use {
+    /// What the masker at a place draws for each row.
+    Rows(usize),
+    /// What the masker at a place draws once.
+    Fixed(usize),
+    /// Which weights dropout drops.
+    Dropout,
+}
+
+/// Random numbers for the rows of some inputs, with an independent stream for every head and position.
 #[derive(Debug, Clone, Copy)]
 pub struct Randomness {
     key: u64,
+    heads: usize,
+    queries: usize,
+    first_position: isize,
 }
 
 impl Randomness {
-    /// The stream of a row, counted over batch, heads and queries: rows can be worked in any order.
+    /// The stream of a row, counted over batch, heads and queries: rows can be worked in any order. Rows of the same
+    /// head and position in different sequences of a batch have the same stream, as they have apart.
     pub fn row(&self, row: usize) -> impl Rng + use<> {
-        Xoshiro256PlusPlus::seed_from_u64(mix(self.key, row as u64))
+        let head = row / self.queries % self.heads;
+        let position = self.first_position + (row % self.queries) as isize;
+        Xoshiro256PlusPlus::seed_from_u64(mix(mix(self.key, head as u64), position as u64))
     }
 }
 
@@ -134,19 +212,59 @@ pub(crate) fn mix(key: u64, value: u64) -> u64 {
 mod tests {
     use super::*;
 
+    type B = crate::backend::Selected;
+
+    fn inputs([batch, heads, queries, keys]: [usize; 4], layer: usize) -> AttentionInputs<B> {
+        let device = Default::default();
+        let tensor = |length| burn::tensor::Tensor::ones([batch, heads, length, 2], &device);
+        let inputs = AttentionInputs::new(tensor(queries), tensor(keys), tensor(keys));
+        inputs.expect("the shapes agree").causal().expect("no more queries than keys").with_layer(layer)
+    }
+
     #[test]
-    fn seeds_layers_draws_and_rows_do_not_repeat_each_other() {
+    fn seeds_layers_maskers_heads_and_positions_do_not_repeat_each_other() {
         let mut seen = std::collections::HashSet::new();
         for seed in 0..6 {
             for layer in 0..6 {
                 let mut state = LayerState::new(seed);
-                for _ in 0..6 {
-                    let randomness = state.randomness(layer);
+                for place in 0..6 {
+                    state.enter(place);
+                    let randomness = state.randomness(&inputs([1, 2, 3, 5], layer));
                     seen.extend((0..6).map(|row| randomness.row(row).next_u64()));
+                    seen.insert(state.fixed_randomness(layer, 0).next_u64());
                 }
+                seen.insert(state.dropout_randomness(&inputs([1, 1, 1, 1], layer)).row(0).next_u64());
             }
         }
-        assert_eq!(seen.len(), 6usize.pow(4));
+        assert_eq!(seen.len(), 36 * (6 * 7 + 1));
+    }
+
+    #[test]
+    fn draws_depend_on_head_and_position_and_not_on_call_or_sequence() {
+        let state = LayerState::new(3);
+        let draw = |dims, row| state.randomness(&inputs(dims, 0)).row(row).next_u64();
+        // Head 1 at position 4: in a prompt of five, in a chunk of two, in a step, in the second sequence of a batch.
+        let prompt = draw([1, 2, 5, 5], 9);
+        assert_eq!(draw([1, 2, 2, 5], 3), prompt);
+        assert_eq!(draw([1, 2, 1, 5], 1), prompt);
+        assert_eq!(draw([2, 2, 1, 5], 3), prompt);
+        assert_ne!(draw([1, 2, 1, 6], 1), prompt);
+        assert_ne!(draw([1, 2, 1, 5], 0), prompt);
+    }
+
+    #[test]
+    fn another_sequence_is_refused_by_what_differs() {
+        let mut state = LayerState::new(1);
+        let mut go_on = |dims| state.continue_with(&inputs(dims, 0)).map_err(|error| error.to_string());
+        assert_eq!(go_on([1, 2, 3, 5]), Ok(()));
+        assert_eq!(go_on([1, 2, 1, 6]), Ok(()));
+        assert!(go_on([2, 2, 1, 6]).unwrap_err().contains("batch"));
+        assert!(go_on([1, 2, 1, 5]).unwrap_err().contains("keys"));
+        assert_eq!(go_on([1, 2, 1, 6]), Ok(()));
+        state.truncate(5);
+        assert_eq!(state.continue_with(&inputs([1, 2, 1, 5], 0)), Ok(()));
+        state.clear();
+        assert_eq!(state.continue_with(&inputs([3, 1, 1, 1], 0)), Ok(()));
     }
 
     #[test]
@@ -172,13 +290,10 @@ mod tests {
         let mut state = LayerState::new(1);
         state.memory::<Vec<u32>>().push(1);
         state.key_memory::<Keys>().0.extend([1, 2, 3]);
-        let before = state.randomness(0).row(0).next_u64();
         state.truncate(2);
         assert!(state.memory::<Vec<u32>>().is_empty());
         assert_eq!(state.key_memory::<Keys>().0, [1, 2]);
-        assert_ne!(state.randomness(0).row(0).next_u64(), before);
         state.clear();
         assert!(state.key_memory::<Keys>().0.is_empty());
-        assert_eq!(state.randomness(0).row(0).next_u64(), before);
     }
 }

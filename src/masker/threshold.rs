@@ -80,7 +80,8 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
         let chosen = by_candidates(inputs, &nothing, &self.scorer, state, |row, scores| {
             let kept = kept.weights(row, row % shape.queries, shape.keys);
             let limit = limit(scores, self.threshold);
-            let reaches = |score: f32| score > f32::NEG_INFINITY && f64::from(score) >= limit;
+            // What is not a number is kept, so that it shows.
+            let reaches = |score: f32| score.is_nan() || score > f32::NEG_INFINITY && f64::from(score) >= limit;
             let is_new = |key: u32| kept.as_ref().is_none_or(|kept| kept[key as usize] == 0.0);
             let chosen = (0..).zip(scores).filter(|&(key, &score)| reaches(score) && is_new(key));
             chosen.map(|(key, _)| Kept::certainly(key)).collect()

@@ -147,8 +147,14 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
     }
 }
 
-/// The fewest of some keys, in ascending order, that bring the kept mass to a share of the mass of all these.
+/// The fewest of some keys, in ascending order, that bring the kept mass to a share of the mass of all these; where a
+/// score is not a number, all whose score is none.
 fn nucleus(scores: &[f32], mut keys: Vec<u32>, kept: Option<&[f32]>, share: f64) -> Vec<u32> {
+    if keys.iter().any(|&key| scores[key as usize].is_nan()) {
+        let is_new = |key: u32| kept.is_none_or(|kept| kept[key as usize] == 0.0);
+        keys.retain(|&key| scores[key as usize].is_nan() && is_new(key));
+        return keys;
+    }
     let maximum = keys.iter().map(|&key| scores[key as usize]).fold(f32::NEG_INFINITY, f32::max);
     let mass = |key: u32| f64::from(scores[key as usize] - maximum).exp();
     let probability = |key: u32| kept.map_or(0.0, |kept| f64::from(kept[key as usize]));
@@ -196,6 +202,13 @@ mod tests {
         assert_eq!(nucleus(&scores(), vec![0, 1, 2, 3], Some(&[0.0, 1.0, 0.0, 0.0]), 0.45), [0]);
         // The last key stands for two: 0.4 of the mass.
         assert!(nucleus(&scores(), vec![0, 1, 2, 3], Some(&[0.0, 0.0, 0.0, 0.5]), 0.39).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_kept() {
+        let scores = [0.0, f32::NAN, f32::NEG_INFINITY, f32::NAN];
+        assert_eq!(nucleus(&scores, candidates(&scores), None, 0.4), [1, 3]);
+        assert_eq!(nucleus(&scores, candidates(&scores), Some(&[0.0, 0.5, 0.0, 0.0]), 0.4), [3]);
     }
 
     #[test]

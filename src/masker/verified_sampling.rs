@@ -106,7 +106,8 @@ impl VerifiedSampling {
         mask: &Mask<B>,
     ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
         let keys = mask.shape().keys;
-        let randomness = state.randomness(inputs.layer());
+        state.continue_with(inputs)?;
+        let randomness = state.randomness(inputs);
         let (logits, sinks) = (host(visible_logits(inputs)?), Sinks::of(inputs));
         let weights = host(mask.to_dense());
         let values = Values::of(inputs, self.config.target != Target::Denominator);

@@ -76,7 +76,7 @@ impl<M> Attend<'_, M> {
         }
         let lists = matches!(mask.form(), MaskForm::Empty | MaskForm::Pattern(_) | MaskForm::Rows(_));
         if lists && !self.fill_weights {
-            let randomness = state.randomness(self.layer);
+            let randomness = state.dropout_randomness(&inputs);
             let output = attention_with_dropout(&inputs, &mask, self.dropout.prob, randomness, requested)?;
             return Ok((self.quieten(output).output, None));
         }

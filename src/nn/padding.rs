@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, Visibility, scores::accumulation_dtype},
-    masker::{LayerState, Masker, mix},
+    masker::{LayerState, Masker},
 };
 
 /// What the masks of a call without a cache come to.
@@ -61,7 +61,7 @@ impl<B: Backend> SeenKeys<B> {
         };
         let sequences = spans.into_iter().enumerate().map(|(sequence, span)| {
             let heads = heads.clone().map(|heads| heads.slice_dim(0, sequence..sequence + 1));
-            let mut state = LayerState::new(mix(seed, sequence as u64));
+            let mut state = LayerState::new(seed);
             attend_span(attend, heads, span, causal, &mut state)
         });
         let (outputs, weights): (Vec<_>, Vec<_>) = sequences.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();

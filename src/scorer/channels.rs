@@ -195,6 +195,7 @@ impl Channels {
         let shape = inputs.mask_shape();
         let heads = shape.batch * shape.heads;
         let group = shape.heads / inputs.kv_heads();
+        state.continue_with(inputs)?;
         let memory = state.key_memory::<Memory>();
         let (new, anew) = memory.seen.advance(heads, shape.keys);
         if anew {

@@ -173,6 +173,7 @@ impl<B: Backend> Hash<B> {
         })?;
         weights.check(inputs.queries().dims(), inputs.keys().dims())?;
         let heads = shape.batch * shape.heads;
+        state.continue_with(inputs)?;
         let memory = state.key_memory::<Signatures>();
         let (new, anew) = memory.seen.advance(heads, shape.keys);
         if anew {

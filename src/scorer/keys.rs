@@ -74,27 +74,19 @@ impl Host {
     }
 }
 
-/// How far a memory of keys has come. Keys are only ever appended; a memory that meets fewer keys than it has seen, or
-/// another number of heads, belongs to another sequence and starts anew.
+/// How far a memory of keys has come. Keys are only ever appended.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Seen {
     heads: usize,
     keys: usize,
-    first: usize,
 }
 
 impl Seen {
-    /// The keys that are new, and whether what was remembered is to be forgotten first.
+    /// The keys that are new, and whether nothing is remembered yet.
     pub fn advance(&mut self, heads: usize, keys: usize) -> (Range<usize>, bool) {
         let anew = self.heads != heads || keys < self.keys;
         let known = if anew { 0 } else { self.keys };
-        let first = match (anew, self.heads, self.first) {
-            (false, _, first) => first,
-            // After a [restart](Self::restart).
-            (true, 0, first @ 1..) => first.min(keys),
-            (true, ..) => keys,
-        };
-        *self = Self { heads, keys, first };
+        *self = Self { heads, keys };
         (known..keys, anew)
     }
 
@@ -103,20 +95,9 @@ impl Seen {
         self.keys
     }
 
-    /// How many keys the sequence began with, as far as they are still there: those of the first call.
-    pub fn first(&self) -> usize {
-        self.first
-    }
-
     /// Goes back to a number of keys.
     pub fn truncate(&mut self, keys: usize) {
         self.keys = self.keys.min(keys);
-        self.first = self.first.min(keys);
-    }
-
-    /// Starts anew with the next call, but with no more than `keys` as those that the sequence began with.
-    pub fn restart(&mut self, keys: usize) {
-        *self = Self { heads: 0, keys: 0, first: self.first.min(keys) };
     }
 }
 

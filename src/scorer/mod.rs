@@ -3,6 +3,7 @@
 mod built_in;
 mod channel_calibration;
 mod channels;
+mod fit;
 mod hash;
 #[cfg(feature = "hf")]
 mod hash_checkpoint;
@@ -25,11 +26,13 @@ pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
 #[cfg(feature = "train")]
 pub(crate) use hash::repeat_heads;
+pub use fit::Fit;
+pub(crate) use fit::Fits;
 pub use hash::{Activation, Hash, HashConfig};
 pub use hash_weights::{HashWeights, HeadLinear, HeadPerceptrons, LayerPerceptrons};
-pub(crate) use keys::{Host, Seen, dot, pack, truncate};
+pub(crate) use keys::{Host, dot, pack, truncate};
 pub use oracle::{Oracle, OracleConfig};
-pub use pages::{Pages, PagesConfig};
+pub use pages::{PageFit, Pages, PagesConfig};
 pub use pq::{Pq, PqConfig};
 pub use quantize::{Rounding, pseudo_quantize};
 pub use socket::{Socket, SocketConfig};

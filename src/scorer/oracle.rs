@@ -65,7 +65,8 @@ impl<B: Backend> ScorerConfig<B> for OracleConfig {
 }
 
 impl<B: Backend> Scorer<B> for Oracle {
-    fn score(&self, inputs: &AttentionInputs<B>, _state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+    fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
+        state.continue_with(inputs)?;
         match self.label_bits < 16 {
             true => all_scores(inputs, &self.quantized(inputs)),
             false => {
@@ -78,8 +79,9 @@ impl<B: Backend> Scorer<B> for Oracle {
     fn by_row<'a>(
         &'a self,
         inputs: &'a AttentionInputs<B>,
-        _state: &'a mut LayerState,
+        state: &'a mut LayerState,
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
+        state.continue_with(inputs)?;
         if self.label_bits < 16 {
             return Ok(Some(Box::new(self.quantized(inputs))));
         }

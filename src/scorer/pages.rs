@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
@@ -12,7 +14,7 @@ use super::{
     validate_label_bits,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    attention::{AttentionError, AttentionInputs, RowKeys, VisibleKeys},
     kernels::cpu::{products, softcap},
     masker::{ConfigError, Context, KeyMemory, LayerState},
 };
@@ -26,6 +28,22 @@ pub struct PagesConfig {
     /// To how many bits the bounds are quantised, in 1..=16. Default: 16, not at all.
     #[serde(default = "sixteen")]
     pub label_bits: u32,
+    /// Over which keys of a page its bounds go. Default: those that the query sees.
+    #[serde(default)]
+    pub fit: PageFit,
+}
+
+/// Over which keys of a page its bounds go.
+///
+/// In a file: `"fit": "visible"` (the default) or `"fit": "prompt"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PageFit {
+    /// Those that the query sees.
+    #[default]
+    Visible,
+    /// All keys of the page that are there, as published: a query of a prompt looks ahead to the end of its page.
+    Prompt,
 }
 
 fn sixteen() -> u32 {
@@ -36,7 +54,8 @@ fn sixteen() -> u32 {
 ///
 /// Of every page, the least and the greatest value in each channel are remembered, and grown by the new keys only. No
 /// key of the page has a greater product with the query than `sum over channels of max(q * least, q * greatest)`, which
-/// is the score of all its keys. Quantised bounds are rounded outwards, so that they stay bounds.
+/// is the score of all its keys. Quantised bounds are rounded outwards, so that they stay bounds. Where a query sees only
+/// some keys of a page, the bounds go over these. A page with a key that is not a number has a bound that is none either.
 ///
 /// Should be created with [PagesConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -99,8 +118,13 @@ impl Bounds {
         }
         let page = self.least[start..].iter_mut().zip(&mut self.greatest[start..]);
         for ((least, greatest), &value) in page.zip(key) {
-            *least = least.min(value);
-            *greatest = greatest.max(value);
+            // What is not a number stays in the bounds.
+            if value < *least || value.is_nan() {
+                *least = value;
+            }
+            if value > *greatest || value.is_nan() {
+                *greatest = value;
+            }
         }
     }
 
@@ -118,7 +142,7 @@ impl Bounds {
 
 impl<B: Backend> Scorer<B> for Pages {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        all_scores(inputs, &self.pages(inputs, state))
+        all_scores(inputs, &self.pages(inputs, state)?)
     }
 
     fn by_row<'a>(
@@ -126,14 +150,19 @@ impl<B: Backend> Scorer<B> for Pages {
         inputs: &'a AttentionInputs<B>,
         state: &'a mut LayerState,
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
-        Ok(Some(Box::new(self.pages(inputs, state))))
+        Ok(Some(Box::new(self.pages(inputs, state)?)))
     }
 }
 
 impl Pages {
-    fn pages<'a, B: Backend>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> PageRows<'a> {
-        let PagesConfig { page_size, label_bits } = self.config;
+    fn pages<'a, B: Backend>(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<PageRows<'a>, AttentionError> {
+        let PagesConfig { page_size, label_bits, fit } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
+        state.continue_with(inputs)?;
         let memory = state.key_memory::<Memory>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         if anew {
@@ -141,36 +170,51 @@ impl Pages {
             memory.exact = vec![Bounds::default(); batch * kv_heads];
             memory.quantized = memory.exact.clone();
         }
+        let visible = (fit == PageFit::Visible).then(|| VisibleKeys::of(inputs));
+        // The first key of a page that a row sees in part.
+        let mut partial = count;
+        for row in visible.iter().flat_map(VisibleKeys::rows) {
+            row.partial_pages(page_size, count, |page| partial = partial.min(page.start));
+        }
+        let first = new.start.min(partial);
+        let keys = Host::of_range(inputs.keys(), first..count);
         if !new.is_empty() {
-            let keys = Host::of_range(inputs.keys(), new.clone());
             let heads = memory.exact.par_iter_mut().zip(&mut memory.quantized).enumerate();
             heads.for_each(|(head, (exact, quantized))| {
-                for (at, key) in keys.head(head).chunks(width).enumerate() {
-                    exact.grow(new.start + at, page_size, key);
+                for (at, key) in keys.head(head).chunks(width).enumerate().skip(new.start - first) {
+                    exact.grow(first + at, page_size, key);
                 }
                 if label_bits < 16 {
                     quantized.quantize_from(exact, new.start / page_size, width, label_bits);
                 }
             });
         }
-        PageRows {
-            page_size,
+        Ok(PageRows {
+            config: self.config,
             scale: inputs.scale() as f32,
             softcap: inputs.softcap(),
             group: inputs.mask_shape().heads / kv_heads,
             queries: Host::of(inputs.queries()),
             bounds: if label_bits < 16 { &memory.quantized } else { &memory.exact },
-        }
+            visible: visible.filter(|_| partial < count),
+            keys,
+            first,
+        })
     }
 }
 
 struct PageRows<'a> {
-    page_size: usize,
+    config: PagesConfig,
     scale: f32,
     softcap: Option<f64>,
     group: usize,
     queries: Host,
     bounds: &'a [Bounds],
+    /// Which keys each row sees, where some row sees a page in part.
+    visible: Option<VisibleKeys>,
+    /// The keys from the first one on of such a page.
+    keys: Host,
+    first: usize,
 }
 
 impl RowScorer for PageRows<'_> {
@@ -180,8 +224,10 @@ impl RowScorer for PageRows<'_> {
         let Bounds { least, greatest } = &self.bounds[kv_head];
         let width = self.queries.dims[3];
         let heads = kv_head * self.group..(kv_head + 1) * self.group;
-        let queries = heads.flat_map(|head| self.queries.vector(head, query)).map(|x| x * self.scale);
-        let (positive, negative): (Vec<f32>, Vec<f32>) = queries.map(|x| (x.max(0.0), x.min(0.0))).unzip();
+        let queries = heads.clone().flat_map(|head| self.queries.vector(head, query)).map(|x| x * self.scale);
+        // A number that is none is in both parts.
+        let part = |x: f32, inside: bool| if inside || x.is_nan() { x } else { 0.0 };
+        let (positive, negative): (Vec<f32>, Vec<f32>) = queries.map(|x| (part(x, x > 0.0), part(x, x < 0.0))).unzip();
         let pages = least.len() / width;
         let mut above = vec![0f32; self.group * pages];
         let mut below = above.clone();
@@ -190,11 +236,40 @@ impl RowScorer for PageRows<'_> {
         let bounds = above.chunks_exact(pages).zip(below.chunks_exact(pages));
         let count = scores.len() / self.group;
         for (scores, (above, below)) in scores.chunks_exact_mut(count).zip(bounds) {
-            for (scores, (above, below)) in scores.chunks_mut(self.page_size).zip(above.iter().zip(below)) {
+            for (scores, (above, below)) in scores.chunks_mut(self.config.page_size).zip(above.iter().zip(below)) {
                 scores.fill(above + below);
             }
         }
+        if let Some(visible) = &self.visible {
+            let parts = positive.chunks_exact(width).zip(negative.chunks_exact(width));
+            for ((head, scores), (positive, negative)) in heads.zip(scores.chunks_exact_mut(count)).zip(parts) {
+                let row = visible.row(head, query);
+                row.partial_pages(self.config.page_size, count, |page| {
+                    let Bounds { least, greatest } = self.bounds_of_visible(kv_head, page.clone(), &row);
+                    let (mut above, mut below) = ([0.0], [0.0]);
+                    products(positive, &greatest, width, &mut above);
+                    products(negative, &least, width, &mut below);
+                    scores[page].fill(above[0] + below[0]);
+                });
+            }
+        }
         softcap(scores, self.softcap);
+    }
+}
+
+impl PageRows<'_> {
+    /// The bounds over the keys of a page that a row sees, of which there is one at least.
+    fn bounds_of_visible(&self, kv_head: usize, page: Range<usize>, row: &RowKeys) -> Bounds {
+        let mut bounds = Bounds::default();
+        for key in page.filter(|&key| row.sees(key)) {
+            // Every key goes into the same page, whatever the number of those before it.
+            bounds.grow(0, 1, self.keys.vector(kv_head, key - self.first));
+        }
+        if self.config.label_bits < 16 {
+            pseudo_quantize(&mut bounds.least, self.config.label_bits, Rounding::Down);
+            pseudo_quantize(&mut bounds.greatest, self.config.label_bits, Rounding::Up);
+        }
+        bounds
     }
 }
 

@@ -7,12 +7,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RowScorer, Scorer, ScorerConfig,
-    keys::{Host, Seen, all_scores, dot},
+    Fit, RowScorer, Scorer, ScorerConfig,
+    fit::Fits,
+    keys::{Host, all_scores, dot},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
-    kernels::cpu::softcap,
+    attention::{AttentionError, AttentionInputs, VisibleKeys},
+    kernels::cpu::{products, softcap},
     masker::{ConfigError, Context, KeyMemory, LayerState},
 };
 
@@ -24,14 +25,18 @@ pub struct PqConfig {
     pub pq_sub_dim: usize,
     /// Bits of a code, in 1..=16: there are `2^bits` centroids for each part.
     pub pq_bits: u32,
+    /// To which keys the centroids are fitted. Default: to the first 256 of the sequence, and again whenever there are
+    /// twice as many.
+    #[serde(default)]
+    pub fit: Fit,
 }
 
 /// Products of the query with quantised keys ([PQCache](https://arxiv.org/abs/2407.12820)): *product quantisation*.
 ///
-/// Keys are cut into parts of `pq_sub_dim` channels. From the keys of the first call, the prefill, k-means makes
-/// `2^pq_bits` centroids for each part and key-value head; a key is remembered as the codes of its nearest centroids,
-/// and a new key gets its codes without changing the centroids. A step multiplies the query with the centroids and adds
-/// up by code.
+/// Keys are cut into parts of `pq_sub_dim` channels. From the [keys that are fitted to](Fit), k-means makes `2^pq_bits`
+/// centroids for each part and key-value head; a key is remembered as the codes of its nearest centroids, and a new key
+/// gets its codes without changing the centroids. A step multiplies the query with the centroids and adds up by code.
+/// Queries that no fit is for have exact scores.
 ///
 /// The centroids start from keys drawn with the state's seed. Should be created with [PqConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -98,28 +103,27 @@ impl Part {
     }
 }
 
-/// The parts by key-value head.
+/// The parts by key-value head, counted over the batch.
 #[derive(Debug, Default)]
-struct Codebooks {
-    seen: Seen,
+struct Codebook {
     by_head: Vec<Vec<Part>>,
 }
 
+#[derive(Debug, Default)]
+struct Codebooks(Fits<Codebook>);
+
 impl KeyMemory for Codebooks {
-    /// Centroids of keys that are gone are made anew.
     fn truncate(&mut self, keys: usize) {
-        if keys < self.seen.first() {
-            self.seen.restart(keys);
-        } else {
-            self.by_head.iter_mut().flatten().for_each(|part| part.codes.truncate(keys));
-            self.seen.truncate(keys);
-        }
+        self.0.truncate(keys, |codebook, _, keys| {
+            codebook.by_head.iter_mut().flatten().for_each(|part| part.codes.truncate(keys));
+            true
+        });
     }
 }
 
 impl<B: Backend> Scorer<B> for Pq {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        all_scores(inputs, &self.rows(inputs, state))
+        all_scores(inputs, &self.rows(inputs, state)?)
     }
 
     fn by_row<'a>(
@@ -127,73 +131,101 @@ impl<B: Backend> Scorer<B> for Pq {
         inputs: &'a AttentionInputs<B>,
         state: &'a mut LayerState,
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
-        Ok(Some(Box::new(self.rows(inputs, state))))
+        Ok(Some(Box::new(self.rows(inputs, state)?)))
     }
 }
 
 impl Pq {
-    fn rows<'a, B: Backend>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> PqRows<'a> {
-        let PqConfig { pq_sub_dim, pq_bits } = self.config;
+    fn rows<'a, B: Backend>(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<PqRows<'a>, AttentionError> {
+        let PqConfig { pq_sub_dim, pq_bits, fit } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
-        let randomness = state.fixed_randomness(inputs.layer());
-        let memory = state.key_memory::<Codebooks>();
-        let (new, anew) = memory.seen.advance(batch * kv_heads, count);
-        if anew {
-            let parts = (0..width).step_by(pq_sub_dim).map(|first| {
-                let width = pq_sub_dim.min(width - first);
-                Part { first, width, ..Part::default() }
-            });
-            memory.by_head = vec![parts.collect(); batch * kv_heads];
-        }
-        if !new.is_empty() {
-            let first = memory.seen.first();
-            let keys = Host::of_range(inputs.keys(), new);
-            memory.by_head.par_iter_mut().enumerate().for_each(|(head, parts)| {
-                let mut rng = randomness.row(head);
+        state.continue_with(inputs)?;
+        let generators = (0..kv_heads).map(|head| state.fixed_randomness(inputs.layer(), head as u64));
+        let generators = generators.collect::<Vec<_>>();
+        let visible = VisibleKeys::of(inputs);
+        let codebooks = &mut state.key_memory::<Codebooks>().0;
+        let plan = codebooks.plan(fit, visible.rows(), count);
+        let keys = Host::of_range(inputs.keys(), plan.from..count);
+        codebooks.grow(count, |codebook, to, new| {
+            let anew = codebook.by_head.is_empty();
+            if anew {
+                let parts = (0..width).step_by(pq_sub_dim).map(|first| {
+                    let width = pq_sub_dim.min(width - first);
+                    Part { first, width, ..Part::default() }
+                });
+                codebook.by_head = vec![parts.collect(); batch * kv_heads];
+            }
+            codebook.by_head.par_iter_mut().enumerate().for_each(|(head, parts)| {
+                let mut rng = generators[head % kv_heads].clone();
+                let new = &keys.head(head)[(new.start - plan.from) * width..];
                 for part in parts {
                     let channels = part.first..part.first + part.width;
-                    let vectors = keys.head(head).chunks(width).map(|key| &key[channels.clone()]).collect::<Vec<_>>();
+                    let vectors = new.chunks(width).map(|key| &key[channels.clone()]).collect::<Vec<_>>();
                     if anew {
-                        part.cluster(&vectors[..first], 1 << pq_bits, &mut rng);
+                        part.cluster(&vectors[..to], 1 << pq_bits, &mut rng);
                     }
                     let codes = vectors.iter().map(|vector| part.nearest(vector)).collect::<Vec<_>>();
                     part.codes.extend(codes);
                 }
             });
-        }
-        PqRows {
+        });
+        Ok(PqRows {
+            fit,
             scale: inputs.scale() as f32,
             softcap: inputs.softcap(),
             group: inputs.mask_shape().heads / kv_heads,
             queries: Host::of(inputs.queries()),
-            heads: &memory.by_head,
-        }
+            exact_keys: Host::of_range(inputs.keys(), 0..plan.exact),
+            visible,
+            codebooks,
+        })
     }
 }
 
 struct PqRows<'a> {
+    fit: Fit,
     scale: f32,
     softcap: Option<f64>,
     group: usize,
     queries: Host,
-    heads: &'a [Vec<Part>],
+    /// The keys that the rows see which no fit is for.
+    exact_keys: Host,
+    visible: VisibleKeys,
+    codebooks: &'a Fits<Codebook>,
 }
 
 impl RowScorer for PqRows<'_> {
     fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
         let count = scores.len() / self.group;
         for (head, scores) in (kv_head * self.group..).zip(scores.chunks_exact_mut(count)) {
+            let row = self.visible.row(head, query);
             let query = self.queries.vector(head, query);
             scores.fill(0.0);
-            for part in &self.heads[kv_head] {
-                let channels = &query[part.first..part.first + part.width];
-                let product = |centroid: &[f32]| dot(channels, centroid) * self.scale;
-                let products = part.centroids.chunks(part.width).map(product).collect::<Vec<_>>();
-                for (score, &code) in scores.iter_mut().zip(&part.codes) {
-                    *score += products[usize::from(code)];
+            match self.codebooks.of_row(self.fit, &row) {
+                Some(codebook) => add_by_code(&codebook.by_head[kv_head], query, self.scale, scores),
+                None => {
+                    let query = query.iter().map(|x| x * self.scale).collect::<Vec<_>>();
+                    let keys = self.exact_keys.head(kv_head);
+                    products(&query, keys, query.len(), &mut scores[..self.exact_keys.dims[2]]);
                 }
             }
         }
         softcap(scores, self.softcap);
+    }
+}
+
+/// Adds the products of a query with the keys that stand for the codes.
+fn add_by_code(parts: &[Part], query: &[f32], scale: f32, scores: &mut [f32]) {
+    for part in parts {
+        let channels = &query[part.first..part.first + part.width];
+        let product = |centroid: &[f32]| dot(channels, centroid) * scale;
+        let products = part.centroids.chunks(part.width).map(product).collect::<Vec<_>>();
+        for (score, &code) in scores.iter_mut().zip(&part.codes) {
+            *score += products[usize::from(code)];
+        }
     }
 }

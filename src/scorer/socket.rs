@@ -81,7 +81,7 @@ impl KeyMemory for Buckets {
 
 impl<B: Backend> Scorer<B> for Socket {
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
-        all_scores(inputs, &self.rows(inputs, state))
+        all_scores(inputs, &self.rows(inputs, state)?)
     }
 
     fn by_row<'a>(
@@ -89,19 +89,23 @@ impl<B: Backend> Scorer<B> for Socket {
         inputs: &'a AttentionInputs<B>,
         state: &'a mut LayerState,
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
-        Ok(Some(Box::new(self.rows(inputs, state))))
+        Ok(Some(Box::new(self.rows(inputs, state)?)))
     }
 }
 
 impl Socket {
-    fn rows<'a, B: Backend>(&self, inputs: &AttentionInputs<B>, state: &'a mut LayerState) -> SocketRows<'a> {
+    fn rows<'a, B: Backend>(
+        &self,
+        inputs: &AttentionInputs<B>,
+        state: &'a mut LayerState,
+    ) -> Result<SocketRows<'a>, AttentionError> {
         let SocketConfig { tables, bits, .. } = self.config;
         let [batch, kv_heads, count, width] = inputs.keys().dims();
-        let randomness = state.fixed_randomness(inputs.layer());
+        state.continue_with(inputs)?;
+        let mut rng = state.fixed_randomness(inputs.layer(), 0);
         let memory = state.key_memory::<Buckets>();
         let (new, anew) = memory.seen.advance(batch * kv_heads, count);
         if anew {
-            let mut rng = randomness.row(0);
             memory.directions = (0..tables * bits * width).map(|_| StandardNormal.sample(&mut rng)).collect();
             memory.by_head = vec![Vec::new(); batch * kv_heads];
             memory.norms = vec![Vec::new(); batch * kv_heads];
@@ -122,12 +126,12 @@ impl Socket {
                 norms.extend(values.head(head).chunks(values.dims[3]).map(|value| dot(value, value).sqrt()));
             });
         }
-        SocketRows {
+        Ok(SocketRows {
             config: self.config,
             group: inputs.mask_shape().heads / kv_heads,
             queries: Host::of(inputs.queries()),
             memory,
-        }
+        })
     }
 }
 

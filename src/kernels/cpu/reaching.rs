@@ -1,4 +1,4 @@
-//! The few scores of a row that reach some number.
+//! The few scores of a row that reach some number, and those that are not numbers.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -23,8 +23,8 @@ const fn places() -> [[u8; TOGETHER]; 1 << TOGETHER] {
     places
 }
 
-/// Writes the positions of the scores that reach a guess to the front of `members`, which has a place for each score, and
-/// returns how many they are.
+/// Writes the positions of the scores that are not below a guess (what is not a number is not) to the front of `members`,
+/// which has a place for each score, and returns how many they are.
 pub(super) fn reaching(scores: &[f32], guess: f32, members: &mut [u32]) -> usize {
     Arch::new().dispatch(Reaching { scores, guess, members })
 }
@@ -51,7 +51,7 @@ impl WithSimd for Reaching<'_> {
             // Loops over arrays of known length, which become vectors.
             let mut bits = [0u32; TOGETHER];
             for place in 0..TOGETHER {
-                bits[place] = if block[place] >= guess { 1 << place } else { 0 };
+                bits[place] = if block[place] < guess { 0 } else { 1 << place };
             }
             let mut half = TOGETHER;
             while half > 1 {
@@ -71,7 +71,7 @@ impl WithSimd for Reaching<'_> {
         }
         for (position, &score) in (first..).zip(rest) {
             members[count] = position;
-            count += usize::from(score >= guess);
+            count += 1 - usize::from(score < guess);
         }
         count
     }
@@ -96,7 +96,9 @@ mod tests {
                 let guess = 1.0 - share;
                 let mut members = vec![u32::MAX; length];
                 let count = reaching(&scores, guess, &mut members);
-                let wanted = (0..length as u32).filter(|&at| scores[at as usize] >= guess).collect::<Vec<_>>();
+                let wanted = (0..length as u32)
+                    .filter(|&at| scores[at as usize] >= guess || scores[at as usize].is_nan())
+                    .collect::<Vec<_>>();
                 assert_eq!(members[..count], wanted, "{length} scores, {share}");
             }
         }

@@ -28,8 +28,8 @@ struct Buffers {
     orders: Vec<u32>,
 }
 
-/// The positions of the `size` largest scores, in ascending order; the lower position first among equals. What is minus
-/// infinity or not a number is never chosen.
+/// The positions of the `size` largest scores, in ascending order; the lower position first among equals. Minus infinity
+/// is never chosen. What is not a number is larger than every number.
 ///
 /// No row is sorted. Of a long one, a sample tells a score that a few more than `size` reach, and only these are selected
 /// from; where too few reach it after all, and for short rows, the scores are counted.
@@ -59,7 +59,7 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
         return None;
     }
     let (_, &mut guess, _) = sample.select_nth_unstable_by(rank, |a, b| b.cmp(a));
-    if guess == 0 {
+    if guess == 0 || guess == NOT_A_NUMBER {
         return None;
     }
     let guess = score_of(guess);
@@ -74,15 +74,14 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
         orders.extend(members.iter().map(|&at| order_of_member(scores[at as usize])));
         let (above, &mut last, _) = orders.select_nth_unstable_by(size - 1, |a, b| b.cmp(a));
         let mut equals_left = size - above.iter().filter(|&&order| order > last).count();
-        let last = score_of(last);
         // One place more than is used: what is not chosen is written there, so that nothing branches.
         let mut chosen = vec![0u32; size + 1];
         let mut count = 0;
         for &at in members {
-            let score = scores[at as usize];
-            let is_equal = score == last && equals_left > 0;
+            let order = order_of_member(scores[at as usize]);
+            let is_equal = order == last && equals_left > 0;
             chosen[count] = at;
-            count += usize::from(score > last || is_equal);
+            count += usize::from(order > last || is_equal);
             equals_left -= usize::from(is_equal);
         }
         chosen.truncate(size);
@@ -206,18 +205,22 @@ pub(crate) fn heaviest(
 /// A number that orders as scores do: 0 for what is never chosen, above that the higher the score.
 #[inline(always)]
 fn order(score: f32) -> u32 {
-    if score > f32::NEG_INFINITY { order_of_member(score) } else { 0 }
+    if score == f32::NEG_INFINITY { 0 } else { order_of_member(score) }
 }
 
-/// The [order] of a score that reaches some number, and so is one itself.
+/// The [order] of a score above minus infinity, or of what is not a number.
 #[inline(always)]
 fn order_of_member(score: f32) -> u32 {
     // Of -0 this makes 0: they are equal, as they are for everybody else.
     let bits = (score + 0.0).to_bits();
-    bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000)
+    let order = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
+    if score.is_nan() { NOT_A_NUMBER } else { order }
 }
 
-/// The score of an order above 0.
+/// The [order] of what is not a number.
+const NOT_A_NUMBER: u32 = u32::MAX;
+
+/// The score of an order above 0; no number for [NOT_A_NUMBER].
 fn score_of(order: u32) -> f32 {
     f32::from_bits(if order & 0x8000_0000 != 0 { order ^ 0x8000_0000 } else { !order })
 }
@@ -234,13 +237,15 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_xoshiro::Xoshiro256PlusPlus;
 
-    use super::{SAMPLED, heaviest, largest, order, order_of_member, score_of};
+    use super::{NOT_A_NUMBER, SAMPLED, heaviest, largest, order, order_of_member, score_of};
 
     /// By a full sort.
     fn by_sorting(scores: &[f32], size: usize) -> Vec<u32> {
         let mut keys =
-            (0..scores.len() as u32).filter(|&at| scores[at as usize] > f32::NEG_INFINITY).collect::<Vec<_>>();
-        keys.sort_by(|&a, &b| scores[b as usize].partial_cmp(&scores[a as usize]).unwrap().then(a.cmp(&b)));
+            (0..scores.len() as u32).filter(|&at| scores[at as usize] != f32::NEG_INFINITY).collect::<Vec<_>>();
+        let place = |at: u32| if scores[at as usize].is_nan() { f32::INFINITY } else { scores[at as usize] };
+        let rank = |at: u32| (scores[at as usize].is_nan(), place(at));
+        keys.sort_by(|&a, &b| rank(b).partial_cmp(&rank(a)).unwrap().then(a.cmp(&b)));
         keys.truncate(size);
         keys.sort_unstable();
         keys
@@ -249,9 +254,10 @@ mod tests {
     #[test]
     fn ties_go_to_the_lower_key_and_hidden_keys_are_never_chosen() {
         let scores = [1.0, 3.0, f32::NEG_INFINITY, 3.0, f32::NAN, 3.0, 0.0];
-        assert_eq!(largest(&scores, 2), [1, 3]);
-        assert_eq!(largest(&scores, 4), [0, 1, 3, 5]);
-        assert_eq!(largest(&scores, 7), [0, 1, 3, 5, 6]);
+        assert_eq!(largest(&scores, 1), [4]);
+        assert_eq!(largest(&scores, 3), [1, 3, 4]);
+        assert_eq!(largest(&scores, 5), [0, 1, 3, 4, 5]);
+        assert_eq!(largest(&scores, 7), [0, 1, 3, 4, 5, 6]);
         assert_eq!(largest(&[0.0, -0.0, 0.0], 1), [0]);
         assert_eq!(largest(&[-0.0, 0.0, 0.0], 2), [0, 1]);
         assert!(largest(&[f32::NEG_INFINITY; 3], 2).is_empty());
@@ -261,6 +267,9 @@ mod tests {
 
     #[test]
     fn orders_lead_back_to_their_scores() {
+        assert_eq!(order(-f32::NAN), NOT_A_NUMBER);
+        assert!(score_of(NOT_A_NUMBER).is_nan());
+        assert!(order(f32::INFINITY) < NOT_A_NUMBER);
         for score in [f32::MIN, -1.5, -f32::MIN_POSITIVE, -0.0, 0.0, 1e-40, 3.0, f32::MAX, f32::INFINITY] {
             assert_eq!(score_of(order(score)), score);
             assert_eq!(order_of_member(score), order(score));
@@ -314,11 +323,16 @@ mod tests {
             levels in prop_oneof![Just(5.0f32), Just(1e6)],
             shift in prop_oneof![Just(0.0f32), Just(-2.0), Just(2.0)],
             hidden in 0.0f32..1.0,
+            lost in prop_oneof![Just(0.0f32), Just(0.01), Just(0.5)],
         ) {
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
             let scores = (0..length).map(|at| {
                 let score = (rng.random::<f32>() * levels).round() / levels + if at % SAMPLED == 0 { shift } else { 0.0 };
-                if rng.random::<f32>() < hidden { f32::NEG_INFINITY } else { score - 0.5 }
+                match rng.random::<f32>() {
+                    share if share < hidden => f32::NEG_INFINITY,
+                    share if share < hidden + lost => f32::NAN,
+                    _ => score - 0.5,
+                }
             });
             let scores = scores.collect::<Vec<_>>();
             prop_assert_eq!(largest(&scores, size), by_sorting(&scores, size));

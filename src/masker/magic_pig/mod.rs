@@ -1,3 +1,5 @@
+mod tables;
+
 use burn::{
     module::{Content, Module, ModuleDisplay},
     tensor::{DType, Tensor, TensorData, backend::Backend},
@@ -5,15 +7,16 @@ use burn::{
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use tables::{HeadTables, Longer, Tables, sign};
 
 use super::{
-    ConfigError, Context, KeyMemory, LayerState, Masker, MaskerConfig,
+    ConfigError, Context, LayerState, Masker, MaskerConfig,
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::check_scores},
+    attention::{AttentionError, AttentionInputs, VisibleKeys, scores::check_scores},
     mask::{Kept, Mask},
-    scorer::{Host, Seen, dot, pack, truncate},
+    scorer::{Fit, Host, dot},
 };
 
 /// Configuration of [MagicPig].
@@ -28,7 +31,7 @@ pub struct MagicPigConfig {
     pub lsh_l: usize,
     /// Bits of a hash, in 1..=64.
     pub lsh_k: usize,
-    /// Whether the mean of the first call's keys is subtracted from the keys, which changes no attention weight and
+    /// Whether the mean of the keys that are fitted to is subtracted from the keys, which changes no attention weight and
     /// spreads their directions. Default: true.
     #[serde(default = "yes")]
     pub center: bool,
@@ -41,6 +44,10 @@ pub struct MagicPigConfig {
     /// The seed of the projections, beside that of the state. Default: 0.
     #[serde(default)]
     pub seed: u64,
+    /// To which keys the mean and the length `M` are fitted. Default: to the first 256 of the sequence, and again
+    /// whenever there are twice as many.
+    #[serde(default)]
+    pub fit: Fit,
 }
 
 /// How the Python project stores signatures.
@@ -71,8 +78,10 @@ fn one() -> usize {
 /// `p = c^lsh_k` that of a table, a key is kept with probability `1 - (1 - p)^L`, or for two hits
 /// `1 - (1 - p)^L - L p (1 - p)^(L - 1)`.
 ///
-/// `M` belongs to a sequence and key-value head, and is half as large again as the longest key of the first call; should
-/// a longer key arrive all are hashed anew. Signatures are remembered: a step hashes the new keys only. Keys are
+/// `M` belongs to a sequence and key-value head, and is half as large again as the longest of the
+/// [keys that are fitted to](Fit). A longer key has no place in the tables: every query that sees it keeps it for
+/// certain, until the next fit. A query that no fit is for keeps all that it sees. With `"fit": "prompt"` a longer key
+/// makes `M` grow, and all keys are hashed anew. Signatures are remembered: a step hashes the new keys only. Keys are
 /// centred, queries are not. Sampling is exact over the draw of the projections, which is made once from the seeds: the
 /// draws of successive steps are not independent.
 ///
@@ -86,19 +95,17 @@ pub struct MagicPig<B: Backend> {
 
 impl<B: Backend> ModuleDisplay for MagicPig<B> {
     fn custom_content(&self, content: Content) -> Option<Content> {
-        let MagicPigConfig { lsh_l, lsh_k, center, minimum_hits, seed, .. } = &self.config;
+        let MagicPigConfig { lsh_l, lsh_k, center, minimum_hits, seed, fit, .. } = &self.config;
         content
             .add("lsh_l", lsh_l)
             .add("lsh_k", lsh_k)
             .add("center", center)
             .add("minimum_hits", minimum_hits)
             .add("seed", seed)
+            .add_debug_attribute("fit", fit)
             .optional()
     }
 }
-
-/// How much longer than the longest key seen a key may become before all are hashed anew.
-const HEADROOM: f32 = 1.5;
 
 impl<B: Backend> MaskerConfig<B> for MagicPigConfig {
     type Masker = MagicPig<B>;
@@ -116,79 +123,6 @@ impl<B: Backend> MaskerConfig<B> for MagicPigConfig {
             hits => Err(ConfigError::value("minimum_hits", hits, "1 or 2, and at most lsh_l")),
         }
     }
-}
-
-/// What is remembered of the keys.
-#[derive(Debug, Default)]
-struct Tables {
-    seen: Seen,
-    /// `lsh_l * lsh_k` directions of `head_dim + 1` numbers, table after table.
-    directions: Vec<f32>,
-    by_head: Vec<HeadTables>,
-}
-
-/// The keys of one key-value head.
-#[derive(Debug, Default, Clone)]
-struct HeadTables {
-    mean: Vec<f32>,
-    /// `M`.
-    scale: f32,
-    /// How many keys there were when it was last raised.
-    scaled_at: usize,
-    /// The centred keys, with the coordinate that completes them to length 1.
-    keys: Vec<f32>,
-    signatures: Vec<u64>,
-}
-
-impl KeyMemory for Tables {
-    /// A scale or a mean of keys that are gone is made anew.
-    fn truncate(&mut self, keys: usize) {
-        let (count, first) = (self.seen.keys(), self.seen.first());
-        if keys < first || self.by_head.iter().any(|tables| keys < tables.scaled_at) {
-            self.seen.restart(keys);
-        } else {
-            for tables in &mut self.by_head {
-                truncate(&mut tables.keys, count, keys);
-                truncate(&mut tables.signatures, count, keys);
-            }
-            self.seen.truncate(keys);
-        }
-    }
-}
-
-impl HeadTables {
-    fn grow(&mut self, new: &[f32], width: usize, directions: &[f32], bits: usize) {
-        let centred = new.chunks(width).flat_map(|key| key.iter().zip(&self.mean).map(|(x, mean)| x - mean));
-        let centred = centred.collect::<Vec<_>>();
-        let longest = centred.chunks(width).map(|key| dot(key, key).sqrt()).fold(0.0, f32::max);
-        let known = self.keys.chunks(width + 1).map(|key| &key[..width]);
-        let keys = if longest > self.scale {
-            // The old keys in their own length again, so that all stand for the same scale.
-            let old = known.flatten().map(|x| x * self.scale).collect::<Vec<_>>();
-            self.scale = longest * HEADROOM;
-            self.scaled_at = (old.len() + centred.len()) / width;
-            self.keys.clear();
-            self.signatures.clear();
-            [old, centred].concat()
-        } else {
-            centred
-        };
-        // As long as all keys are 0, so is the scale; the vectors are then the completing coordinate alone.
-        let scale = self.scale.max(f32::MIN_POSITIVE);
-        for key in keys.chunks(width) {
-            let start = self.keys.len();
-            self.keys.extend(key.iter().map(|x| x / scale));
-            let length = dot(&self.keys[start..], &self.keys[start..]);
-            self.keys.push((1.0 - length).max(0.0).sqrt());
-            self.signatures.extend(sign(&self.keys[start..], directions, bits));
-        }
-    }
-}
-
-/// The signature of a vector: for each table, its bits from the first of a word on.
-fn sign(vector: &[f32], directions: &[f32], bits: usize) -> Vec<u64> {
-    let products = directions.chunks(vector.len()).map(|direction| dot(vector, direction)).collect::<Vec<_>>();
-    products.chunks(bits).flat_map(pack).collect()
 }
 
 impl<B: Backend> MagicPig<B> {
@@ -214,7 +148,7 @@ impl<B: Backend> MagicPig<B> {
                 expected: format!("[{width}, {count}] (head_dim + 1, lsh_l * lsh_k)"),
             }),
             None => {
-                let mut rng = state.fixed_randomness(inputs.layer()).row(self.config.seed as usize);
+                let mut rng = state.fixed_randomness(inputs.layer(), self.config.seed);
                 Ok((0..width * count).map(|_| StandardNormal.sample(&mut rng)).collect())
             }
         }
@@ -245,47 +179,53 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
     ) -> Result<Mask<B>, AttentionError> {
         let (shape, device) = (inputs.mask_shape(), inputs.device());
         let [batch, kv_heads, count, width] = inputs.keys().dims();
-        let MagicPigConfig { lsh_k, center, minimum_hits, .. } = self.config;
-        let drawn = self.directions(inputs, state)?;
-        let memory = state.key_memory::<Tables>();
-        let (new, anew) = memory.seen.advance(batch * kv_heads, count);
-        let keys = Host::of_range(inputs.keys(), new.clone());
-        let first = memory.seen.first();
-        if anew {
-            memory.directions = drawn;
-            memory.by_head = (0..batch * kv_heads)
-                .map(|head| HeadTables {
-                    mean: if center { mean(&keys.head(head)[..first * width], width) } else { vec![0.0; width] },
-                    ..HeadTables::default()
-                })
-                .collect();
+        let MagicPigConfig { lsh_k, center, minimum_hits, fit, .. } = self.config;
+        check_scores(inputs)?;
+        state.continue_with(inputs)?;
+        if state.key_memory::<Tables>().directions.is_empty() {
+            let drawn = self.directions(inputs, state)?;
+            state.key_memory::<Tables>().directions = drawn;
         }
-        let directions = &memory.directions;
-        if !new.is_empty() {
-            memory.by_head.par_iter_mut().enumerate().for_each(|(head, tables)| {
+        let visible = VisibleKeys::of(inputs);
+        let Tables { directions, fits } = state.key_memory::<Tables>();
+        let plan = fits.plan(fit, visible.rows(), count);
+        let keys = Host::of_range(inputs.keys(), plan.from..count);
+        let longer = if fit == Fit::Prompt { Longer::Raise } else { Longer::StayOut };
+        fits.grow(count, |tables, to, new| {
+            let new_of = |head: usize| &keys.head(head)[(new.start - plan.from) * width..];
+            let anew = tables.by_head.is_empty();
+            if anew {
+                let fitted = |head| HeadTables::fitted(new_of(head), to, center, width);
+                tables.by_head = (0..batch * kv_heads).map(fitted).collect();
+            }
+            tables.by_head.par_iter_mut().enumerate().for_each(|(head, tables)| {
                 // Keys that come again after some were taken back come as they did in decoding, one by one.
-                let (begin, later) = keys.head(head).split_at(if anew { first * width } else { new.len() * width });
-                tables.grow(begin, width, directions, lsh_k);
-                later.chunks(width).for_each(|key| tables.grow(key, width, directions, lsh_k));
+                let (begin, later) = new_of(head).split_at(if anew { to * width } else { new.len() * width });
+                tables.grow(begin, directions, lsh_k, longer);
+                later.chunks(width).for_each(|key| tables.grow(key, directions, lsh_k, longer));
             });
-        }
+        });
         let queries = Host::of(inputs.queries());
         let group = shape.heads / kv_heads;
         let words = self.config.lsh_l * lsh_k.div_ceil(64);
         let words_of_table = lsh_k.div_ceil(64);
-        let tables = &memory.by_head;
-        check_scores(inputs)?;
         let zeros = Tensor::from_data(TensorData::zeros::<f32, _>(shape.dims()), (&device, DType::F32));
         let open = candidate_scores(inputs, &mask, zeros);
         add_by_row(&mask, &open, |row, open| {
             let head = row / shape.queries;
-            let HeadTables { keys, signatures, .. } = &tables[head / group];
             let mut query = queries.vector(head, row % shape.queries).to_vec();
             let length = dot(&query, &query).sqrt().max(f32::MIN_POSITIVE);
+            let all = || candidates(open).into_iter().map(Kept::certainly).collect();
+            let fitted = fits.of_row(fit, &visible.row(head, row % shape.queries));
+            let Some(tables) = fitted.filter(|_| !query.iter().any(|x| x.is_nan())) else { return all() };
+            let HeadTables { keys, signatures, longer, .. } = &tables.by_head[head / group];
             query.iter_mut().for_each(|x| *x /= length);
             query.push(0.0);
             let signature = sign(&query, directions, lsh_k);
             let kept = candidates(open).into_iter().filter_map(|key| {
+                if longer.binary_search(&key).is_ok() {
+                    return Some(Kept::certainly(key));
+                }
                 let at = key as usize;
                 let other = &signatures[at * words..][..words];
                 let same = signature.chunks(words_of_table).zip(other.chunks(words_of_table)).filter(|(a, b)| a == b);
@@ -305,15 +245,6 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
     }
 }
 
-fn mean(vectors: &[f32], width: usize) -> Vec<f32> {
-    let mut sum = vec![0f64; width];
-    for vector in vectors.chunks(width) {
-        sum.iter_mut().zip(vector).for_each(|(sum, &x)| *sum += f64::from(x));
-    }
-    let count = (vectors.len() / width).max(1) as f64;
-    sum.into_iter().map(|sum| (sum / count) as f32).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,7 +253,15 @@ mod tests {
     fn probabilities_are_those_of_the_binomial() {
         type B = crate::backend::Selected;
         let sampler = |lsh_l, lsh_k, minimum_hits| MagicPig::<B> {
-            config: MagicPigConfig { lsh_l, lsh_k, center: true, minimum_hits, packing: Packing::Int64, seed: 0 },
+            config: MagicPigConfig {
+                lsh_l,
+                lsh_k,
+                center: true,
+                minimum_hits,
+                packing: Packing::Int64,
+                seed: 0,
+                fit: Fit::default(),
+            },
             projection: None,
         };
         // At a right angle a bit agrees with probability 1/2.
@@ -331,18 +270,5 @@ mod tests {
         assert!((sampler(1, 40, 1).probability(0.0) / 0.5f64.powi(40) - 1.0).abs() < 1e-12);
         assert!((sampler(100, 30, 2).probability(0.0) / (4950.0 * 0.25f64.powi(30)) - 1.0).abs() < 1e-4);
         assert_eq!(sampler(7, 5, 2).probability(1.0), 1.0);
-    }
-
-    #[test]
-    fn keys_that_are_their_own_mean_are_not_lost() {
-        let mut tables = HeadTables { mean: vec![0.5, -2.0], ..HeadTables::default() };
-        let directions = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
-        tables.grow(&[0.5, -2.0], 2, &directions, 2);
-        assert_eq!(tables.keys, [0.0, 0.0, 1.0]);
-        assert_eq!(tables.signatures, [0b10]);
-        tables.grow(&[2.5, -2.0], 2, &directions, 2);
-        assert_eq!(tables.scale, 2.0 * HEADROOM);
-        assert_eq!(tables.keys[..3], [0.0, 0.0, 1.0]);
-        assert_eq!(tables.signatures, [0b10, 0b11]);
     }
 }
