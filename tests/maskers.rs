@@ -104,7 +104,6 @@ fn the_same_seed_draws_the_same<B: Backend>() {
             assert_eq!(draw(&mut first), draw(&mut second), "{what}");
         }
         if method.samples && sizes.keys > 60 && matches!(inputs.visibility(), Visibility::Full) {
-            assert_ne!(draw(&mut first), draw(&mut first), "{what}: two steps draw alike");
             assert_ne!(draw(&mut LayerState::new(7)), draw(&mut LayerState::new(8)), "{what}: two seeds draw alike");
         }
     });
@@ -156,7 +155,7 @@ fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
     .unwrap()
     .causal()
     .unwrap();
-    for method in METHODS.iter().filter(|method| !method.samples) {
+    for method in &METHODS {
         let keep = |inputs: &AttentionInputs<B>| {
             let empty = Mask::empty(inputs.mask_shape(), &inputs.device());
             masker((method.config)(&sizes)).add(inputs, &mut LayerState::new(1), empty).unwrap().to_dense()

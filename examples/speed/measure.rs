@@ -9,7 +9,7 @@ use sparse_attention_hub::{
     mask::{Csr, Pattern},
     masker::{LocalConfig, OracleTopKConfig, QuestTopKConfig, ShareGroup, SinkConfig, TopK},
     prelude::*,
-    scorer::{Activation, Channels, Hash, HashWeights, HeadPerceptrons, LayerPerceptrons, Scorer},
+    scorer::{Activation, Channels, Hash, HashWeights, HeadPerceptrons, LayerPerceptrons, PageFit, Scorer},
 };
 
 use crate::{
@@ -152,6 +152,7 @@ fn stepper<B: Backend>(case: &Case, first: &AttentionInputs<B>) -> Result<Step<B
                 page_size: PAGE,
                 label_bits: 16,
                 minimum_pages: 3,
+                fit: PageFit::Visible,
                 share_group: group(shared),
             };
             chain(vec![Box::new(MaskerConfig::<B>::init(&quest, &context)?)], state)?

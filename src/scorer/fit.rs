@@ -179,7 +179,8 @@ mod tests {
     #[test]
     fn a_row_uses_the_last_fit_that_it_sees_whole() {
         let fit = |prefix| Fit::Doubling(5).of_row(prefix, 99);
-        let wanted = [(4, None), (5, Some(5)), (9, Some(5)), (10, Some(10)), (19, Some(10)), (20, Some(20)), (41, Some(40))];
+        let wanted =
+            [(4, None), (5, Some(5)), (9, Some(5)), (10, Some(10)), (19, Some(10)), (20, Some(20)), (41, Some(40))];
         for (prefix, wanted) in wanted {
             assert_eq!(fit(Some(prefix)), wanted, "{prefix} keys");
         }
@@ -195,7 +196,8 @@ mod tests {
         // A prompt of 11 keys: rows that see 1 to 11 of them.
         assert_eq!(fits.plan(Fit::Doubling(4), rows(1..12), 11), Plan { from: 0, exact: 3 });
         fits.grow(11, grow);
-        let content = |fits: &Fits<_>, end| Vec::clone(fits.of_row(Fit::Doubling(4), &RowKeys::Range(0..end)).expect("a fit"));
+        let content =
+            |fits: &Fits<_>, end| Vec::clone(fits.of_row(Fit::Doubling(4), &RowKeys::Range(0..end)).expect("a fit"));
         assert_eq!(content(&fits, 7), [(4, 0..11)]);
         assert_eq!(content(&fits, 8), [(8, 0..11)]);
         // A step: the first fit is dropped.

@@ -24,10 +24,10 @@ use serde::de::DeserializeOwned;
 pub use built_in::BuiltInScorer;
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
-#[cfg(feature = "train")]
-pub(crate) use hash::repeat_heads;
 pub use fit::Fit;
 pub(crate) use fit::Fits;
+#[cfg(feature = "train")]
+pub(crate) use hash::repeat_heads;
 pub use hash::{Activation, Hash, HashConfig};
 pub use hash_weights::{HashWeights, HeadLinear, HeadPerceptrons, LayerPerceptrons};
 pub(crate) use keys::{Host, dot, pack, truncate};

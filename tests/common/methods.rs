@@ -49,7 +49,7 @@ pub const METHODS: [Method; 28] = [
     selector(|sizes| top_k(json!(4), hash(sizes)), |sizes| Some(top_k(json!(1.0), hash(sizes)))),
     selector(|sizes| top_k(json!(4), channels(sizes)), |sizes| Some(top_k(json!(1.0), channels(sizes)))),
     selector(|_| top_k(json!(4), json!({"type": "pages", "page_size": 3, "label_bits": 4})), |_| None),
-    selector(|_| top_k(json!(4), json!({"type": "pq", "pq_sub_dim": 5, "pq_bits": 3})), |_| None),
+    selector(|_| top_k(json!(4), json!({"type": "pq", "pq_sub_dim": 5, "pq_bits": 3, "fit": 7})), |_| None),
     selector(|_| top_k(json!(4), json!({"type": "socket", "tables": 9, "bits": 5, "temperature": 0.4})), |_| None),
     selector(
         |_| sharing(top_k(json!(4), json!({"type": "oracle"})), json!("max")),
@@ -76,7 +76,7 @@ pub const METHODS: [Method; 28] = [
         |_| Some(json!({"type": "quest_top_k", "heavy_size": 1.0, "page_size": 3, "label_bits": 16})),
     ),
     selector(
-        |_| json!({"type": "pq_cache", "heavy_size": 0.1, "pq_sub_dim": 4, "pq_bits": 2}),
+        |_| json!({"type": "pq_cache", "heavy_size": 0.1, "pq_sub_dim": 4, "pq_bits": 2, "fit": 5}),
         |_| Some(json!({"type": "pq_cache", "heavy_size": 1.0, "pq_sub_dim": 4, "pq_bits": 2})),
     ),
     selector(
@@ -107,7 +107,7 @@ pub const METHODS: [Method; 28] = [
         |_| Some(json!({"type": "pps_sampling", "sampling_size": 112, "uniform_share": 0.0})),
     ),
     // It draws once for all steps, and no number of tables makes it keep everything for certain.
-    selector(|_| json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2, "minimum_hits": 2}), |_| None),
+    selector(|_| json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2, "minimum_hits": 2, "fit": 6}), |_| None),
 ];
 
 fn top_k(heavy_size: Value, scorer: Value) -> Value {

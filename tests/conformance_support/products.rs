@@ -38,13 +38,16 @@ impl<B: Backend> Scorer<B> for Recorder {
         inputs: &AttentionInputs<B>,
         state: &mut LayerState,
     ) -> std::result::Result<Tensor<B, 4>, AttentionError> {
-        let [batch, kv_heads, _, width] = inputs.keys().dims();
+        let ([batch, heads, ..], [_, kv_heads, _, width]) = (inputs.queries().dims(), inputs.keys().dims());
         // The product with a unit vector is a channel of the key.
-        let units =
-            Tensor::<B, 2>::eye(width, &inputs.device()).unsqueeze::<4>().expand([batch, kv_heads, width, width]);
-        let channels = AttentionInputs::new(units, inputs.keys().clone(), inputs.keys().clone())?;
+        let units = Tensor::<B, 2>::eye(width, &inputs.device()).unsqueeze::<4>().expand([batch, heads, width, width]);
+        let channels = AttentionInputs::new(units, inputs.keys().clone(), inputs.values().clone())?;
         let channels = channels.with_scale(1.0)?.with_layer(inputs.layer());
-        let keys = host(self.scorer.score(&channels, state)?.swap_dims(2, 3));
+        let products = self.scorer.score(&channels, state)?.swap_dims(2, 3);
+        // Heads of a group read the same keys.
+        let first_of_groups =
+            (0..heads).step_by(heads / kv_heads).map(|head| products.clone().slice_dim(1, head..head + 1));
+        let keys = host(Tensor::cat(first_of_groups.collect(), 1));
         *self.keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = keys;
         self.scorer.score(inputs, state)
     }

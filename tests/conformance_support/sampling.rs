@@ -111,11 +111,11 @@ impl<'a, B: Backend> Setting<'a, B> {
 
     /// Lets the library draw by itself, and checks each row: what was kept stays as it was, and `check` holds for the
     /// number of keys drawn and the size of the population. The population are the visible keys that are not kept and
-    /// that `may_be_drawn`; all that are drawn must be of it and have the weight of the share drawn.
+    /// that `may_be_drawn`, given its row's logits; all that are drawn must be of it and have the weight of the share drawn.
     fn check_own_draws(
         &self,
         case: &Case,
-        may_be_drawn: impl Fn(usize) -> bool,
+        may_be_drawn: impl Fn(usize, &[f64]) -> bool,
         check: impl Fn(usize, usize) -> Check,
     ) -> Check {
         if self.before.is_full() {
@@ -126,7 +126,8 @@ impl<'a, B: Backend> Setting<'a, B> {
         let found = weights(&mask);
         for (row, found) in found.chunks(self.keys()).enumerate() {
             let logits = self.problem.logits(row);
-            let is_open = |key: usize| logits[key] > f64::NEG_INFINITY && !self.is_kept(row, key) && may_be_drawn(key);
+            let is_open =
+                |key: usize| logits[key] > f64::NEG_INFINITY && !self.is_kept(row, key) && may_be_drawn(key, &logits);
             let population = (0..self.keys()).filter(|&key| is_open(key)).count();
             let drawn = (0..self.keys()).filter(|&key| found[key] > 0.0 && is_open(key)).count();
             let share = if population == 0 { 0.0 } else { drawn as f64 / population as f64 };
@@ -161,7 +162,7 @@ pub fn random<B: Backend>(case: &Case) -> Result<Outcome> {
         let mut quirks = setting.check_replay(case, &draws, setting.keys())?;
         setting.check_own_draws(
             case,
-            |_| true,
+            |_, _| true,
             |drawn, population| equal("the number of keys drawn", drawn, (rate * population as f64).ceil() as usize),
         )?;
         quirks.extend(["Q03", "Q30", "Q31", "Q32"]);
@@ -192,7 +193,12 @@ pub fn adaptive<B: Backend>(case: &Case) -> Result<Outcome> {
         quirks.extend(check_budgets(case, &setting, &budgets)?);
         setting.check_own_draws(
             case,
-            |key| range.contains(&key),
+            // The range ends before the last of the keys that the row sees.
+            |key, logits| {
+                let end = logits.iter().rposition(|logit| *logit > f64::NEG_INFINITY).map_or(0, |last| last + 1);
+                let range = config.range_of_row(end, setting.keys());
+                range.len() < 2 || range.contains(&key)
+            },
             |drawn, population| {
                 let least = if population < 2 { population } else { config.base_count(population) };
                 holds(drawn >= least, || format!("{drawn} keys of {population} are drawn, at least {least} must be"))

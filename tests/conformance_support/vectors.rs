@@ -196,10 +196,18 @@ impl Entry {
 
     /// The maskers of the case: a chain, or the only one.
     pub fn maskers(&self) -> Result<Vec<Value>> {
-        match self.config.get("maskers").and_then(Value::as_array) {
-            Some(maskers) => Ok(maskers.clone()),
-            None => Ok(vec![self.config("masker")?.clone()]),
+        let mut maskers = match self.config.get("maskers").and_then(Value::as_array) {
+            Some(maskers) => maskers.clone(),
+            None => vec![self.config("masker")?.clone()],
+        };
+        // The Python project fits to the whole prompt, which looks ahead.
+        for masker in &mut maskers {
+            let name = masker.get("type").and_then(Value::as_str);
+            if name.is_some_and(|name| ["quest_top_k", "pq_cache", "magic_pig"].contains(&name)) {
+                masker["fit"] = "prompt".into();
+            }
         }
+        Ok(maskers)
     }
 
     /// How the Python project holds the mask, if the case says so.

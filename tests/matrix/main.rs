@@ -35,6 +35,8 @@ mod rotary;
 mod softcap_and_sinks;
 #[path = "../training.rs"]
 mod training;
+#[path = "../visible_only.rs"]
+mod visible_only;
 #[path = "../weight_files.rs"]
 mod weight_files;
 
