@@ -2,7 +2,7 @@
 
 mod common;
 
-use burn::tensor::{DType, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
 use common::*;
 use serde_json::{Value, json};
 use sparse_attention_hub::masker::ConfigError;
@@ -17,6 +17,7 @@ on_each_backend!(
     a_decode_step_keeps_what_the_prefill_kept,
     half_precision_chooses_as_its_numbers_do_in_f32,
     samplers_can_replace,
+    uniform_samplers_read_what_they_draw,
     budgets_are_kept,
     two_samplers_are_refused,
     bad_configurations_are_named,
@@ -210,6 +211,40 @@ fn samplers_can_replace<B: Backend>() {
         }
         let repeated = weights.iter().filter(|&&w| w > 0.0 && w < 1.0).map(|w| w.to_bits());
         assert!(repeated.collect::<std::collections::HashSet<_>>().len() > 1, "{config}: no key drawn twice");
+    }
+}
+
+/// Uniform samplers read the keys that are kept and those that they draw: with all others replaced by what is not a
+/// number, the same keys are kept with the same probabilities.
+fn uniform_samplers_read_what_they_draw<B: Backend>() {
+    let sizes = Sizes::new(2, 4, 2, 3, 111, 12);
+    let inputs = inputs::<B>(sizes, 6).causal().unwrap();
+    for config in [
+        json!({"type": "random_sampling", "sampling_rate": 0.2}),
+        adaptive(0.1, 0.5, 1),
+        json!({"type": "verified_sampling", "target": "denominator", "epsilon": 0.5, "delta": 0.2, "pilot_size": 6}),
+        json!({"type": "verified_sampling", "target": "output", "epsilon": 0.9, "delta": 0.2, "pilot_size": 6}),
+    ] {
+        let masker = masker::<B>(config.clone());
+        let keep = |inputs: &AttentionInputs<B>| {
+            let sink = Mask::pattern(sizes.mask_shape(), Pattern::sink(3), &inputs.device());
+            host(&masker.add(inputs, &mut LayerState::new(4), sink).unwrap().to_dense())
+        };
+        let wanted = keep(&inputs);
+        let mut counted = 0;
+        for (row, kept) in wanted.chunks(111).enumerate() {
+            let poisoned = |tensor: &Tensor<B, 4>| {
+                let width = tensor.dims()[3];
+                let numbers = host(tensor).into_iter().enumerate();
+                let numbers = numbers.map(|(at, x)| if kept[at / width % 111] > 0.0 { x } else { f32::NAN });
+                common::tensor::<B>(&numbers.collect::<Vec<_>>(), tensor.dims())
+            };
+            let (keys, values) = (poisoned(inputs.keys()), poisoned(inputs.values()));
+            let others = AttentionInputs::new(inputs.queries().clone(), keys, values).unwrap().causal().unwrap();
+            assert_eq!(keep(&others)[row * 111..(row + 1) * 111], *kept, "{config}, row {row}");
+            counted += kept.iter().filter(|&&weight| weight == 0.0).count();
+        }
+        assert!(counted > 24 * 30, "{config}: {counted} keys are not kept");
     }
 }
 

@@ -1,18 +1,21 @@
 use std::ops::Range;
 
 use burn::{module::Module, tensor::backend::Backend};
-use rand::RngExt;
+use rand::{Rng, RngExt};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
+    exact_logits::ExactLogits,
+    population::{Population, Sample},
     residual::{Residual, Sinks},
-    rows::{add_by_row, host},
-    sampling::{RandomOrder, draw_with_replacement, without_replacement},
+    rows::Taken,
+    sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys, scores::visible_logits},
+    attention::{AttentionError, AttentionInputs, VisibleKeys},
     mask::{Kept, Mask},
 };
 
@@ -173,22 +176,21 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
         }
         state.continue_with(inputs)?;
         let randomness = state.randomness(inputs);
-        let (logits, sinks) = (host(visible_logits(inputs)?), Sinks::of(inputs));
-        let weights = match mask.is_empty() {
-            true => Vec::new(),
-            false => host(mask.to_dense()),
-        };
-        let visible = VisibleKeys::of(inputs);
-        add_by_row(&mask, &logits, |row, logits| {
-            let weights = weights.get(row * shape.keys..(row + 1) * shape.keys);
-            let end = visible.row(row / shape.queries, row % shape.queries).end();
+        let (logits, sinks) = (ExactLogits::of(inputs)?, Sinks::of(inputs));
+        let (visible, taken) = (VisibleKeys::of(inputs), Taken::of(&mask));
+        let rows = (0..shape.rows()).into_par_iter().map(|row| {
+            let (head, query) = (row / shape.queries, row % shape.queries);
+            let (seen, kept) = (visible.row(head, query), taken.kept(row, query, shape.keys));
+            let end = seen.end();
             let range = self.config.range_of_row(end, shape.keys);
             if range.len() < 2 {
-                return Residual::of(logits, weights, 0..end, sinks.row(row)).keep_all().0;
+                let population = Population::of(&seen, 0..end, kept.iter().map(|kept| kept.key));
+                return population.all().into_iter().map(Kept::certainly).collect();
             }
-            let residual = Residual::of(logits, weights, range, sinks.row(row));
-            self.draw(&residual, &mut randomness.row(row))
-        })
+            let residual = Residual::of(row, &seen, &kept, range, &logits, sinks.row(row));
+            self.draw(row, &residual, &logits, &mut randomness.row(row))
+        });
+        Ok(mask.merge_disjoint(&rows.collect::<Vec<_>>())?)
     }
 
     fn samples(&self) -> bool {
@@ -198,28 +200,26 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
 
 impl AdaptiveSampling {
     /// The pilot, extended to the budget that it asks for.
-    fn draw(&self, residual: &Residual, rng: &mut impl rand::Rng) -> Vec<Kept> {
-        let population = residual.population.len();
-        if population < 2 {
-            return residual.population.iter().copied().map(Kept::certainly).collect();
+    fn draw(&self, row: usize, residual: &Residual, logits: &ExactLogits, rng: &mut impl Rng) -> Vec<Kept> {
+        let population = &residual.population;
+        if population.len() < 2 {
+            return residual.keep_all().0;
         }
-        let base = self.config.base_count(population);
+        let base = self.config.base_count(population.len());
+        let budget = |pilot: &[u32]| {
+            let sums = residual.sums(&logits.row(row, pilot));
+            self.budget.keys(sums.deviation, sums.denominator, population.len(), base)
+        };
         if self.config.replacement {
-            let pilot = (0..base).map(|_| residual.population[rng.random_range(0..population)]).collect::<Vec<_>>();
-            let budget = self.budget_of(residual, &pilot);
-            draw_with_replacement(&residual.population, &pilot, budget, rng)
+            let pilot = (0..base).map(|_| population.key(rng.random_range(0..population.len()))).collect::<Vec<_>>();
+            let budget = budget(&pilot);
+            draw_with_replacement(population, pilot, budget, rng)
         } else {
-            let mut order = RandomOrder::of(residual.population.clone());
-            let budget = self.budget_of(residual, order.first(base, rng));
-            without_replacement(order.first(budget, rng), population)
+            let mut sample = Sample::from(population);
+            sample.extend_to(base, rng);
+            sample.extend_to(budget(&sample.keys()), rng);
+            without_replacement(&sample.keys(), population.len())
         }
-    }
-
-    fn budget_of(&self, residual: &Residual, pilot: &[u32]) -> usize {
-        let (mean, deviation) = residual.mean_and_deviation(pilot);
-        let population = residual.population.len();
-        let denominator = residual.kept_sum + population as f64 * mean;
-        self.budget.keys(deviation, denominator, population, pilot.len())
     }
 }
 

@@ -1,16 +1,15 @@
-use burn::{
-    module::Module,
-    tensor::{DType, Tensor, backend::Backend},
-};
+use burn::{module::Module, tensor::backend::Backend};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig,
-    rows::{add_by_row, candidate_scores, candidates},
-    sampling::{RandomOrder, draw_with_replacement, without_replacement},
+    population::{Population, Sample},
+    rows::Taken,
+    sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::check_scores},
+    attention::{AttentionError, AttentionInputs, VisibleKeys},
     mask::Mask,
 };
 
@@ -56,24 +55,27 @@ impl<B: Backend> Masker<B> for RandomSampling {
         state: &mut LayerState,
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
-        check_scores(inputs)?;
         state.continue_with(inputs)?;
         let randomness = state.randomness(inputs);
-        let zeros = Tensor::zeros(inputs.mask_shape().dims(), (&inputs.device(), DType::F32));
-        let open = candidate_scores(inputs, &mask, zeros);
-        add_by_row(&mask, &open, |row, open| {
+        let (shape, visible, taken) = (mask.shape(), VisibleKeys::of(inputs), Taken::of(&mask));
+        let rows = (0..shape.rows()).into_par_iter().map(|row| {
+            let (head, query) = (row / shape.queries, row % shape.queries);
+            let kept = taken.kept(row, query, shape.keys);
+            let kept = kept.iter().map(|kept| kept.key);
+            let population = Population::of(&visible.row(head, query), shape.all_keys(), kept);
             let mut rng = randomness.row(row);
-            let population = candidates(open);
             let draws = (self.rate * population.len() as f64).ceil() as usize;
             match (draws, self.replacement) {
                 (0, _) => Vec::new(),
-                (draws, true) => draw_with_replacement(&population, &[], draws, &mut rng),
+                (draws, true) => draw_with_replacement(&population, Vec::new(), draws, &mut rng),
                 (draws, false) => {
-                    let size = population.len();
-                    without_replacement(RandomOrder::of(population).first(draws, &mut rng), size)
+                    let mut sample = Sample::from(&population);
+                    sample.extend_to(draws, &mut rng);
+                    without_replacement(&sample.keys(), population.len())
                 }
             }
-        })
+        });
+        Ok(mask.merge_disjoint(&rows.collect::<Vec<_>>())?)
     }
 
     fn samples(&self) -> bool {

@@ -1,69 +1,85 @@
+//! What earlier maskers left of a row, and what a sample of it says of its sums.
+
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;
 
-use super::{report::RowSample, rows::host};
-use crate::{attention::AttentionInputs, mask::Kept};
+use super::{exact_logits::ExactLogits, population::Population, report::RowSample};
+use crate::{
+    attention::{AttentionInputs, RowKeys},
+    kernels::{Heads, HostTensor, host_tensor},
+    mask::Kept,
+    scorer::Host,
+};
 
 /// What earlier maskers left of a row.
-pub(crate) struct Residual<'a> {
-    pub logits: &'a [f32],
-    /// The largest visible logit, or that of the sink; exponentials are relative to it.
-    pub maximum: f32,
+#[derive(Debug)]
+pub(crate) struct Residual {
     /// The keys that may be drawn.
-    pub population: Vec<u32>,
-    /// The keys kept already, each with the inverse of its probability.
+    pub population: Population,
+    /// The keys kept already that the row sees, each with the inverse of its probability.
     pub kept: Vec<(u32, f64)>,
-    /// Sum of the exponentials of the kept keys, each divided by its probability, and of the sink.
-    pub kept_sum: f64,
+    kept_logits: Vec<f32>,
+    sink: Option<f32>,
 }
 
-impl<'a> Residual<'a> {
-    /// From the logits of a row (minus infinity where hidden), the weights of the mask so far, the keys that may be
-    /// drawn at all, and the logit of the sink.
-    pub fn of(logits: &'a [f32], weights: Option<&[f32]>, range: Range<usize>, sink: Option<f32>) -> Self {
-        let maximum = logits.iter().copied().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
-        let mut residual = Self {
-            logits,
-            maximum,
-            population: Vec::with_capacity(range.len()),
-            kept: Vec::new(),
-            kept_sum: sink.map_or(0.0, |sink| f64::from(sink - maximum).exp()),
-        };
-        for key in (0..logits.len()).filter(|&key| logits[key] != f32::NEG_INFINITY) {
-            let weight = weights.map_or(0.0, |weights| weights[key]);
-            if weight > 0.0 {
-                let times = 1.0 / f64::from(weight);
-                residual.kept.push((key as u32, times));
-                residual.kept_sum += residual.exponential(key as u32) * times;
-            } else if range.contains(&key) {
-                residual.population.push(key as u32);
-            }
+impl Residual {
+    /// From what a row sees, what is kept of it in ascending order, the keys that may be drawn at all, and the logit of
+    /// the sink. Only the logits of the kept keys are computed.
+    pub fn of(
+        row: usize,
+        seen: &RowKeys,
+        kept: &[Kept],
+        range: Range<usize>,
+        logits: &ExactLogits,
+        sink: Option<f32>,
+    ) -> Self {
+        let population = Population::of(seen, range, kept.iter().map(|kept| kept.key));
+        let kept = kept.iter().filter(|kept| seen.sees(kept.key as usize));
+        let kept = kept.map(|kept| (kept.key, 1.0 / f64::from(kept.probability))).collect::<Vec<_>>();
+        let keys = kept.iter().map(|(key, _)| *key).collect::<Vec<_>>();
+        Self { population, kept_logits: logits.row(row, &keys), kept, sink }
+    }
+
+    /// The sums of a row as a sample of its population lets them be estimated.
+    pub fn sums(&self, sample: &[f32]) -> Sums {
+        let first = self.sink.unwrap_or(f32::NEG_INFINITY);
+        let maximum = self.kept_logits.iter().chain(sample).copied().fold(first, f32::max);
+        let exponential = |logit: &f32| f64::from(logit - maximum).exp();
+        let kept = self.kept_logits.iter().zip(&self.kept).map(|(logit, (_, times))| exponential(logit) * times);
+        let kept = kept.collect::<Vec<_>>();
+        let sink = self.sink.map_or(0.0, |sink| exponential(&sink));
+        let sample = sample.iter().map(exponential).collect::<Vec<_>>();
+        let count = sample.len() as f64;
+        let mean = sample.iter().sum::<f64>() / count;
+        let squares = sample.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+        Sums {
+            denominator: kept.iter().sum::<f64>() + sink + self.population.len() as f64 * mean,
+            deviation: (squares / (count - 1.0)).sqrt(),
+            kept,
+            sample,
         }
-        residual
     }
 
-    /// The exponential of a key's logit, relative to the largest visible one.
-    pub fn exponential(&self, key: u32) -> f64 {
-        f64::from(self.logits[key as usize] - self.maximum).exp()
-    }
-
-    /// Mean and sample standard deviation of the exponentials of some keys, of which there are at least two.
-    pub fn mean_and_deviation(&self, keys: &[u32]) -> (f64, f64) {
-        let count = keys.len() as f64;
-        let mean = keys.iter().map(|&key| self.exponential(key)).sum::<f64>() / count;
-        let squares = keys.iter().map(|&key| (self.exponential(key) - mean).powi(2)).sum::<f64>();
-        (mean, (squares / (count - 1.0)).sqrt())
-    }
-}
-
-impl Residual<'_> {
     /// The whole population for certain: nothing is estimated.
     pub fn keep_all(&self) -> (Vec<Kept>, RowSample) {
         let population = self.population.len();
         let report = RowSample { population, drawn: population, standard_error: 0.0, half_width: 0.0 };
-        (self.population.iter().copied().map(Kept::certainly).collect(), report)
+        (self.population.all().into_iter().map(Kept::certainly).collect(), report)
     }
+}
+
+/// What a sample says of the sums of a row. Exponentials are relative to the largest logit that is known.
+#[derive(Debug)]
+pub(crate) struct Sums {
+    /// The exponentials of the kept keys, each times the inverse of its probability.
+    pub kept: Vec<f64>,
+    /// The exponentials of the sampled keys.
+    pub sample: Vec<f64>,
+    /// The sum of all exponentials and of the sink's, estimated.
+    pub denominator: f64,
+    /// The standard deviation of the exponentials of the population, estimated from at least two.
+    pub deviation: f64,
 }
 
 /// The logit of the sink of each row.
@@ -86,63 +102,55 @@ impl Sinks {
     }
 }
 
-/// The values of all heads on the host.
+/// The values of all heads in the memory of the host, borrowed where they lie there.
 pub(crate) struct Values {
-    values: Vec<f32>,
-    width: usize,
-    keys: usize,
+    tensor: Box<dyn HostTensor>,
     /// Rows of the mask for each key-value head.
     rows: usize,
 }
 
 impl Values {
-    /// The values, or none if they are not `wanted`.
-    pub fn of<B: Backend>(inputs: &AttentionInputs<B>, wanted: bool) -> Self {
-        let [_, kv_heads, keys, width] = inputs.values().dims();
+    /// The values of some inputs.
+    pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Self {
         let shape = inputs.mask_shape();
-        let values = if wanted { host(inputs.values().clone()) } else { Vec::new() };
-        Self { values, width, keys, rows: shape.heads / kv_heads * shape.queries }
+        let tensor = host_tensor(inputs.values()).unwrap_or_else(|| Box::new(Host::of(inputs.values())));
+        Self { tensor, rows: shape.heads / inputs.kv_heads() * shape.queries }
     }
 
     /// The values of a row's key-value head.
     pub fn row(&self, row: usize) -> RowValues<'_> {
-        let size = self.keys * self.width;
-        let head = row / self.rows;
-        RowValues { values: self.values.get(head * size..(head + 1) * size).unwrap_or(&[]), width: self.width }
+        let [.., width] = self.tensor.dims();
+        RowValues { heads: self.tensor.heads(), head: row / self.rows, width }
     }
 }
 
 /// The values that a row averages.
 pub(crate) struct RowValues<'a> {
-    values: &'a [f32],
+    heads: Heads<'a>,
+    head: usize,
     width: usize,
 }
 
 impl RowValues<'_> {
-    /// How many keys there are.
+    /// The numbers of a value.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The value of a key.
-    pub fn of(&self, key: u32) -> &[f32] {
-        &self.values[key as usize * self.width..][..self.width]
+    /// Calls back for each number of a key's value, with its place.
+    pub fn each(&self, key: u32, mut work: impl FnMut(usize, f64)) {
+        let range = key as usize * self.width..(key as usize + 1) * self.width;
+        match &self.heads {
+            Heads::F32(heads) => heads[self.head][range].iter().enumerate().for_each(|(at, &x)| work(at, f64::from(x))),
+            Heads::F64(heads) => heads[self.head][range].iter().enumerate().for_each(|(at, &x)| work(at, x)),
+            Heads::F16(heads) => heads[self.head][range].iter().enumerate().for_each(|(at, x)| work(at, x.to_f64())),
+            Heads::BF16(heads) => heads[self.head][range].iter().enumerate().for_each(|(at, x)| work(at, x.to_f64())),
+        }
     }
 
     /// Adds a multiple of a key's value.
     pub fn add_to(&self, sum: &mut [f64], key: u32, times: f64) {
-        for (sum, &value) in sum.iter_mut().zip(self.of(key)) {
-            *sum += times * f64::from(value);
-        }
-    }
-
-    /// The kept keys' part of the numerator.
-    pub fn kept_numerator(&self, residual: &Residual) -> Vec<f64> {
-        let mut sum = vec![0.0; self.width];
-        for &(key, times) in &residual.kept {
-            self.add_to(&mut sum, key, residual.exponential(key) * times);
-        }
-        sum
+        self.each(key, |at, value| sum[at] += times * value);
     }
 }
 
@@ -150,20 +158,25 @@ impl RowValues<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_residual_leaves_out_hidden_and_kept_keys() {
-        let logits = [0.0, 1.0, f32::NEG_INFINITY, 1.0, 0.0];
-        let residual = Residual::of(&logits, Some(&[0.5, 0.0, 1.0, 0.0, 0.0]), 1..4, None);
-        assert_eq!(residual.population, [1, 3]);
-        assert!((residual.kept_sum - 2.0 * (-1.0f64).exp()).abs() < 1e-12);
-        assert_eq!(residual.mean_and_deviation(&[1, 3]), (1.0, 0.0));
+    fn residual(kept: &[Kept], range: Range<usize>, sink: Option<f32>) -> Residual {
+        let logits = ExactLogits::All { logits: vec![0.0, 1.0, f32::NEG_INFINITY, 1.0, 0.0], keys: 5 };
+        Residual::of(0, &RowKeys::Hidden(&[false, false, true, false, false]), kept, range, &logits, sink)
     }
 
     #[test]
-    fn a_sink_is_part_of_what_is_kept() {
-        let logits = [0.0, 1.0];
-        let residual = Residual::of(&logits, Some(&[1.0, 0.0]), 0..2, Some(3.0));
-        assert!((residual.kept_sum - (1.0 + (-3.0f64).exp())).abs() < 1e-12);
-        assert!((residual.exponential(1) - (-2.0f64).exp()).abs() < 1e-12);
+    fn hidden_and_kept_keys_are_left_out() {
+        let kept = [Kept { key: 0, probability: 0.5 }, Kept::certainly(2)];
+        let residual = residual(&kept, 1..4, None);
+        assert_eq!(residual.population.all(), [1, 3]);
+        let sums = residual.sums(&[1.0, 1.0]);
+        assert!((sums.denominator - (2.0 * (-1.0f64).exp() + 2.0)).abs() < 1e-12);
+        assert_eq!(sums.deviation, 0.0);
+    }
+
+    #[test]
+    fn a_sink_counts_as_what_is_kept() {
+        let sums = residual(&[Kept::certainly(0)], 0..5, Some(3.0)).sums(&[0.0, 1.0]);
+        let wanted = 1.0 + (-3.0f64).exp() + 3.0 * ((-3.0f64).exp() + (-2.0f64).exp()) / 2.0;
+        assert!((sums.denominator - wanted).abs() < 1e-12);
     }
 }

@@ -212,6 +212,26 @@ impl Taken {
         }
     }
 
+    /// The keys that are kept of a row, in ascending order.
+    pub(crate) fn kept(&self, row: usize, query: usize, keys: usize) -> Vec<Kept> {
+        let certainly = |key: usize| Kept::certainly(key as u32);
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Everything => (0..keys).map(certainly).collect(),
+            Self::Pattern(pattern) => pattern.row(query, keys).into_iter().flatten().map(certainly).collect(),
+            Self::Rows(rows) => {
+                let mut kept = rows[row].clone();
+                kept.sort_unstable_by_key(|kept| kept.key);
+                kept
+            }
+            Self::Dense(weights) => {
+                let weights = (0..).zip(&weights[row * keys..][..keys]);
+                let kept = weights.filter(|(_, probability)| **probability > 0.0);
+                kept.map(|(key, &probability)| Kept { key, probability }).collect()
+            }
+        }
+    }
+
     /// The weight of each key of a row; `None` if all are 0.
     pub(crate) fn weights(&self, row: usize, query: usize, keys: usize) -> Option<Vec<f32>> {
         match self {
@@ -236,11 +256,6 @@ pub(crate) fn host<B: Backend>(tensor: Tensor<B, 4>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
-/// What `work` makes of each row, given the row's number and its scores; rows are worked in parallel.
-pub(crate) fn by_row<T: Send>(scores: &[f32], keys: usize, work: impl Fn(usize, &[f32]) -> T + Sync) -> Vec<T> {
-    scores.par_chunks(keys).enumerate().map(|(row, scores)| work(row, scores)).collect()
-}
-
 /// The mask with what `choose` adds to each row, given the row's number and its scores; `choose` must not add a key
 /// that the mask keeps.
 pub(crate) fn add_by_row<B: Backend>(
@@ -248,7 +263,8 @@ pub(crate) fn add_by_row<B: Backend>(
     scores: &[f32],
     choose: impl Fn(usize, &[f32]) -> Vec<Kept> + Sync,
 ) -> Result<Mask<B>, AttentionError> {
-    Ok(mask.merge_disjoint(&by_row(scores, mask.shape().keys, choose))?)
+    let rows = scores.par_chunks(mask.shape().keys).enumerate().map(|(row, scores)| choose(row, scores));
+    Ok(mask.merge_disjoint(&rows.collect::<Vec<_>>())?)
 }
 
 /// The keys that can be chosen, by falling score; the lower key first among equals.

@@ -2,33 +2,8 @@
 
 use rand::{Rng, RngExt};
 
+use super::population::Population;
 use crate::mask::Kept;
-
-/// A random order of some keys, made only as far as it is asked for: the first `n` of it are a sample without
-/// replacement, and a larger sample extends a smaller one.
-#[derive(Debug)]
-pub(crate) struct RandomOrder {
-    keys: Vec<u32>,
-    settled: usize,
-}
-
-impl RandomOrder {
-    /// The keys of a row that may be drawn.
-    pub fn of(keys: Vec<u32>) -> Self {
-        Self { keys, settled: 0 }
-    }
-
-    /// The first `count` keys of the order, all of them if there are fewer (Fisher-Yates, stopped early).
-    pub fn first(&mut self, count: usize, rng: &mut impl Rng) -> &[u32] {
-        let count = count.min(self.keys.len());
-        while self.settled < count {
-            let next = rng.random_range(self.settled..self.keys.len());
-            self.keys.swap(self.settled, next);
-            self.settled += 1;
-        }
-        &self.keys[..count]
-    }
-}
 
 /// Each of `drawn`, a sample without replacement from `population` keys, with the probability of being in it.
 pub(crate) fn without_replacement(drawn: &[u32], population: usize) -> Vec<Kept> {
@@ -55,10 +30,15 @@ pub fn with_replacement(drawn: &[u32], draws: usize, population: usize) -> Vec<(
         .collect()
 }
 
-/// `draws` keys of a population drawn with replacement, as [with_replacement] weighs them.
-pub(crate) fn draw_with_replacement(population: &[u32], drawn: &[u32], draws: usize, rng: &mut impl Rng) -> Vec<Kept> {
-    let mut drawn = drawn.to_vec();
-    drawn.extend((drawn.len()..draws).map(|_| population[rng.random_range(0..population.len())]));
+/// `draws` keys of a population drawn with replacement, `drawn` among them, as [with_replacement] weighs them.
+pub(crate) fn draw_with_replacement(
+    population: &Population,
+    drawn: Vec<u32>,
+    draws: usize,
+    rng: &mut impl Rng,
+) -> Vec<Kept> {
+    let mut drawn = drawn;
+    drawn.extend((drawn.len()..draws).map(|_| population.key(rng.random_range(0..population.len()))));
     with_replacement(&drawn, draws, population.len())
         .into_iter()
         .map(|(key, probability)| Kept { key, probability })

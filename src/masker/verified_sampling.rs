@@ -1,16 +1,20 @@
 use burn::{module::Module, tensor::backend::Backend};
+use rand::Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
+    exact_logits::ExactLogits,
+    population::Sample,
     report::{RowSample, SamplingReport},
-    residual::{Residual, Sinks, Values},
-    rows::{by_row, host},
-    sampling::{RandomOrder, without_replacement},
+    residual::{Residual, RowValues, Sinks, Values},
+    rows::Taken,
+    sampling::without_replacement,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::visible_logits},
+    attention::{AttentionError, AttentionInputs, VisibleKeys},
     mask::{Kept, Mask},
 };
 
@@ -105,34 +109,34 @@ impl VerifiedSampling {
         state: &mut LayerState,
         mask: &Mask<B>,
     ) -> Result<(Mask<B>, SamplingReport), AttentionError> {
-        let keys = mask.shape().keys;
+        let shape = mask.shape();
         state.continue_with(inputs)?;
         let randomness = state.randomness(inputs);
-        let (logits, sinks) = (host(visible_logits(inputs)?), Sinks::of(inputs));
-        let weights = host(mask.to_dense());
-        let values = Values::of(inputs, self.config.target != Target::Denominator);
-        let rows = by_row(&logits, keys, |row, logits| {
-            let residual = Residual::of(logits, Some(&weights[row * keys..(row + 1) * keys]), 0..keys, sinks.row(row));
-            self.draw(&residual, &values.row(row), &mut randomness.row(row))
+        let (logits, sinks) = (ExactLogits::of(inputs)?, Sinks::of(inputs));
+        let (visible, taken) = (VisibleKeys::of(inputs), Taken::of(mask));
+        let values = (self.config.target != Target::Denominator).then(|| Values::of(inputs));
+        let rows = (0..shape.rows()).into_par_iter().map(|row| {
+            let (head, query) = (row / shape.queries, row % shape.queries);
+            let (seen, kept) = (visible.row(head, query), taken.kept(row, query, shape.keys));
+            let residual = Residual::of(row, &seen, &kept, shape.all_keys(), &logits, sinks.row(row));
+            let row =
+                Row { row, residual: &residual, logits: &logits, values: values.as_ref().map(|all| all.row(row)) };
+            self.draw(&row, &mut randomness.row(row.row))
         });
-        let (kept, report): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        let (kept, report): (Vec<_>, Vec<_>) = rows.collect::<Vec<_>>().into_iter().unzip();
         Ok((mask.merge_disjoint(&kept)?, SamplingReport { rows: report }))
     }
 
-    fn draw(
-        &self,
-        residual: &Residual,
-        values: &super::residual::RowValues,
-        rng: &mut impl rand::Rng,
-    ) -> (Vec<Kept>, RowSample) {
-        let population = residual.population.len();
+    fn draw(&self, row: &Row, rng: &mut impl Rng) -> (Vec<Kept>, RowSample) {
+        let population = row.residual.population.len();
         let pilot = self.config.pilot_size.floor_of(population).max(2);
         if pilot >= population {
-            return residual.keep_all();
+            return row.residual.keep_all();
         }
-        let mut order = RandomOrder::of(residual.population.clone());
+        let mut sample = Sample::from(&row.residual.population);
+        sample.extend_to(pilot, rng);
         let quantile = student_quantile(self.config.delta, pilot);
-        let estimate = self.estimate(residual, values, order.first(pilot, rng));
+        let estimate = self.estimate(row, &sample.keys());
         let needed =
             (quantile * population as f64 * estimate.deviation / (self.config.epsilon * estimate.norm)).powi(2);
         // From a norm of 0 comes no demand that a number can hold.
@@ -140,10 +144,11 @@ impl VerifiedSampling {
             if needed.is_finite() { needed / (1.0 + needed / population as f64) } else { population as f64 };
         let budget = (corrected.ceil() as usize).max(pilot);
         if budget > population / 2 {
-            return residual.keep_all();
+            return row.residual.keep_all();
         }
-        let drawn = order.first(budget, rng);
-        let estimate = self.estimate(residual, values, drawn);
+        sample.extend_to(budget, rng);
+        let drawn = sample.keys();
+        let estimate = self.estimate(row, &drawn);
         let unseen = 1.0 - budget as f64 / population as f64;
         let standard_error = population as f64 * estimate.deviation * (unseen / budget as f64).sqrt() / estimate.norm;
         let report = RowSample {
@@ -152,43 +157,52 @@ impl VerifiedSampling {
             standard_error,
             half_width: student_quantile(self.config.delta, budget) * standard_error,
         };
-        (without_replacement(drawn, population), report)
+        (without_replacement(&drawn, population), report)
     }
 
     /// The norm of the target and the square root of the trace of the covariance of `z`, from some drawn keys.
-    fn estimate(&self, residual: &Residual, values: &super::residual::RowValues, drawn: &[u32]) -> Estimate {
+    fn estimate(&self, row: &Row, drawn: &[u32]) -> Estimate {
+        let Row { residual, logits, .. } = row;
         let population = residual.population.len() as f64;
         let count = drawn.len() as f64;
-        let (mean, deviation) = residual.mean_and_deviation(drawn);
-        let denominator = residual.kept_sum + population * mean;
-        if self.config.target == Target::Denominator {
-            return Estimate { norm: denominator, deviation };
+        let sums = residual.sums(&logits.row(row.row, drawn));
+        let Some(values) = &row.values else {
+            return Estimate { norm: sums.denominator, deviation: sums.deviation };
+        };
+        let mut numerator = vec![0.0; values.width()];
+        for (&key, exponential) in drawn.iter().zip(&sums.sample) {
+            values.add_to(&mut numerator, key, exponential * population / count);
         }
-        let mut sampled = vec![0.0; values.width()];
-        for &key in drawn {
-            values.add_to(&mut sampled, key, residual.exponential(key) * population / count);
+        for ((key, _), exponential) in residual.kept.iter().zip(&sums.kept) {
+            values.add_to(&mut numerator, *key, *exponential);
         }
-        let kept = values.kept_numerator(residual);
-        let numerator = kept.iter().zip(&sampled).map(|(kept, sampled)| kept + sampled).collect::<Vec<_>>();
         let norm = numerator.iter().map(|x| x * x).sum::<f64>().sqrt();
         // Around `w O` for the output; around the mean of `w v` for the numerator.
         let center = |exponential: f64, at: usize| match self.config.target {
-            Target::Output => exponential * numerator[at] / denominator,
+            Target::Output => exponential * numerator[at] / sums.denominator,
             _ => 0.0,
         };
-        let mut sums = vec![0.0; values.width()];
+        let mut totals = vec![0.0; values.width()];
         let mut squares = 0.0;
-        for &key in drawn {
-            let exponential = residual.exponential(key);
-            for (at, (&value, sum)) in values.of(key).iter().zip(&mut sums).enumerate() {
-                let z = exponential * f64::from(value) - center(exponential, at);
-                *sum += z;
+        for (&key, &exponential) in drawn.iter().zip(&sums.sample) {
+            values.each(key, |at, value| {
+                let z = exponential * value - center(exponential, at);
+                totals[at] += z;
                 squares += z * z;
-            }
+            });
         }
-        let around_mean = squares - sums.iter().map(|sum| sum * sum).sum::<f64>() / count;
+        let around_mean = squares - totals.iter().map(|total| total * total).sum::<f64>() / count;
         Estimate { norm, deviation: (around_mean.max(0.0) / (count - 1.0)).sqrt() }
     }
+}
+
+/// What a row is drawn for.
+struct Row<'a> {
+    row: usize,
+    residual: &'a Residual,
+    logits: &'a ExactLogits,
+    /// Where the target has to do with values.
+    values: Option<RowValues<'a>>,
 }
 
 struct Estimate {

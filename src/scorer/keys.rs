@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::RowScorer;
 use crate::{
     attention::{AttentionError, AttentionInputs, scores::check_scores},
-    kernels::{Heads, host_tensor},
+    kernels::{Heads, HostTensor, host_tensor},
 };
 
 /// A tensor `[batch, heads, length, width]` on the host, in f32.
@@ -71,6 +71,16 @@ impl Host {
     /// Heads over the whole batch.
     pub fn heads(&self) -> usize {
         self.dims[0] * self.dims[1]
+    }
+}
+
+impl HostTensor for Host {
+    fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+
+    fn heads(&self) -> Heads<'_> {
+        Heads::F32((0..self.heads()).map(|head| self.head(head)).collect())
     }
 }
 

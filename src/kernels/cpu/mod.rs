@@ -29,7 +29,7 @@ pub(crate) use perceptron::{Matrix, add_products};
 pub(crate) use real::exp_f32;
 use real::{Real, Stored};
 pub(crate) use scores::{
-    LABELS_AT_A_TIME, Label, Steps, add_agreement, add_label_products, agreement, group_logits, products,
+    LABELS_AT_A_TIME, Label, Steps, add_agreement, add_label_products, agreement, group_logits, listed_logits, products,
 };
 pub(crate) use select::{heaviest, largest};
 pub(crate) use softcap::softcap;

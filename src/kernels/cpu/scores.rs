@@ -96,6 +96,83 @@ fn logits_of<T: Stored>(queries: &[&[T]], keys: &[&[T]], kv_head: usize, query: 
     Arch::new().dispatch(Products { some: &some, many, width, products: logits });
 }
 
+/// The scaled products of a query, of which the head is counted over the batch, with listed keys of its key-value head,
+/// capped if there is a cap.
+#[allow(clippy::too_many_arguments)] // A struct would only be taken apart again.
+pub(crate) fn listed_logits(
+    queries: &dyn HostTensor,
+    keys: &dyn HostTensor,
+    head: usize,
+    query: usize,
+    scale: f64,
+    cap: Option<f64>,
+    listed: &[u32],
+    logits: &mut [f32],
+) {
+    let width = keys.dims()[3];
+    match (queries.heads(), keys.heads()) {
+        (Heads::F32(q), Heads::F32(k)) => listed_of(&q, &k, [head, query, width], scale, listed, logits),
+        (Heads::F64(q), Heads::F64(k)) => listed_of(&q, &k, [head, query, width], scale, listed, logits),
+        (Heads::F16(q), Heads::F16(k)) => listed_of(&q, &k, [head, query, width], scale, listed, logits),
+        (Heads::BF16(q), Heads::BF16(k)) => listed_of(&q, &k, [head, query, width], scale, listed, logits),
+        // The tensors of one attention problem are of one type.
+        _ => logits.fill(f32::NAN),
+    }
+    softcap(logits, cap);
+}
+
+fn listed_of<T: Stored>(
+    queries: &[&[T]],
+    keys: &[&[T]],
+    [head, query, width]: [usize; 3],
+    scale: f64,
+    listed: &[u32],
+    logits: &mut [f32],
+) {
+    let mut buffer = vec![T::Real::ZERO; width];
+    let vector = T::widen(&queries[head][query * width..][..width], &mut buffer);
+    let query = vector.iter().map(|x| x.mul(T::Real::of(scale))).collect::<Vec<_>>();
+    let keys = keys[head * keys.len() / queries.len()];
+    Arch::new().dispatch(Listed { query: &query, keys, listed, logits });
+}
+
+struct Listed<'a, T: Stored> {
+    query: &'a [T::Real],
+    keys: &'a [T],
+    listed: &'a [u32],
+    logits: &'a mut [f32],
+}
+
+impl<T: Stored> WithSimd for Listed<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { query, keys, listed, logits } = self;
+        let width = query.len();
+        let mut buffer = vec![T::Real::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
+        let vectors_of = |tile: &[u32]| {
+            let mut vectors = [&[][..]; TILE];
+            vectors.iter_mut().zip(tile).for_each(|(vector, &key)| *vector = &keys[key as usize * width..][..width]);
+            vectors
+        };
+        let mut tiles = listed.chunks(TILE);
+        let mut vectors = tiles.next().map(vectors_of);
+        for logits in logits.chunks_mut(TILE) {
+            let Some(now) = vectors else { return };
+            let next = tiles.next();
+            vectors = next.map(vectors_of);
+            let ahead = vectors.as_ref().map_or(&[][..], |ahead| &ahead[..next.map_or(0, <[u32]>::len)]);
+            let mut rows = [&[][..]; TILE];
+            fill::<T>(&mut rows, &mut buffer, width, now[..logits.len()].iter().copied());
+            let mut scores = [T::Real::ZERO; TILE];
+            let scores = &mut scores[..logits.len()];
+            score(simd, query, &rows[..logits.len()], scores, Ahead::scattered(ahead));
+            logits.iter_mut().zip(scores).for_each(|(logit, score)| *logit = score.to_f32());
+        }
+    }
+}
+
 /// How many bits of packed signatures agree, less those that differ: `keys` are of as many words as the query.
 pub(crate) fn agreement(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
     Arch::new().dispatch(Agreement::<false> { query, keys, bits, scores });
@@ -239,6 +316,42 @@ impl<T: Label> WithSimd for LabelProducts<'_, T> {
             let sums = &sums[..scores.len()];
             for (((score, sum), step), least) in scores.iter_mut().zip(sums).zip(step).zip(least) {
                 *score += sum * step + least * total;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listed_logits_are_those_of_all_keys() {
+        struct Tensor([usize; 4], Vec<f32>);
+        impl HostTensor for Tensor {
+            fn dims(&self) -> [usize; 4] {
+                self.0
+            }
+            fn heads(&self) -> Heads<'_> {
+                Heads::F32(self.1.chunks(self.0[2] * self.0[3]).collect())
+            }
+        }
+        let number = |at: usize| ((at * 37 + 11) % 101) as f32 / 50.0 - 1.0;
+        let tensor = |dims: [usize; 4]| Tensor(dims, (0..dims.iter().product()).map(number).collect());
+        for width in [60, 7] {
+            let (queries, keys) = (tensor([2, 6, 3, width]), tensor([2, 2, 63, width]));
+            let mut all = vec![0.0; 3 * 63];
+            for (kv_head, query) in [(0, 0), (1, 2), (3, 1)] {
+                group_logits(&queries, &keys, kv_head, query, 0.3, Some(5.0), &mut all);
+                for head in 0..3 {
+                    for listed in [vec![], vec![62], (0..63).rev().step_by(2).collect::<Vec<u32>>()] {
+                        let mut found = vec![f32::NAN; listed.len()];
+                        let head_of_all = kv_head * 3 + head;
+                        listed_logits(&queries, &keys, head_of_all, query, 0.3, Some(5.0), &listed, &mut found);
+                        let wanted = listed.iter().map(|&key| all[head * 63 + key as usize]).collect::<Vec<_>>();
+                        assert_eq!(found, wanted, "width {width}, head {head_of_all}, query {query}");
+                    }
+                }
             }
         }
     }

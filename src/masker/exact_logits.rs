@@ -1,0 +1,57 @@
+//! Exact logits of some keys of a row.
+
+use burn::tensor::backend::Backend;
+
+use super::rows::host;
+use crate::{
+    attention::{AttentionError, AttentionInputs, scores::visible_logits},
+    kernels::{HostTensor, cpu::listed_logits, host_tensor},
+};
+
+/// The exact logits of the keys that are asked for, row by row.
+pub(crate) enum ExactLogits {
+    /// Computed when they are asked for, from queries and keys where they lie.
+    Listed {
+        queries: Box<dyn HostTensor>,
+        keys: Box<dyn HostTensor>,
+        /// Queries of each head.
+        count: usize,
+        scale: f64,
+        softcap: Option<f64>,
+    },
+    /// All of them, where they had to be computed elsewhere: on a device, or with a bias.
+    All { logits: Vec<f32>, keys: usize },
+}
+
+impl ExactLogits {
+    /// The logits of some inputs.
+    ///
+    /// # Errors
+    /// If the device cannot hold them.
+    pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Result<Self, AttentionError> {
+        let shape = inputs.mask_shape();
+        if inputs.visibility().closed_form().is_some()
+            && let (Some(queries), Some(keys)) = (host_tensor(inputs.queries()), host_tensor(inputs.keys()))
+        {
+            let (scale, softcap) = (inputs.scale(), inputs.softcap());
+            return Ok(Self::Listed { queries, keys, count: shape.queries, scale, softcap });
+        }
+        Ok(Self::All { logits: host(visible_logits(inputs)?), keys: shape.keys })
+    }
+
+    /// The logits of some keys of a row, counted over batch, heads and queries. The row must see them.
+    pub fn row(&self, row: usize, listed: &[u32]) -> Vec<f32> {
+        match self {
+            Self::Listed { queries, keys, count, scale, softcap } => {
+                let mut logits = vec![0.0; listed.len()];
+                let (head, query) = (row / count, row % count);
+                listed_logits(queries.as_ref(), keys.as_ref(), head, query, *scale, *softcap, listed, &mut logits);
+                logits
+            }
+            Self::All { logits, keys } => {
+                let logits = &logits[row * keys..][..*keys];
+                listed.iter().map(|&key| logits[key as usize]).collect()
+            }
+        }
+    }
+}
