@@ -20,6 +20,7 @@ use crate::attention::{AttentionError, AttentionInputs};
 #[derive(Default)]
 pub struct LayerState {
     seed: u64,
+    layer: usize,
     place: usize,
     sequence: Option<Sequence>,
     memories: HashMap<(usize, TypeId), Memory>,
@@ -50,6 +51,18 @@ impl LayerState {
     /// The state before the first call.
     pub fn new(seed: u64) -> Self {
         Self { seed, ..Self::default() }
+    }
+
+    /// The state of another layer of the model than layer 0, for [functions](crate::nn::sparse_attention) that take the
+    /// layer from here. Layers that know their index themselves do not ask.
+    pub fn with_layer(mut self, layer: usize) -> Self {
+        self.layer = layer;
+        self
+    }
+
+    /// The index of the layer, 0 unless it was [given](Self::with_layer).
+    pub fn layer(&self) -> usize {
+        self.layer
     }
 
     /// Takes the inputs of the next call as those of the same sequence: at least as many keys as before, and every other
@@ -146,7 +159,7 @@ impl LayerState {
 
     /// Back to the state before the first call, for another sequence.
     pub fn clear(&mut self) {
-        *self = Self::new(self.seed);
+        *self = Self::new(self.seed).with_layer(self.layer);
     }
 
     /// Lets a part of a masker work, so that it remembers apart from the masker's other parts of the same type.

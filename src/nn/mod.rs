@@ -6,7 +6,8 @@
 //! | `burn::nn::attention::CrossAttention` | [SparseCrossAttention] |
 //! | `burn::nn::transformer::TransformerEncoder` | [SparseTransformerEncoder] |
 //!
-//! [GroupedQueryAttention] is the attention of today's language models, over a [KvCache].
+//! [GroupedQueryAttention] is the attention of today's language models, over a [KvCache]. [sparse_attention] is a function
+//! in the shape of burn's `attention`, for models that write their attention out by hand.
 //!
 //! A layer holds its method as a type that is a burn module, by default a [MaskerChain](crate::masker::MaskerChain).
 //! Gradients flow through attention over the keys that were kept; what chooses the keys gets none.
@@ -25,6 +26,7 @@ mod multi_head_attention;
 mod optional_record;
 mod padding;
 mod rotary;
+mod sparse_attention;
 mod transformer_encoder;
 mod transformer_encoder_layer;
 
@@ -37,6 +39,7 @@ pub use mha_input::{MhaInput, MhaOutput};
 pub use multi_head_attention::SparseMultiHeadAttention;
 pub use optional_record::OptionalRecord;
 pub use rotary::{RotaryEncoding, RotaryEncodingConfig, RotaryScaling};
+pub use sparse_attention::sparse_attention;
 pub use transformer_encoder::{
     SparseTransformerEncoder, SparseTransformerEncoderAutoregressiveCache, SparseTransformerEncoderConfig,
     TransformerEncoderInput,

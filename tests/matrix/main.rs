@@ -33,6 +33,8 @@ mod plots;
 mod rotary;
 #[path = "../softcap_and_sinks.rs"]
 mod softcap_and_sinks;
+#[path = "../sparse_attention_function.rs"]
+mod sparse_attention_function;
 #[path = "../training.rs"]
 mod training;
 #[path = "../visible_only.rs"]
