@@ -306,8 +306,8 @@ pub(super) fn masked_scores<B: Backend>(
     let keys = some_keys(inputs, columns);
     let of_finite = dropped.as_ref().and_then(|_| finite_keys(&keys, inputs.mask_shape().heads));
     let scores = match of_finite {
-        Some((keys, marks)) => logits_with(inputs, keys, rows, columns) + marks,
-        None => logits_with(inputs, keys, rows, columns),
+        Some((keys, marks)) => logits_with(inputs, keys, rows, columns, dropped.as_ref()) + marks,
+        None => logits_with(inputs, keys, rows, columns, dropped.as_ref()),
     };
     let floor = scores.dtype().finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
     let scores = match log_probability {

@@ -1,5 +1,7 @@
 //! Gradients at large logits against those in f64.
 
+use burn::tensor::backend::AutodiffBackend;
+
 use super::*;
 
 on_each_backend!(gradients_at_large_logits_are_those_in_f64);
@@ -31,13 +33,25 @@ fn naive_gradients<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32]) -> 
     let (kv_heads, head_dim, value_dim) = (inputs.kv_heads(), inputs.queries().dims()[3], inputs.values().dims()[3]);
     let tensors = [inputs.queries(), inputs.keys(), inputs.values()].map(|tensor| numbers(tensor.clone()));
     let [query, key, value] = &tensors;
-    let (output, shares, _) = naive_attention(inputs, weights);
-    let output_gradient = normal(&mut generator(77), output.len());
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let kv_of = |row: usize| row / queries / heads * kv_heads + row / queries % heads / (heads / kv_heads);
+    let (mut shares, mut output) = (Vec::new(), Vec::new());
+    for (row, (logits, weights)) in naive_logits(inputs).chunks(keys).zip(weights.chunks(keys)).enumerate() {
+        let kept = |at: usize| logits[at] > f64::NEG_INFINITY && weights[at] > 0.0;
+        let maximum = (0..keys).filter(|&at| kept(at)).fold(f64::NEG_INFINITY, |most, at| most.max(logits[at]));
+        let exponential = |at| if kept(at) { (logits[at] - maximum).exp() / f64::from(weights[at]) } else { 0.0 };
+        let exponentials = (0..keys).map(exponential).collect::<Vec<_>>();
+        let sum = exponentials.iter().sum::<f64>();
+        let of_row = exponentials.iter().map(|x| if sum > 0.0 { x / sum } else { 0.0 }).collect::<Vec<_>>();
+        let value_of = |key: usize, entry: usize| value[(kv_of(row) * keys + key) * value_dim + entry];
+        output.extend((0..value_dim).map(|entry| (0..keys).map(|key| of_row[key] * value_of(key, entry)).sum::<f64>()));
+        shares.extend(of_row);
+    }
+    let output_gradient = normal(&mut generator(77), output.len());
     let mut gradients = tensors.each_ref().map(|numbers| vec![0.0; numbers.len()]);
     for (at, &share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
         let (row, key_at) = (at / keys, at % keys);
-        let kv = row / queries / heads * kv_heads + row / queries % heads / (heads / kv_heads);
+        let kv = kv_of(row);
         let [q, k, v] = [row * head_dim, (kv * keys + key_at) * head_dim, (kv * keys + key_at) * value_dim];
         let gradient =
             output_gradient[row * value_dim..][..value_dim].iter().map(|&g| f64::from(g)).collect::<Vec<_>>();
