@@ -16,7 +16,10 @@ use burn::{
 use burn_ndarray::NdArray;
 use common::*;
 use sparse_attention_hub::{
-    nn::{GroupedQueryAttention, GroupedQueryAttentionConfig, RotaryEncodingConfig, SparseMultiHeadAttention},
+    nn::{
+        GroupedQueryAttention, GroupedQueryAttentionConfig, RotaryEncodingConfig, SparseMultiHeadAttention,
+        SparseMultiHeadAttentionConfig,
+    },
     prelude::*,
 };
 
@@ -164,12 +167,16 @@ fn records_do_not_mind_the_method() {
     assert_eq!(found.into_scalar().elem::<f64>(), wanted);
 }
 
-/// With burn's conventions dropout acts on the same numbers, so that the same draws give the same output. Here because in
-/// no other program a test may draw from flex's generator meanwhile.
+/// Flex draws from one generator, which no other test may do meanwhile. In no other program can this be held to.
+#[cfg(feature = "flex")]
+static DRAWS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// With burn's conventions dropout acts on the same numbers, so that the same draws give the same output.
 #[cfg(feature = "flex")]
 #[test]
 fn dropout_is_burns_under_its_conventions() {
     type B = Autodiff<burn_flex::Flex>;
+    let _alone = DRAWS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let device = Default::default();
     let layer = MultiHeadAttentionConfig::new(48, 8).with_dropout(0.3).init::<B>(&device);
     let x = Tensor::<B, 3>::from_data(TensorData::new(normal(&mut generator(5), 2 * 21 * 48), [2, 21, 48]), &device);
@@ -183,4 +190,47 @@ fn dropout_is_burns_under_its_conventions() {
     let found = ours.forward(sparse_attention_hub::nn::MhaInput::self_attn(x)).context;
     let [found, wanted] = [found, wanted].map(|tensor| tensor.into_data().iter::<f32>().collect::<Vec<_>>());
     assert_close(&found, &wanted.into_iter().map(f64::from).collect::<Vec<_>>(), 1e-5, "dropout");
+}
+
+/// Hidden positions may hold anything where weights are dropped, and where weights of 0 are computed as burn does.
+#[cfg(feature = "flex")]
+#[test]
+fn hidden_positions_do_not_leak_through_dropout() {
+    type B = Autodiff<burn_flex::Flex>;
+    let _alone = DRAWS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let device = Default::default();
+    let sequence = |seed, bad: Option<f32>| {
+        let mut numbers = normal(&mut generator(seed), 2 * 21 * 48);
+        for (at, number) in numbers.iter_mut().enumerate() {
+            *number = if is_hidden(at / 48) { bad.unwrap_or(*number) } else { *number };
+        }
+        Tensor::<B, 3>::from_data(TensorData::new(numbers, [2, 21, 48]), &device)
+    };
+    // One in the middle, which no cut at the ends removes, and one at the end.
+    fn is_hidden(position: usize) -> bool {
+        [4, 20].contains(&(position % 21))
+    }
+    let hidden = TensorData::new((0..42).map(is_hidden).collect::<Vec<_>>(), [2, 21]);
+    let hidden = Tensor::from_data(hidden, &device);
+    for (at, maskers) in ["[]", POSITIONS, "[]", POSITIONS].into_iter().enumerate() {
+        let config = SparseMultiHeadAttentionConfig::new(48, 8).with_dropout(0.3).with_quiet_softmax(at >= 2);
+        let mut layer = config.with_maskers(MaskerChainConfig::from_json(maskers).unwrap()).init::<B>(&device);
+        for (burn_conventions, fill_weights) in [(false, false), (false, true), (true, false), (true, true)] {
+            (layer.burn_conventions, layer.fill_weights) = (burn_conventions, fill_weights);
+            let run = |bad| {
+                let query = sequence(1, None).require_grad();
+                let input = sparse_attention_hub::nn::MhaInput::new(query.clone(), sequence(2, bad), sequence(3, bad));
+                B::seed(&device, 11);
+                let context = layer.clone().forward(input.mask_pad(hidden.clone())).context;
+                let gradient = query.grad(&context.clone().powi_scalar(2).sum().backward()).unwrap();
+                [context.into_data(), gradient.into_data()].map(|data| data.iter::<f32>().collect::<Vec<_>>())
+            };
+            let wanted = run(None);
+            assert!(wanted.iter().flatten().all(|number| number.is_finite()));
+            for bad in [f32::NAN, f32::INFINITY, 1e30] {
+                let what = format!("{bad} with {maskers}, burn's {burn_conventions}, weights {fill_weights}");
+                assert_eq!(run(Some(bad)), wanted, "{what}");
+            }
+        }
+    }
 }

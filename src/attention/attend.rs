@@ -1,17 +1,19 @@
 use std::ops::Range;
 
-use burn::tensor::{Bool, Tensor, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 
 use super::{
-    AttentionError, AttentionInputs, Visibility,
-    scores::{accumulation_dtype, cast, check_scores, grouped_matmul, logits},
+    AttentionError, AttentionInputs,
+    dropped::{Dropped, Pairs},
+    kept::{finite_keys, weigh},
+    scores::{accumulation_dtype, cast, check_scores, logarithm, logits_with, reciprocal, some_keys},
     sinks,
-    visibility::{take, take_columns},
+    visibility::take,
     window,
 };
 use crate::{
     kernels::{self, check_size, largest_tensor},
-    mask::{Mask, MaskError, MaskForm, MaskShape, pattern_kept},
+    mask::{Mask, MaskError, MaskForm, MaskShape},
 };
 
 /// Query-key pairs of which the scores are in memory at a time (64 MiB in f32), unless the weights are asked for.
@@ -259,27 +261,24 @@ fn attend_block<B: Backend>(
         return nothing_kept(inputs, rows.len(), requested);
     }
     let Masked { scores, dropped, floor } = masked_scores(inputs, mask, rows, &columns);
-    let scores = match &dropped {
-        Some(dropped) => scores.mask_fill(dropped.clone(), floor),
-        None => scores,
+    let fill = |pairs: Tensor<B, 4>, number| match &dropped {
+        Some(dropped) => dropped.fill(pairs, number),
+        None => pairs,
     };
+    let scores = fill(scores, floor);
     // The floor is finite, so that a row with nothing kept has exp(floor - floor) = 1, not NaN; it is filled with 0.
     let maximum = scores.clone().max_dim(3).detach();
-    let exponentials = (scores - maximum.clone()).exp();
-    let exponentials = match dropped {
-        Some(dropped) => exponentials.mask_fill(dropped, 0.0),
-        None => exponentials,
-    };
+    let exponentials = fill((scores - maximum.clone()).exp(), 0.0);
     let denominator = exponentials.clone().sum_dim(3);
     let values = cast(take(inputs.values().clone(), 2, &columns), exponentials.dtype());
-    let numerator = grouped_matmul(exponentials.clone(), values);
+    let numerator = weigh(exponentials.clone(), values, dropped.as_ref());
     let nothing = denominator.clone().equal_elem(0.0);
-    let divisor = denominator.clone().mask_fill(nothing, 1.0);
+    let factor = reciprocal(denominator.clone().mask_fill(nothing, 1.0));
     AttentionOutput {
-        output: cast(numerator.clone() / divisor.clone(), inputs.queries().dtype()),
-        weights: requested.weights.then(|| exponentials / divisor),
+        output: cast(numerator.clone() * factor.clone(), inputs.queries().dtype()),
+        weights: requested.weights.then(|| exponentials * factor.clone()),
         statistics: requested.statistics.then(|| SoftmaxStatistics {
-            log_sum_exp: denominator.clone().log() + maximum.clone(),
+            log_sum_exp: logarithm(denominator.clone(), factor) + maximum.clone(),
             maximum,
             numerator,
             denominator,
@@ -292,7 +291,7 @@ pub(super) struct Masked<B: Backend> {
     /// Logits less the logarithms of the probabilities.
     pub scores: Tensor<B, 4>,
     /// Which are hidden or not kept; `None` if none is.
-    pub dropped: Option<Tensor<B, 4, Bool>>,
+    pub dropped: Option<Dropped<B>>,
     /// The least number of the scores' type.
     pub floor: f64,
 }
@@ -303,21 +302,15 @@ pub(super) fn masked_scores<B: Backend>(
     rows: Range<usize>,
     columns: &[Range<usize>],
 ) -> Masked<B> {
-    let shape = inputs.mask_shape();
-    let dims = [shape.batch, shape.heads, rows.len(), columns.iter().map(Range::len).sum()];
-    let scores = logits(inputs, rows.clone(), columns);
+    let Pairs { dropped, log_probability } = Pairs::of(inputs, mask, &rows, columns);
+    let keys = some_keys(inputs, columns);
+    let of_finite = dropped.as_ref().and_then(|_| finite_keys(&keys, inputs.mask_shape().heads));
+    let scores = match of_finite {
+        Some((keys, marks)) => logits_with(inputs, keys, rows, columns, dropped.as_ref()) + marks,
+        None => logits_with(inputs, keys, rows, columns, dropped.as_ref()),
+    };
     let floor = scores.dtype().finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
-    let kept = match causal_both(inputs, mask) {
-        true => Keys { dropped: None, log_probability: None },
-        false => Keys::of(mask, &rows, columns),
-    };
-    let hidden = inputs.visibility().hidden(shape, rows.clone(), columns, &inputs.device());
-    let dropped = match (kept.dropped, hidden) {
-        (Some(dropped), Some(hidden)) => Some(dropped.expand(dims).bool_or(hidden.expand(dims))),
-        (Some(one), None) | (None, Some(one)) => Some(one.expand(dims)),
-        (None, None) => None,
-    };
-    let scores = match kept.log_probability {
+    let scores = match log_probability {
         Some(log_probability) => scores.clone() - cast(log_probability, scores.dtype()),
         None => scores,
     };
@@ -338,45 +331,6 @@ pub(super) fn columns<B: Backend>(
     };
     let seen = ranges.into_iter().map(|range| range.start.max(span.start)..range.end.min(span.end));
     seen.filter(|range| !range.is_empty()).collect()
-}
-
-/// Whether the mask drops nothing but what the visibility hides: each keeps every key up to the query's position.
-fn causal_both<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> bool {
-    match (mask.form(), inputs.visibility()) {
-        (MaskForm::Pattern(pattern), Visibility::Causal { offset }) => {
-            // Positions can lie behind the last key.
-            pattern.offset == *offset as isize && pattern.window >= offset + inputs.mask_shape().queries
-        }
-        _ => false,
-    }
-}
-
-/// What a mask says of some rows and columns.
-struct Keys<B: Backend> {
-    /// Which are not kept; `None` if all are.
-    dropped: Option<Tensor<B, 4, Bool>>,
-    /// The logarithm of the probabilities, 0 where dropped; `None` if nothing is sampled.
-    log_probability: Option<Tensor<B, 4>>,
-}
-
-impl<B: Backend> Keys<B> {
-    fn of(mask: &Mask<B>, rows: &Range<usize>, columns: &[Range<usize>]) -> Self {
-        match mask.form() {
-            MaskForm::Full | MaskForm::Empty => Self { dropped: None, log_probability: None },
-            MaskForm::Pattern(pattern) => {
-                let keys = mask.shape().keys;
-                let kept = pattern_kept::<B>(*pattern, rows.clone(), columns, keys, &mask.device());
-                Self { dropped: Some(kept.bool_not()), log_probability: None }
-            }
-            MaskForm::Rows(_) | MaskForm::Dense(_) => {
-                let weights = mask.narrow_rows(rows.clone()).to_dense();
-                let weights = take_columns(weights, columns);
-                let dropped = weights.clone().equal_elem(0.0);
-                let log_probability = weights.mask_fill(dropped.clone(), 1.0).log();
-                Self { dropped: Some(dropped), log_probability: Some(log_probability) }
-            }
-        }
-    }
 }
 
 fn nothing_kept<B: Backend>(inputs: &AttentionInputs<B>, rows: usize, requested: Requested) -> AttentionOutput<B> {

@@ -3,6 +3,8 @@ use burn::tensor::{Tensor, backend::Backend};
 use super::{
     AttentionGradients, AttentionInputs, AttentionTrace, Requested,
     attend::{Masked, columns, masked_scores, rows_at_a_time},
+    dropped::Dropped,
+    kept::weigh,
     scores::{accumulation_dtype, cast, grouped_matmul, logits},
     visibility::take,
 };
@@ -22,6 +24,8 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         [inputs.queries(), inputs.keys(), inputs.values(), &trace.output_gradient]
             .map(|tensor| cast(tensor.clone(), dtype));
     let (mut of_keys, mut of_values) = (all_keys.zeros_like(), all_values.zeros_like());
+    // An infinity has no sign in a product with slopes of either: a gradient through it is not a number.
+    let [queries_or_none, keys_or_none] = [&all_queries, &all_keys].map(finite_or_none);
     let mut of_queries = Vec::new();
     let block = rows_at_a_time(inputs, mask, Requested::default());
     for start in (0..queries).step_by(block) {
@@ -35,10 +39,11 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         let of_columns = |tensor: &Tensor<B, 4>| take(tensor.clone(), 2, &columns);
         let Masked { scores, dropped, .. } = masked_scores(inputs, mask, rows.clone(), &columns);
         let weights = (scores - of_rows(&trace.log_sum_exp)).exp();
-        let weights = match dropped {
-            Some(dropped) => weights.mask_fill(dropped, 0.0),
-            None => weights,
+        let fill = |pairs: Tensor<B, 4>| match &dropped {
+            Some(dropped) => dropped.fill(pairs, 0.0),
+            None => pairs,
         };
+        let weights = fill(weights);
         let gradient = of_rows(&output_gradient);
         let slopes = grouped_matmul(gradient.clone(), of_columns(&all_values).swap_dims(2, 3)) - of_rows(&trace.mean);
         let slopes = (weights.clone() * slopes).mul_scalar(inputs.scale());
@@ -47,14 +52,20 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
             Some(cap) => slopes * (logits(inputs, rows.clone(), &columns).div_scalar(cap).square().neg() + 1),
             None => slopes,
         };
-        of_queries.push(grouped_matmul(slopes.clone(), of_columns(&all_keys)));
+        let slopes = fill(slopes);
+        of_queries.push(weigh(slopes.clone(), of_columns(&keys_or_none), dropped.as_ref()));
         // The heads of a group are stacked as rows, so that the product sums over them.
         let stack = |tensor: Tensor<B, 4>| {
             let width = tensor.dims()[3];
             tensor.reshape([batch, kv_heads, group * rows.len(), width])
         };
-        let by_key = |pairs: Tensor<B, 4>, rows: Tensor<B, 4>| stack(pairs).swap_dims(2, 3).matmul(stack(rows));
-        let block_keys = by_key(slopes, of_rows(&all_queries));
+        let turned = dropped.map(|Dropped { pairs, .. }| {
+            let pairs = pairs.expand(weights.dims()).reshape([batch, kv_heads, group * rows.len(), weights.dims()[3]]);
+            Dropped { pairs: pairs.swap_dims(2, 3), whole: 0 }
+        });
+        let by_key =
+            |pairs: Tensor<B, 4>, rows: Tensor<B, 4>| weigh(stack(pairs).swap_dims(2, 3), stack(rows), turned.as_ref());
+        let block_keys = by_key(slopes, of_rows(&queries_or_none));
         let block_values = by_key(weights, gradient);
         let mut first = 0;
         for range in &columns {
@@ -74,6 +85,11 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         keys: cast(of_keys, inputs.keys().dtype()),
         values: cast(of_values, inputs.values().dtype()),
     }
+}
+
+/// The tensor with NaN in place of what is not finite.
+fn finite_or_none<B: Backend>(tensor: &Tensor<B, 4>) -> Tensor<B, 4> {
+    tensor.clone().mask_fill(tensor.clone().is_finite().bool_not(), f32::NAN)
 }
 
 #[cfg(all(test, feature = "flex"))]

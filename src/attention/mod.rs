@@ -3,10 +3,12 @@
 mod attend;
 #[cfg(feature = "train")]
 mod backward;
+pub(crate) mod dropped;
 mod efficient;
 mod error;
 mod gradients;
 mod inputs;
+pub(crate) mod kept;
 mod report;
 mod research;
 pub(crate) mod scores;

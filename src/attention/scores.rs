@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-use super::{AttentionError, AttentionInputs, visibility::take};
+use super::{AttentionError, AttentionInputs, dropped::Dropped, visibility::take};
 use crate::kernels::check_size;
 
 /// The type in which scores, exponentials and sums are kept: half-precision inputs are summed in f32.
@@ -29,12 +29,34 @@ pub(crate) fn logits<B: Backend>(
     rows: Range<usize>,
     columns: &[Range<usize>],
 ) -> Tensor<B, 4> {
+    logits_with(inputs, some_keys(inputs, columns), rows, columns, None)
+}
+
+/// The keys of some columns, in the [accumulation type](accumulation_dtype).
+pub(super) fn some_keys<B: Backend>(inputs: &AttentionInputs<B>, columns: &[Range<usize>]) -> Tensor<B, 4> {
+    cast(take(inputs.keys().clone(), 2, columns), accumulation_dtype(inputs.queries().dtype()))
+}
+
+/// The [logits] of some columns whose keys are given. What they are where they are dropped is of no use.
+pub(super) fn logits_with<B: Backend>(
+    inputs: &AttentionInputs<B>,
+    keys: Tensor<B, 4>,
+    rows: Range<usize>,
+    columns: &[Range<usize>],
+    dropped: Option<&Dropped<B>>,
+) -> Tensor<B, 4> {
     let dtype = accumulation_dtype(inputs.queries().dtype());
     let queries = cast(take(inputs.queries().clone(), 2, std::slice::from_ref(&rows)), dtype);
-    let keys = cast(take(inputs.keys().clone(), 2, columns), dtype);
     let products = grouped_matmul(queries.mul_scalar(inputs.scale()), keys.swap_dims(2, 3));
     let products = match inputs.softcap() {
-        Some(cap) => products.div_scalar(cap).tanh().mul_scalar(cap),
+        Some(cap) => {
+            // The products of large numbers can overflow to NaN, and the slope of a tangent there multiplies with it.
+            let products = match dropped.filter(|_| B::ad_enabled(&inputs.device())) {
+                Some(dropped) => dropped.fill(products, 0.0),
+                None => products,
+            };
+            products.div_scalar(cap).tanh().mul_scalar(cap)
+        }
         None => products,
     };
     match inputs.visibility().bias(rows, columns, dtype) {
@@ -63,6 +85,19 @@ pub(crate) fn visible_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Result<
         Some(hidden) => logits.mask_fill(hidden.expand(shape.dims()), f32::NEG_INFINITY),
         None => logits,
     })
+}
+
+/// `1 / tensor`. burn's gradient of a quotient by its dividend multiplies with a reciprocal, which on ndarray is an
+/// approximation of 12 bits; that of this quotient divides.
+pub(crate) fn reciprocal<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 4> {
+    tensor.ones_like() / tensor
+}
+
+/// The logarithm of numbers whose [reciprocals](reciprocal) are at hand, which are its gradient. burn's own gradient of a
+/// logarithm makes them anew, on ndarray as an approximation.
+pub(super) fn logarithm<B: Backend>(tensor: Tensor<B, 4>, reciprocals: Tensor<B, 4>) -> Tensor<B, 4> {
+    let value = tensor.clone().detach();
+    value.clone().log() + (tensor - value) * reciprocals.detach()
 }
 
 /// The product of per-head rows with a matrix per key-value head: the heads of a group are stacked as rows, so that the

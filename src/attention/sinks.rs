@@ -2,7 +2,7 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 
 use super::{
     AttentionOutput, Requested, SoftmaxStatistics,
-    scores::{accumulation_dtype, cast},
+    scores::{accumulation_dtype, cast, logarithm, reciprocal},
 };
 
 /// Attention with a [sink](super::AttentionInputs::with_sinks) in every softmax, from attention over the keys with its
@@ -32,12 +32,12 @@ pub(super) fn join<B: Backend>(
     let denominator = kept.clone() + (sink - maximum.clone()).exp();
     let numerator = numerator * shrink;
     // A sink at minus infinity and no key leave nothing to divide by.
-    let divisor = denominator.clone().mask_fill(denominator.clone().equal_elem(0.0), 1.0);
+    let factor = reciprocal(denominator.clone().mask_fill(denominator.clone().equal_elem(0.0), 1.0));
     AttentionOutput {
-        output: cast(numerator.clone() / divisor.clone(), dtype),
-        weights: of_keys.weights.map(|weights| weights * (kept / divisor)),
+        output: cast(numerator.clone() * factor.clone(), dtype),
+        weights: of_keys.weights.map(|weights| weights * (kept * factor.clone())),
         statistics: requested.statistics.then(|| SoftmaxStatistics {
-            log_sum_exp: denominator.clone().log() + maximum.clone(),
+            log_sum_exp: logarithm(denominator.clone(), factor) + maximum.clone(),
             maximum,
             numerator,
             denominator,

@@ -13,6 +13,7 @@ mod choice;
 #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
 pub(crate) mod cpu;
 mod dispatch;
+mod finite;
 
 pub use backend::SparseBackend;
 pub use capabilities::{DeviceLimit, largest_tensor};
@@ -21,3 +22,4 @@ pub(crate) use choice::attend;
 pub use cpu::{Heads, HostTensor};
 pub(crate) use dispatch::{before, host_tensor, write_along};
 pub use dispatch::{native_path, register};
+pub(crate) use finite::all_finite;

@@ -2,18 +2,17 @@
 
 use burn::{
     nn::Dropout,
-    tensor::{
-        Tensor,
-        activation::{quiet_softmax, softmax},
-        backend::Backend,
-    },
+    tensor::{Tensor, backend::Backend},
 };
 
 use super::dropout::attention_with_dropout;
 use crate::{
     attention::{
-        AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility, masked_attention,
-        scores::{cast, grouped_matmul},
+        AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility,
+        dropped::{Dropped, Pairs},
+        kept::{finite_keys, weigh},
+        masked_attention,
+        scores::{cast, grouped_matmul, reciprocal},
     },
     mask::{Mask, MaskForm},
     masker::{LayerState, Masker},
@@ -83,11 +82,12 @@ impl<M> Attend<'_, M> {
         // Every key may be kept: the weights are as good a place for dropout as any.
         let output = self.quieten(masked_attention(&inputs, &mask, Requested { weights: true, ..requested })?);
         let weights = output.weights.map(|weights| self.dropout.forward(weights));
-        let dropped = weights.clone().map(|weights| {
+        let thinned = weights.clone().map(|weights| {
             let values = cast(inputs.values().clone(), weights.dtype());
-            cast(grouped_matmul(weights, values), inputs.queries().dtype())
+            let pairs = pairs_of_all(&inputs, &mask);
+            cast(weigh(weights, values, pairs.dropped.as_ref()), inputs.queries().dtype())
         });
-        Ok((dropped.unwrap_or(output.output), weights.filter(|_| self.fill_weights)))
+        Ok((thinned.unwrap_or(output.output), weights.filter(|_| self.fill_weights)))
     }
 
     /// The quiet softmax has one more term in its denominator, `exp(0)`, which attends to nothing.
@@ -98,7 +98,7 @@ impl<M> Attend<'_, M> {
         };
         // A row with nothing in it has no maximum worth the name; its output is 0 whatever the factor.
         let nothing = denominator.clone().equal_elem(0.0);
-        let factor = denominator.clone() / (denominator + maximum.mask_fill(nothing, 0.0).neg().exp());
+        let factor = denominator.clone() * reciprocal(denominator + maximum.mask_fill(nothing, 0.0).neg().exp());
         let scaled = |tensor: Tensor<B, 4>| {
             let dtype = tensor.dtype();
             cast(cast(tensor, factor.dtype()) * factor.clone(), dtype)
@@ -107,26 +107,45 @@ impl<M> Attend<'_, M> {
     }
 
     /// As burn 0.21 computes it, over all pairs: dropout acts on the scores, and a hidden key has a low score and not
-    /// none, so that a row in which all are hidden attends to all alike.
+    /// none, so that a row in which all are hidden attends to all alike. A key whose weight comes out as 0 counts for
+    /// nothing, whatever it holds.
     fn as_burn<B: Backend>(&self, inputs: &AttentionInputs<B>, mask: &Mask<B>, min_float: f64) -> Attended<B> {
-        let shape = inputs.mask_shape();
-        let dims = shape.dims();
-        let products = grouped_matmul(inputs.queries().clone(), inputs.keys().clone().swap_dims(2, 3));
+        let Pairs { dropped, log_probability } = pairs_of_all(inputs, mask);
+        let finite = dropped.as_ref().and_then(|_| finite_keys(inputs.keys(), inputs.mask_shape().heads));
+        let (keys, marks) = finite.map_or((inputs.keys().clone(), None), |(keys, marks)| (keys, Some(marks)));
+        let products = grouped_matmul(inputs.queries().clone(), keys.swap_dims(2, 3));
         let mut scores = self.dropout.forward(products.mul_scalar(inputs.scale()));
-        if !mask.is_full() {
-            let weights = mask.to_dense();
-            let dropped = weights.clone().equal_elem(0.0);
-            let log_probability = cast(weights.mask_fill(dropped.clone(), 1.0).log(), scores.dtype());
-            scores = (scores - log_probability).mask_fill(dropped, min_float);
+        if let Some(marks) = marks {
+            scores = scores + marks;
         }
-        let all = [shape.all_keys()];
-        if let Some(hidden) = inputs.visibility().hidden(shape, 0..shape.queries, &all, &inputs.device()) {
-            scores = scores.mask_fill(hidden.expand(dims), min_float);
+        if let Some(log_probability) = log_probability {
+            scores = scores.clone() - cast(log_probability, scores.dtype());
         }
-        let weights = if self.quiet_softmax { quiet_softmax(scores, 3) } else { softmax(scores, 3) };
-        let output = grouped_matmul(weights.clone(), inputs.values().clone());
+        if let Some(dropped) = &dropped {
+            scores = dropped.fill(scores, min_float);
+        }
+        let weights = softmax(scores, self.quiet_softmax);
+        let without_weight = dropped.map(|Dropped { pairs, whole }| {
+            let pairs = pairs.expand(weights.dims()).bool_and(weights.clone().equal_elem(0.0));
+            Dropped { pairs, whole }
+        });
+        let output = weigh(weights.clone(), inputs.values().clone(), without_weight.as_ref());
         (output, self.fill_weights.then_some(weights))
     }
+}
+
+/// What mask and visibility say of all queries and keys.
+fn pairs_of_all<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Pairs<B> {
+    let shape = inputs.mask_shape();
+    Pairs::of(inputs, mask, &(0..shape.queries), &[shape.all_keys()])
+}
+
+/// burn's softmax over the keys, quiet or not, with a gradient that has no approximate [reciprocal] in it.
+fn softmax<B: Backend>(scores: Tensor<B, 4>, quiet: bool) -> Tensor<B, 4> {
+    let maximum = scores.clone().detach().max_dim(3);
+    let exponentials = (scores - maximum.clone()).exp();
+    let sum = exponentials.clone().sum_dim(3);
+    exponentials * reciprocal(if quiet { sum + maximum.neg().exp() } else { sum })
 }
 
 /// A sequence cut into heads.

@@ -37,24 +37,7 @@ pub const CANNOT: &[Cannot] = &[
     not_everywhere("wgpu", "BF16", "WGSL, the language of the shaders, has no bfloat16"),
     not_everywhere("wgpu", "F64", "WGSL, the language of the shaders, has no f64"),
     not_everywhere("cuda", "F64", "burn-cuda does not offer f64"),
-    cannot("wgpu", UNKEPT_NAN, ZERO_TIMES_NAN),
-    cannot("tch", UNKEPT_NAN, ZERO_TIMES_NAN),
-    cannot("cuda", UNKEPT_NAN, ZERO_TIMES_NAN),
 ];
-
-/// Values that are no numbers, at keys that no query keeps.
-pub const UNKEPT_NAN: &str = "NaN in values that are not kept";
-const ZERO_TIMES_NAN: &str = "without kernels of its own, what is not kept is multiplied by 0";
-
-/// Whether a backend is not listed as unable to do something that it cannot be asked.
-pub fn can<B: Backend>(what: &'static str) -> bool {
-    let backend = name::<B>();
-    let listed = CANNOT.iter().any(|cannot| cannot.backend == backend && cannot.what == what);
-    if listed {
-        LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert((backend, what));
-    }
-    !listed
-}
 
 /// What has been left out, by backend.
 static LEFT_OUT: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());

@@ -6,7 +6,7 @@ mod files;
 mod methods;
 
 pub(crate) use backends::on_each_backend;
-pub use backends::{OnHost, UNKEPT_NAN, can, computes_in, has_kernels, product_rounding};
+pub use backends::{OnHost, computes_in, has_kernels, product_rounding};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 pub use files::{channels, hash};
 pub use methods::{METHODS, Method, adaptive};

@@ -15,8 +15,6 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-#[cfg(feature = "flex")]
-use super::host;
 use super::{Method, Sizes, generator, has_kernels, normal, tensor};
 
 pub type Leaf<B> = Tensor<B, 4>;
@@ -24,18 +22,7 @@ pub type Leaf<B> = Tensor<B, 4>;
 pub type Attend<B> = fn(&AttentionInputs<B>, &Mask<B>) -> Leaf<B>;
 
 /// Sums in another order, of 450 terms in the longest case, relative to the largest gradient.
-const F32: f64 = 2e-5;
-
-/// The same, but for ndarray, whose own reference is off: its gradient of a division multiplies with reciprocals from an
-/// instruction that may be wrong by 1.5 / 2^12, more so on some processors, and what they multiply are large terms that
-/// cancel. [check] holds ndarray to the reference on flex where that is compiled in, and then to [F32].
-pub fn f32_tolerance<B: Backend>() -> f64 {
-    if is_ndarray::<B>() { 5e-2 } else { F32 }
-}
-
-fn is_ndarray<B: Backend>() -> bool {
-    B::name(&B::Device::default()).contains("ndarray")
-}
+pub const F32: f64 = 2e-5;
 
 pub fn masked<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf<B> {
     masked_attention(inputs, mask, Requested::default()).unwrap().output
@@ -47,8 +34,12 @@ pub fn reference<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Lea
 
 /// Inputs over other tensors that see the same.
 pub fn over<B: Backend>(inputs: &AttentionInputs<B>, [queries, keys, values]: [Leaf<B>; 3]) -> AttentionInputs<B> {
-    let inputs_over = AttentionInputs::new(queries, keys, values).unwrap();
-    inputs_over.with_visibility(inputs.visibility().clone()).unwrap().with_scale(inputs.scale()).unwrap()
+    let over = AttentionInputs::new(queries, keys, values).unwrap();
+    let over = over.with_visibility(inputs.visibility().clone()).unwrap().with_scale(inputs.scale()).unwrap();
+    match inputs.softcap() {
+        Some(cap) => over.with_softcap(cap).unwrap(),
+        None => over,
+    }
 }
 
 pub fn numbers<B: Backend>(tensor: Tensor<B, 4>) -> Vec<f64> {
@@ -94,33 +85,8 @@ pub fn assert_same(found: &[Vec<f64>], wanted: &[Vec<f64>], tolerance: f64, what
 pub fn check<B: AutodiffBackend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, tolerance: f64, what: &str) {
     assert_eq!(native_path::<B>(), has_kernels::<B>(), "{what}");
     let found = gradients(inputs, |inputs| masked(inputs, mask));
-    #[cfg(feature = "flex")]
-    if is_ndarray::<B>()
-        && let Some((inputs, mask)) = on_flex(inputs, mask)
-    {
-        return assert_same(&found, &gradients(&inputs, |inputs| reference(inputs, &mask)), F32, what);
-    }
     let wanted = gradients(inputs, |inputs| reference(inputs, mask));
     assert_same(&found, &wanted, tolerance, what);
-}
-
-#[cfg(feature = "flex")]
-type OnFlex = burn::backend::Autodiff<burn_flex::Flex>;
-
-/// The same inputs and mask on flex; `None` where what is hidden is a tensor, for which ndarray has no kernels either.
-#[cfg(feature = "flex")]
-fn on_flex<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Option<(AttentionInputs<OnFlex>, Mask<OnFlex>)> {
-    let copy = |from: &Tensor<B, 4>| tensor::<OnFlex>(&host(from), from.dims());
-    let device = Default::default();
-    let visibility = match inputs.visibility() {
-        Visibility::Full => Visibility::Full,
-        Visibility::Causal { offset } => Visibility::Causal { offset: *offset },
-        Visibility::Window { offset, window } => Visibility::Window { offset: *offset, window: *window },
-        Visibility::Masked(_) | Visibility::Biased(_) => return None,
-    };
-    let copied = AttentionInputs::new(copy(inputs.queries()), copy(inputs.keys()), copy(inputs.values())).unwrap();
-    let copied = copied.with_visibility(visibility).unwrap().with_scale(inputs.scale()).unwrap();
-    Some((copied, Mask::from_csr(mask.shape(), &mask.to_csr(), &device).unwrap()))
 }
 
 /// What a method keeps, alone and after a sink and a window.

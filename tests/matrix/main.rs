@@ -19,6 +19,8 @@ mod devices;
 mod efficient;
 #[path = "../gradients.rs"]
 mod gradients;
+#[path = "../hidden/mod.rs"]
+mod hidden;
 #[path = "../kernels.rs"]
 mod kernels;
 #[path = "../layers/mod.rs"]

@@ -6,6 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
+    dropped::Dropped,
     products::TILE,
     real::{Real, Stored},
     softmax::{OnlineSoftmax, Softmax},
@@ -138,7 +139,8 @@ impl<T: Stored> BandTask<'_, T> {
         let Self { problem, pattern, unit, tiles } = self;
         let keys = unit.tile(tiles.start).start..unit.tile(tiles.end - 1).end;
         let in_one_piece = keys.len().div_ceil(TILE) == tiles.len();
-        let kept = |query| kept(problem, *pattern, query).iter().any(|kept| is_within(&keys, kept));
+        let within = |kept: &Range<usize>| kept.start <= keys.start && keys.end <= kept.end;
+        let kept = |query| kept(problem, *pattern, query).iter().any(within);
         (unit.queries.len() == 1 && in_one_piece && kept(unit.queries.start)).then_some(keys)
     }
 }
@@ -147,10 +149,6 @@ impl<T: Stored> BandTask<'_, T> {
 fn kept<T: Stored>(problem: &Problem<T>, pattern: Pattern, query: usize) -> [Range<usize>; 2] {
     let seen = problem.seen(query);
     pattern.row(query, problem.key_count).map(|kept| kept.start..kept.end.min(seen))
-}
-
-fn is_within(range: &Range<usize>, other: &Range<usize>) -> bool {
-    other.start <= range.start && range.end <= other.end
 }
 
 impl<T: Stored> WithSimd for BandTask<'_, T> {
@@ -168,6 +166,7 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
         let queries = problem.scaled(unit.kv_head, &unit.queries);
         let mut scores = vec![T::Real::ZERO; rows * TILE];
         let mut buffers = Buffers::new(problem);
+        let mut dropped = Dropped::nothing(unit.queries.len());
         let tile_at = |at: usize| match &streams {
             Some(keys) => Tile::new(problem, unit.kv_head, interleaved::<STREAMS>(keys.clone(), at - tiles.start)),
             None => Tile::new(problem, unit.kv_head, unit.tile(at)),
@@ -175,24 +174,11 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
         let mut tile = tile_at(tiles.start);
         for at in tiles.clone() {
             let next = if at + 1 < tiles.end { tile_at(at + 1) } else { Tile::empty() };
-            let range = unit.tile(at);
+            if streams.is_none() {
+                dropped.note(&unit.tile(at), unit.queries.clone().map(|query| kept(problem, pattern, query)));
+            }
             let scores = &mut scores[..rows * tile.len()];
-            buffers.absorb(simd, problem, &tile, &next, &queries, scores, &mut softmax, |scores| {
-                if streams.is_some() {
-                    return;
-                }
-                for (row, scores) in scores.chunks_exact_mut(range.len()).enumerate() {
-                    let kept = kept(problem, pattern, unit.queries.start + row % unit.queries.len());
-                    if kept.iter().any(|kept| is_within(&range, kept)) {
-                        continue;
-                    }
-                    for (score, key) in scores.iter_mut().zip(range.clone()) {
-                        if !kept.iter().any(|kept| kept.contains(&key)) {
-                            *score = T::Real::LEAST;
-                        }
-                    }
-                }
-            });
+            buffers.absorb(simd, problem, &tile, &next, &queries, scores, &mut softmax, &dropped, |_| ());
             tile = next;
         }
         softmax.finish()

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::{
     attend::{PARTS, Problem, Rows, TILES_OF_A_PART, join_units},
+    dropped::Dropped,
     products::TILE,
     real::{Real, Stored},
     softmax::{OnlineSoftmax, Softmax},
@@ -84,6 +85,8 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
         let mut softmax = Softmax::new(0, value_dim.max(1));
         let mut scores = vec![T::Real::ZERO; heads_at_a_time * TILE];
         let mut buffers = Buffers::new(problem);
+        // What is listed and seen is kept; nothing else is looked at.
+        let dropped = Dropped::nothing(1);
         for (list, queries) in rows.iter().zip(queries.chunks_exact(heads_at_a_time * head_dim)) {
             let mut sums = OnlineSoftmax::new(heads_at_a_time, value_dim);
             let (keys, log_probability) = used::<T::Real>(list, seen);
@@ -97,7 +100,7 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
             for at in 0..tiles {
                 let next = if at + 1 < tiles { tile_of(at + 1) } else { Tile::empty() };
                 let scores = &mut scores[..heads_at_a_time * tile.len()];
-                buffers.absorb(simd, problem, &tile, &next, queries, scores, &mut sums, |scores| {
+                buffers.absorb(simd, problem, &tile, &next, queries, scores, &mut sums, &dropped, |scores| {
                     if sampled {
                         for scores in scores.chunks_exact_mut(tile.len()) {
                             let scores = scores.iter_mut().zip(places(at));

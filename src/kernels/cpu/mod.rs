@@ -3,6 +3,7 @@
 mod attend;
 mod backward;
 mod bridge;
+mod dropped;
 mod gather;
 mod host;
 mod perceptron;

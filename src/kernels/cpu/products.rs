@@ -182,6 +182,21 @@ impl<R: Real, T> WithSimd for AddWeighted<'_, R, T> {
     }
 }
 
+/// Adds a row times its weight to another, in the steps of [add_weighted], so that the sums are the same to the last bit.
+#[inline(always)]
+pub(crate) fn add_row<R: Real, S: Simd>(simd: S, weight: R, row: &[R], sums: &mut [R]) {
+    let weight = R::splat(simd, weight);
+    let (vectors, rest) = R::vectors::<S>(row);
+    let (sums, rest_of_sums) = R::vectors_mut::<S>(sums);
+    for (sum, &vector) in sums.iter_mut().zip(vectors) {
+        *sum = R::mul_add(simd, weight, vector, *sum);
+    }
+    if !rest.is_empty() {
+        let sum = R::mul_add(simd, weight, R::load(simd, rest), R::load(simd, rest_of_sums));
+        R::store(simd, rest_of_sums, sum);
+    }
+}
+
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // See `dots`.
 fn add_some<R: Real, S: Simd, T, const Q: usize, const V: usize>(

@@ -30,6 +30,7 @@ pub(crate) trait Real: Copy + PartialOrd + Send + Sync + 'static {
     fn ln(self) -> Self;
     fn tanh(self) -> Self;
     fn is_nan(self) -> bool;
+    fn is_finite(self) -> bool;
 }
 
 macro_rules! real {
@@ -124,6 +125,11 @@ macro_rules! real {
             #[inline(always)]
             fn is_nan(self) -> bool {
                 <$number>::is_nan(self)
+            }
+
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                <$number>::is_finite(self)
             }
         }
     };

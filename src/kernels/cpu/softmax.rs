@@ -1,6 +1,7 @@
 use pulp::Simd;
 
 use super::{
+    dropped::{Dropped, add_kept, are_finite},
     prefetch::Ahead,
     products::{TILE, add_weighted},
     real::Real,
@@ -64,10 +65,17 @@ impl<R: Real> OnlineSoftmax<R> {
         Self { softmax: Softmax::new(queries, value_dim), parts: vec![[R::ZERO; TILE]; queries] }
     }
 
-    /// Takes in a tile of keys. `scores` is `[queries, keys]`, minus infinity where a key is not kept, and is used up.
-    /// The rows of `ahead` are asked for meanwhile.
+    /// Takes in a tile of keys. `scores` is `[queries, keys]`, minus infinity where a key is dropped, and is used up. The
+    /// rows of `ahead` are asked for meanwhile.
     #[inline(always)]
-    pub fn absorb<S: Simd, T>(&mut self, simd: S, scores: &mut [R], values: &[&[R]], ahead: Ahead<T>) {
+    pub fn absorb<S: Simd, T>(
+        &mut self,
+        simd: S,
+        scores: &mut [R],
+        values: &[&[R]],
+        dropped: &Dropped,
+        ahead: Ahead<T>,
+    ) {
         for (query, scores) in scores.chunks_exact_mut(values.len()).enumerate() {
             // Of a length that is known when compiled, loops are a few vectors.
             match <&mut [R; TILE]>::try_from(&mut *scores) {
@@ -75,7 +83,10 @@ impl<R: Real> OnlineSoftmax<R> {
                 Err(_) => self.absorb_row(query, scores),
             }
         }
-        add_weighted(simd, scores, values, &mut self.softmax.numerator, ahead);
+        match dropped.any() && !are_finite(values) {
+            true => add_kept(simd, scores, values, &mut self.softmax.numerator, dropped),
+            false => add_weighted(simd, scores, values, &mut self.softmax.numerator, ahead),
+        }
     }
 
     /// Makes weights of a query's scores.

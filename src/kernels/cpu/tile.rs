@@ -2,6 +2,7 @@ use pulp::Simd;
 
 use super::{
     attend::Problem,
+    dropped::Dropped,
     prefetch::Ahead,
     products::{TILE, score},
     real::{Real, Stored},
@@ -67,9 +68,9 @@ impl<R: Real> Buffers<R> {
         Self { keys: buffer(problem.head_dim), values: buffer(problem.value_dim) }
     }
 
-    /// Scores the keys of a tile, lets `drop` have a look at the scores, and adds up. Values are asked for while the keys
-    /// are scored, and the keys of the next tile while values are added: the machine itself looks ahead no further than
-    /// a page of memory.
+    /// Scores the keys of a tile, lets `adjust` have a look at the scores, and adds up what is not dropped. Values are asked
+    /// for while the keys are scored, and the keys of the next tile while values are added: the machine itself looks ahead
+    /// no further than a page of memory.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // What a tile is made of; a struct would only be taken apart again.
     pub fn absorb<T: Stored<Real = R>, S: Simd>(
@@ -81,7 +82,8 @@ impl<R: Real> Buffers<R> {
         queries: &[R],
         scores: &mut [R],
         softmax: &mut OnlineSoftmax<R>,
-        drop: impl FnOnce(&mut [R]),
+        dropped: &Dropped,
+        adjust: impl FnOnce(&mut [R]),
     ) {
         let mut rows = [&[][..]; TILE];
         fill(&mut rows, &mut self.keys, problem.head_dim, tile.keys[..tile.count].iter().copied());
@@ -89,10 +91,11 @@ impl<R: Real> Buffers<R> {
         if let Some(cap) = problem.softcap {
             soften(scores, cap);
         }
-        drop(scores);
+        adjust(scores);
+        dropped.fill(scores, tile.count, R::LEAST);
         let mut rows = [&[][..]; TILE];
         fill(&mut rows, &mut self.values, problem.value_dim, tile.values[..tile.count].iter().copied());
-        softmax.absorb(simd, scores, &rows[..tile.count], next.ahead(&next.keys));
+        softmax.absorb(simd, scores, &rows[..tile.count], dropped, next.ahead(&next.keys));
     }
 }
 

@@ -5,6 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::{
     super::{
         attend::Problem,
+        dropped::{Dropped, add_kept, add_kept_by_key, are_finite},
         prefetch::Ahead,
         products::{TILE, add_weighted, score},
         real::{Real, Stored},
@@ -68,6 +69,8 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
             let rows = Rows::of(problem, trace, kv_head, &queries);
             let count = rows.means.len();
             let kept = queries.clone().map(|query| self.kept(query)).collect::<Vec<_>>();
+            let rows_are_finite = are_finite(&[&rows.queries[..], &rows.gradients[..]]);
+            let mut dropped = Dropped::nothing(queries.len());
             let mut of_queries = vec![T::Real::ZERO; count * head_dim];
             for range in self.columns(&queries) {
                 for start in range.clone().step_by(TILE) {
@@ -83,23 +86,22 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
                     score(simd, &rows.queries, keys, scores, Ahead::<T>::nothing());
                     let bends = problem.softcap.map(|cap| bend(scores, cap));
                     score(simd, &rows.gradients, values, slopes, Ahead::<T>::nothing());
-                    for (scores, kept) in scores.chunks_exact_mut(length).zip(kept.iter().cycle()) {
-                        if kept.iter().any(|kept| kept.start <= tile.start && tile.end <= kept.end) {
-                            continue;
-                        }
-                        for (score, key) in scores.iter_mut().zip(tile.clone()) {
-                            if !kept.iter().any(|kept| kept.contains(&key)) {
-                                *score = T::Real::LEAST;
-                            }
-                        }
-                    }
                     weigh(scores, slopes, length, &rows.log_sum_exp, &rows.means);
                     unbend(slopes, bends);
-                    add_weighted(simd, slopes, keys, &mut of_queries, Ahead::<T>::nothing());
+                    dropped.note(&tile, kept.iter().cloned());
+                    dropped.fill(scores, length, T::Real::ZERO);
+                    dropped.fill(slopes, length, T::Real::ZERO);
                     let place = part.place(start);
                     let of_keys = &mut part.of_keys[place * head_dim..][..length * head_dim];
-                    add_by_key(simd, slopes, length, &rows.queries, head_dim, of_keys);
                     let of_values = &mut part.of_values[place * value_dim..][..length * value_dim];
+                    if dropped.any() && !(rows_are_finite && are_finite(keys)) {
+                        add_kept(simd, slopes, keys, &mut of_queries, &dropped);
+                        add_kept_by_key(simd, slopes, length, &rows.queries, of_keys, &dropped);
+                        add_kept_by_key(simd, scores, length, &rows.gradients, of_values, &dropped);
+                        continue;
+                    }
+                    add_weighted(simd, slopes, keys, &mut of_queries, Ahead::<T>::nothing());
+                    add_by_key(simd, slopes, length, &rows.queries, head_dim, of_keys);
                     add_by_key(simd, scores, length, &rows.gradients, value_dim, of_values);
                 }
             }

@@ -7,11 +7,11 @@ use super::{
         attend::Problem,
         gather::{Lists, used},
         prefetch::Ahead,
-        products::{TILE, add_weighted, score},
+        products::{TILE, add_row, add_weighted, score},
         real::{Real, Stored},
         tile::fill,
     },
-    Gradients, Part, Rows, Trace, add_row, bend, in_parts, queries_of_a_part, unbend, weigh,
+    Gradients, Part, Rows, Trace, bend, in_parts, queries_of_a_part, unbend, weigh,
 };
 
 /// Gradients of attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.

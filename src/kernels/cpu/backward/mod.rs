@@ -82,7 +82,7 @@ impl<R: Real> Rows<R> {
 }
 
 /// Turns the scores of a tile into weights, and the gradients of the weights into those of the scores. Both are
-/// `[rows, keys]`; a key that is not kept has the score minus infinity.
+/// `[rows, keys]`.
 #[inline(always)]
 fn weigh<R: Real>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_exp: &[R], means: &[R]) {
     let rows = scores.chunks_exact_mut(keys).zip(slopes.chunks_exact_mut(keys));
@@ -130,21 +130,6 @@ fn add_by_key<R: Real, S: Simd>(simd: S, weights: &[R], keys: usize, rows: &[R],
         let mut vectors = [&[][..]; TILE];
         vectors.iter_mut().zip(rows.chunks_exact(width)).for_each(|(vector, row)| *vector = row);
         add_weighted(simd, &turned[..keys * count], &vectors[..count], sums, Ahead::<R>::nothing());
-    }
-}
-
-/// Adds a row times its weight to another.
-#[inline(always)]
-fn add_row<R: Real, S: Simd>(simd: S, weight: R, row: &[R], sums: &mut [R]) {
-    let weight = R::splat(simd, weight);
-    let (vectors, rest) = R::vectors::<S>(row);
-    let (sums, rest_of_sums) = R::vectors_mut::<S>(sums);
-    for (sum, &vector) in sums.iter_mut().zip(vectors) {
-        *sum = R::mul_add(simd, weight, vector, *sum);
-    }
-    if !rest.is_empty() {
-        let sum = R::mul_add(simd, weight, R::load(simd, rest), R::load(simd, rest_of_sums));
-        R::store(simd, rest_of_sums, sum);
     }
 }
 
