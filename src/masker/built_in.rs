@@ -174,6 +174,10 @@ impl<B: Backend> Masker<B> for BuiltInMasker<B> {
         self.masker().add(inputs, state, mask)
     }
 
+    fn keys_before_window(&self) -> Option<usize> {
+        self.masker().keys_before_window()
+    }
+
     fn samples(&self) -> bool {
         self.masker().samples()
     }

@@ -165,6 +165,10 @@ impl<B: Backend> Masker<B> for MaskerChain<B> {
         mask_of_all(self.maskers.iter().map(|masker| masker as _), inputs, state)
     }
 
+    fn keys_before_window(&self) -> Option<usize> {
+        most_before_window(self.maskers.iter().map(|masker| masker as _))
+    }
+
     fn samples(&self) -> bool {
         self.maskers.iter().any(Masker::samples)
     }
@@ -179,6 +183,13 @@ pub(crate) fn at_most_one_sampler<'a, B: Backend>(
         [first, second, ..] => Err(ConfigError::TwoSamplers { first, second }),
         _ => Ok(()),
     }
+}
+
+/// How many keys before a sliding window a chain needs: as many as the masker that needs the most.
+pub(super) fn most_before_window<'a, B: Backend>(
+    mut maskers: impl Iterator<Item = &'a dyn Masker<B>>,
+) -> Option<usize> {
+    maskers.try_fold(0, |most, masker| Some(most.max(masker.keys_before_window()?)))
 }
 
 /// What a chain keeps that is the whole method. Without maskers: all.

@@ -119,6 +119,15 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
         self.add(inputs, state, Mask::empty(inputs.mask_shape(), &inputs.device()))
     }
 
+    /// How many keys before a sliding window must be there for the masker to keep of the window what it would keep if all
+    /// keys were there; `None`, the default, where that is all of them. A layer with a window gives up what no masker
+    /// needs.
+    ///
+    /// A masker that remembers something of keys, draws, or goes by how many keys there are, needs all.
+    fn keys_before_window(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether the masker samples keys to stand for others. A chain holds at most one that does.
     fn samples(&self) -> bool {
         false

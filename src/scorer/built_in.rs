@@ -100,4 +100,8 @@ impl<B: Backend> Scorer<B> for BuiltInScorer<B> {
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
         self.scorer().by_row(inputs, state)
     }
+
+    fn remembers(&self) -> bool {
+        self.scorer().remembers()
+    }
 }

@@ -168,6 +168,7 @@ impl Channels {
         let by_head = self.layers.get(&layer).ok_or_else(|| AttentionError::NoWeights {
             scorer: "channels",
             layer,
+            origin: "its file".to_owned(),
             known: format!("{:?}", self.layers.keys().collect::<Vec<_>>()),
         })?;
         let count = head_dim / self.group_factor;

@@ -64,6 +64,11 @@ pub trait Scorer<B: Backend>: Debug + Send + Sync {
         let _ = (inputs, state);
         Ok(None)
     }
+
+    /// Whether the scorer remembers something of the keys between calls, and so must see all of them. Default: it does.
+    fn remembers(&self) -> bool {
+        true
+    }
 }
 
 impl<B: Backend, S: Scorer<B> + ?Sized> Scorer<B> for Box<S> {
@@ -77,6 +82,10 @@ impl<B: Backend, S: Scorer<B> + ?Sized> Scorer<B> for Box<S> {
         state: &'a mut LayerState,
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
         self.as_ref().by_row(inputs, state)
+    }
+
+    fn remembers(&self) -> bool {
+        self.as_ref().remembers()
     }
 }
 
