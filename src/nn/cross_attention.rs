@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, Visibility},
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig},
+    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).
@@ -68,8 +68,12 @@ impl SparseCrossAttentionConfig {
     /// # Errors
     /// If a size is 0, the heads do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseCrossAttention<B>, ConfigError> {
-        let sizes =
-            [("d_model", self.d_model), ("d_context", self.d_context), ("n_heads", self.n_heads), ("d_head", self.d_head)];
+        let sizes = [
+            ("d_model", self.d_model),
+            ("d_context", self.d_context),
+            ("n_heads", self.n_heads),
+            ("d_head", self.d_head),
+        ];
         for (field, size) in sizes {
             validate_size(field, size)?;
         }
@@ -206,6 +210,26 @@ impl<B: Backend, M> SparseCrossAttention<B, M> {
             layer: self.layer,
             maskers: OptionalRecord(maskers),
             calls: self.calls,
+        }
+    }
+}
+
+impl<B: Backend> SparseCrossAttention<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// A record that has nothing for the method, such as one of burn's own layer, leaves the method as it is.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        match &record.maskers {
+            Some(chain) => self.maskers.0.check_record(chain),
+            None => Ok(()),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig},
+    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration of [GroupedQueryAttention].
@@ -224,6 +224,26 @@ struct Projected<B: Backend> {
     queries: Tensor<B, 4>,
     keys: Tensor<B, 4>,
     values: Tensor<B, 4>,
+}
+
+impl<B: Backend> GroupedQueryAttention<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// A record that has nothing for the method leaves the method as it is.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        match &record.maskers {
+            Some(chain) => self.maskers.0.check_record(chain),
+            None => Ok(()),
+        }
+    }
 }
 
 impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {

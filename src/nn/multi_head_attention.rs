@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     attention::AttentionError,
-    masker::{LayerState, Masker, MaskerChain},
+    masker::{LayerState, Masker, MaskerChain, RecordError},
 };
 
 /// Multi-head attention over the keys that a sparse method keeps, in the place of burn's `MultiHeadAttention`.
@@ -155,6 +155,26 @@ impl<B: Backend, M> SparseMultiHeadAttention<B, M> {
             layer: self.layer,
             maskers: OptionalRecord(maskers),
             calls: self.calls,
+        }
+    }
+}
+
+impl<B: Backend> SparseMultiHeadAttention<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// A record that has nothing for the method, such as one of burn's own layer, leaves the method as it is.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    pub(super) fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        match &record.maskers {
+            Some(chain) => self.maskers.0.check_record(chain),
+            None => Ok(()),
         }
     }
 }
@@ -303,14 +323,14 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
                     };
                     core.forward([query, keys, values], visibility, state)
                 }
-                SeenKeys::Apart(apart) => apart.attend_each(&core, query, self.seed, |core, sequence, query| {
-                    match past.cached(sequence) {
+                SeenKeys::Apart(apart) => {
+                    apart.attend_each(&core, query, self.seed, |core, sequence, query| match past.cached(sequence) {
                         Some(Cached { keys, values, state, .. }) => {
                             apart.attend_sequence(core, sequence, query, Some([keys, values]), state)
                         }
                         None => apart.attend_sequence(core, sequence, query, None, &mut LayerState::new(self.seed)),
-                    }
-                }),
+                    })
+                }
             }
         })();
         match result {

@@ -150,7 +150,8 @@ impl<B: Backend> Apart<B> {
                 let mask = pick(mask.clone().slice_dim(0, sequence..sequence + 1), 1, &answered);
                 let mask = pick(mask, 2, self.real.row(sequence)).reshape([1, 1, shape.queries, shape.keys]);
                 let after = self.causal.then(|| {
-                    let after = Tensor::<B, 2, Bool>::tril_mask([shape.queries, shape.keys], first as i64, &inputs.device());
+                    let after =
+                        Tensor::<B, 2, Bool>::tril_mask([shape.queries, shape.keys], first as i64, &inputs.device());
                     after.reshape([1, 1, shape.queries, shape.keys])
                 });
                 Visibility::Masked(after.into_iter().fold(mask, Tensor::bool_or))

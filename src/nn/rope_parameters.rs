@@ -34,7 +34,8 @@ impl RopeParameters {
     /// names the field.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
-        let error = |field: String, reason: String| ConfigError::Field { part: "rope_parameters".to_owned(), field, reason };
+        let error =
+            |field: String, reason: String| ConfigError::Field { part: "rope_parameters".to_owned(), field, reason };
         let parameters = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|problem| error(problem.path().to_string(), problem.inner().to_string()))?;
         deserializer.end().map_err(|problem| error(".".to_owned(), problem.to_string()))?;

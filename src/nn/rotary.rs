@@ -96,8 +96,7 @@ impl RotaryEncodingConfig {
             let allowed = "even and at least 2, after the multiplication with `partial_factor`";
             return Err(ConfigError::value("head_dim", head_dim, allowed));
         }
-        let lengths =
-            Lengths { model: self.max_position_embeddings, original: self.original_max_position_embeddings };
+        let lengths = Lengths { model: self.max_position_embeddings, original: self.original_max_position_embeddings };
         let scaling = self.scaling.as_ref().unwrap_or(&RotaryScaling::Default);
         Ok(RotaryEncoding { rotated, stretched: scaling.stretch(self.theta, rotated, lengths)? })
     }

@@ -199,7 +199,13 @@ impl RotaryScaling {
                 }
                 length = self.yarn_length()?;
             }
-            Self::LongRope { short_factor, long_factor, factor, original_max_position_embeddings, attention_factor } => {
+            Self::LongRope {
+                short_factor,
+                long_factor,
+                factor,
+                original_max_position_embeddings,
+                attention_factor,
+            } => {
                 let original = lengths.original(*original_max_position_embeddings)?;
                 let stretched = |field: &'static str, factors: &[f64]| match factors.len() == frequencies.len() {
                     true => Ok(frequencies.iter().zip(factors).map(|(frequency, factor)| frequency / factor).collect()),
@@ -273,9 +279,9 @@ impl RotaryScaling {
             }
             Self::LongRope { short_factor, long_factor, factor, attention_factor, .. } => {
                 for (field, factors) in [("short_factor", short_factor), ("long_factor", long_factor)] {
-                    factors.iter().try_for_each(|&factor| {
-                        check(field, factor, above_zero(factor), "finite numbers above 0")
-                    })?;
+                    factors
+                        .iter()
+                        .try_for_each(|&factor| check(field, factor, above_zero(factor), "finite numbers above 0"))?;
                 }
                 factor.map_or(Ok(()), check_factor)?;
                 check_attention_factor(*attention_factor)

@@ -6,12 +6,15 @@ use burn::{
 };
 
 use super::{
-    MhaCache, SparseMultiHeadAttentionConfig, SparseTransformerEncoderLayer, attend::or_panic, growing::Growing,
-    mha_config::{init_or_panic, validate_matrix, validate_size}, mha_input::InputMasks,
+    MhaCache, SparseMultiHeadAttentionConfig, SparseTransformerEncoderLayer,
+    attend::or_panic,
+    growing::Growing,
+    mha_config::{init_or_panic, validate_matrix, validate_size},
+    mha_input::InputMasks,
 };
 use crate::{
     attention::AttentionError,
-    masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig},
+    masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration to create a [SparseTransformerEncoder] using the [init function](Self::init).
@@ -90,7 +93,8 @@ impl SparseTransformerEncoderConfig {
 
     /// Checks what the attention of a layer does not check.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        let sizes = [("d_model", self.d_model), ("d_ff", self.d_ff), ("n_heads", self.n_heads), ("n_layers", self.n_layers)];
+        let sizes =
+            [("d_model", self.d_model), ("d_ff", self.d_ff), ("n_heads", self.n_heads), ("n_layers", self.n_layers)];
         for (field, size) in sizes {
             validate_size(field, size)?;
         }
@@ -247,6 +251,21 @@ impl<B: Backend, M> SparseTransformerEncoder<B, M> {
     pub fn new_autoregressive_cache(&self) -> SparseTransformerEncoderAutoregressiveCache<B> {
         let layers = self.layers.iter().map(|_| MhaCache::autoregressive()).collect();
         SparseTransformerEncoderAutoregressiveCache { layers, output: Growing::along(1) }
+    }
+}
+
+impl<B: Backend> SparseTransformerEncoder<B> {
+    /// The encoder with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// # Errors
+    /// If the record is that of an encoder with another number of layers, or with another chain in a layer.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        let (here, there) = (self.layers.len(), record.layers.len());
+        if here != there {
+            return Err(RecordError::Layers { record: there, model: here });
+        }
+        self.layers.iter().zip(&record.layers).try_for_each(|(layer, record)| layer.check_record(record))?;
+        Ok(self.load_record(record))
     }
 }
 

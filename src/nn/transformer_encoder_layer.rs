@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attention::AttentionError,
-    masker::{ConfigError, Masker, MaskerChain},
+    masker::{ConfigError, Masker, MaskerChain, RecordError},
 };
 
 /// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), in the place of burn's
@@ -92,6 +92,21 @@ impl<B: Backend, M> SparseTransformerEncoderLayer<B, M> {
     }
 }
 
+impl<B: Backend> SparseTransformerEncoderLayer<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    pub(super) fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        self.mha.check_record(&record.mha)
+    }
+}
+
 impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
     /// The layer over a sequence.
     ///
@@ -109,7 +124,12 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         mask_pad: Option<Tensor<B, 2, Bool>>,
         mask_attn: Option<Tensor<B, 3, Bool>>,
     ) -> Tensor<B, 3> {
-        or_panic(self.try_forward(input, InputMasks { pad: mask_pad, attention: mask_attn, causal: false, one_sequence: true }))
+        or_panic(
+            self.try_forward(
+                input,
+                InputMasks { pad: mask_pad, attention: mask_attn, causal: false, one_sequence: true },
+            ),
+        )
     }
 
     pub(super) fn try_forward(

@@ -21,6 +21,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
 pub use built_in::BuiltInScorer;
+pub(crate) use built_in::{BuiltInScorerRecord, kind_of_record};
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
 #[cfg(feature = "train")]
