@@ -20,6 +20,11 @@ pub fn layer<B: Backend>(config: &GroupedQueryAttentionConfig, chain: Option<Val
     let maskers = MaskerChainConfig::from_json(&chain).expect("a chain");
     let layer: Layer<B> =
         config.clone().with_maskers(maskers).init(&B::Device::default()).expect("a sensible configuration");
+    drawn(layer)
+}
+
+/// A layer with parameters that are the same in every run.
+pub fn drawn<B: Backend, M: Module<B>>(layer: M) -> M {
     layer.map(&mut Draw(generator(17)))
 }
 

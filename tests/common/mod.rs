@@ -10,7 +10,7 @@ pub(crate) use backends::on_each_backend;
 pub use backends::{OnHost, UNKEPT_NAN, can, computes_in, has_kernels, product_rounding};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 pub use files::{channels, hash};
-pub use methods::{METHODS, Method, adaptive};
+pub use methods::{METHODS, Method, adaptive, label};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use sparse_attention_hub::prelude::*;

@@ -99,7 +99,11 @@ fn odd_padding_is_understood() {
     let hole = bools([2, 9], |at| at == 5);
     let pairs = bools([2, 9, 9], |at| at / 81 == 0 && at % 9 == 5);
     let wanted = layer.forward(MhaInput::self_attn(x.clone()).mask_attn(pairs)).context;
-    assert_same(&layer.forward(MhaInput::self_attn(x).mask_pad(hole)).context, &wanted, "a hole");
+    // What a query in the hole gives means nothing.
+    let found = layer.forward(MhaInput::self_attn(x).mask_pad(hole)).context;
+    for range in [0..5, 6..9] {
+        assert_same(&found.clone().slice_dim(1, range.clone()), &wanted.clone().slice_dim(1, range), "a hole");
+    }
 }
 
 #[test]
