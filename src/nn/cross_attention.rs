@@ -354,6 +354,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
             let all = || RealTokens::all(batch, keys);
             RealTokens::of_mask(mask, [batch, keys])?.check_continues(&cached.clone().unwrap_or_else(all))?;
         }
+        let dropout_seed = self.calls.seed::<B>(self.seed, &query.device());
         let query = split_heads(self.query.forward(query), self.n_heads);
         let core = self.core();
         let (context, _) = match cached {
@@ -365,11 +366,13 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
             },
             Some(real) => {
                 let apart = Apart { real, mask: None, place: Place::Elsewhere, causal: false };
-                apart.attend_each(&core, query, self.seed, |core, sequence, query| match memory.cached(sequence) {
-                    Some(Cached { keys, values, state, .. }) => {
-                        apart.attend_sequence(core, sequence, query, Some([keys, values]), state)
+                apart.attend_each(&core, query, dropout_seed, |core, sequence, query| {
+                    match memory.cached(sequence) {
+                        Some(Cached { keys, values, state, .. }) => {
+                            apart.attend_sequence(core, sequence, query, Some([keys, values]), state)
+                        }
+                        None => apart.attend_sequence(core, sequence, query, None, &mut LayerState::new(self.seed)),
                     }
-                    None => apart.attend_sequence(core, sequence, query, None, &mut LayerState::new(self.seed)),
                 })?
             }
         };

@@ -82,7 +82,10 @@ impl<B: Backend, const D: usize> Growing<B, D> {
         let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
         kernels::check_size::<B>(name, &dims, new.dtype(), &new.device())?;
         // Memory that is refused here is refused to the backend too, which aborts the program.
-        match bytes < ASKED_FIRST || Vec::<u8>::new().try_reserve_exact(bytes).is_ok() {
+        match bytes < ASKED_FIRST
+            || kernels::host_tensor(new).is_none()
+            || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+        {
             true => Ok(()),
             false => Err(too_large()),
         }

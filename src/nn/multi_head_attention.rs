@@ -294,6 +294,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         let masks = InputMasks { causal: !cache.fixed, ..masks };
         let seen = self.seen_with_cache(masks, [batch, queries, keys], cache, &device)?;
         let query = split_heads(self.query.forward(query), self.n_heads);
+        let dropout_seed = self.calls.seed::<B>(self.seed, &device);
         let is_new = cache.past.is_none();
         let mut undo = UndoStep { queries: cache.queries, past: UndoPast::Kept };
         if is_new {
@@ -324,7 +325,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
                     core.forward([query, keys, values], visibility, state)
                 }
                 SeenKeys::Apart(apart) => {
-                    apart.attend_each(&core, query, self.seed, |core, sequence, query| match past.cached(sequence) {
+                    apart.attend_each(&core, query, dropout_seed, |core, sequence, query| match past.cached(sequence) {
                         Some(Cached { keys, values, state, .. }) => {
                             apart.attend_sequence(core, sequence, query, Some([keys, values]), state)
                         }
