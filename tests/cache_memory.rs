@@ -103,6 +103,30 @@ fn check_steps<B: Backend>(name: &str) {
     }
 }
 
+/// Case 16: a layer with a window of 16 takes memory of the order of the window, however many tokens come.
+fn check_window<B: Backend>(name: &str) {
+    let device = B::Device::default();
+    let (kv_heads, width) = (4, 64);
+    let config = GroupedQueryAttentionConfig::new(64, 8, kv_heads).with_head_dim(Some(width));
+    let layer = config.with_sliding_window(Some(16)).init::<B>(&device).unwrap();
+    let input = |count| Tensor::<B, 3>::ones([1, count, 64], &device);
+    // The parameters are drawn when they are first read.
+    layer.forward(input(1)).unwrap();
+    let mut cache = KvCache::<B>::new(1);
+    let before = MEMORY.current_usage();
+    layer.forward_cache(input(150), &mut cache).unwrap();
+    let mut used = Vec::new();
+    while cache.len() < 2000 {
+        layer.forward_cache(input(1), &mut cache).unwrap();
+        used.push(MEMORY.current_usage().saturating_sub(before));
+    }
+    let window = 2 * kv_heads * 16 * width * size_of::<f32>();
+    let most = used[50..].iter().max().copied().unwrap_or(0);
+    println!("{name}: {most} bytes after {} tokens, a window takes {window}", cache.len());
+    assert!(most <= 10 * window, "{name}: {most} bytes for a window of {window}");
+    assert!(cache.capacity() <= 128, "{name}: {} places", cache.capacity());
+}
+
 /// One test for all: another thread's allocations would count.
 #[test]
 fn a_token_does_not_copy_the_past() {
@@ -113,5 +137,8 @@ fn a_token_does_not_copy_the_past() {
         check_steps::<burn_ndarray::NdArray>("ndarray");
     }
     check_steps::<burn_flex::Flex>("flex");
+    check_window::<burn_flex::Flex>("flex");
+    #[cfg(feature = "ndarray")]
+    check_window::<burn_ndarray::NdArray>("ndarray");
     let _ = generator(0);
 }

@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use common::*;
 use sparse_attention_hub::{
     masker::ConfigError,
-    nn::{RotaryEncoding, RotaryEncodingConfig, RotaryScaling},
+    nn::{RopeParameters, RotaryEncoding, RotaryEncodingConfig, RotaryScaling},
 };
 
 on_each_backend!(
@@ -17,6 +17,8 @@ on_each_backend!(
     llama_3_stretches_long_wavelengths,
     yarn_stretches_by_channel,
     linear_and_dynamic_scaling,
+    yarn_lengthens_by_the_ratio_of_two_scales,
+    long_rope_has_two_lists,
 );
 
 fn config(theta: f64) -> RotaryEncodingConfig {
@@ -141,7 +143,7 @@ fn linear_and_dynamic_scaling<B: Backend>() {
     let plain = config(10_000.0).init(8).unwrap();
     let heads = tensor::<B>(&normal(&mut generator(1), 8), [1, 1, 1, 8]);
     assert_eq!(host(&linear.forward(heads.clone(), 12)), host(&plain.forward(heads.clone(), 3)));
-    let scaling = RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 16 };
+    let scaling = RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: Some(16) };
     let dynamic = config(10_000.0).with_scaling(Some(scaling)).init(8).unwrap();
     assert_eq!(host(&dynamic.forward(heads.clone(), 15)), host(&plain.forward(heads, 15)));
     // A sequence of 40, of which the second position is looked at.
@@ -149,6 +151,53 @@ fn linear_and_dynamic_scaling<B: Backend>() {
     let turned = dynamic.forward(tensor::<B>(&unit, [1, 1, 39, 8]), 1).slice_dim(2, 0..1);
     let angles = host(&turned)[4..].iter().map(|&sine| f64::from(sine).asin()).collect::<Vec<_>>();
     check(&angles, &[(1, 0.06299605249474366), (2, 0.003968502629920499), (3, 0.00025)]);
+}
+
+fn read(table: &str) -> RotaryEncodingConfig {
+    RotaryEncodingConfig::new().with_rope_parameters(RopeParameters::from_json(table).unwrap()).unwrap()
+}
+
+/// What cosines and sines are multiplied with, cases 11 and 12: the first is that of DeepSeek-V2.
+fn yarn_lengthens_by_the_ratio_of_two_scales<B: Backend>() {
+    let scale = |mscale: f64, factor: f64| 0.1 * mscale * factor.ln() + 1.0;
+    let cases = [
+        (r#""factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707"#, 1.0),
+        (r#""factor": 8.0, "mscale": 1.0, "mscale_all_dim": 0.5"#, 1.207_944_2 / 1.103_972_1),
+        (r#""factor": 8.0, "mscale": 0.5"#, scale(0.5, 8.0)),
+        (r#""factor": 8.0, "mscale_all_dim": 0.5"#, scale(1.0, 8.0) / scale(0.5, 8.0)),
+        (r#""factor": 8.0, "mscale": null"#, scale(1.0, 8.0)),
+        (r#""factor": 8.0, "attention_factor": 0.9"#, 0.9),
+        (r#""factor": 1.0, "mscale": 0.7"#, 1.0),
+    ];
+    for (fields, wanted) in cases {
+        let table = format!(r#"{{"rope_type": "yarn", "original_max_position_embeddings": 4096, {fields}}}"#);
+        let (_, length) = frequencies::<B>(&read(&table).init(64).unwrap(), 32, 1);
+        assert!((length - wanted).abs() < 1e-6, "{table}: {length}, not {wanted}");
+    }
+}
+
+/// Frequencies of a list for short sequences and of another for long ones; Phi-3's lengths.
+fn long_rope_has_two_lists<B: Backend>() {
+    let table = r#"{"type": "longrope", "short_factor": [1.0, 1.25], "long_factor": [2.0, 64.0]}"#;
+    let mut config = read(table);
+    (config.max_position_embeddings, config.original_max_position_embeddings) = (Some(131_072), Some(4096));
+    let rotary = config.init(4).unwrap();
+    let (found, length) = frequencies::<B>(&rotary, 2, 1);
+    check(&found, &[(0, 1.0), (1, 0.01 / 1.25)]);
+    assert!((length - 1.190_238_1).abs() < 1e-6, "{length}");
+    let unit = [1.0, 1.0, 0.0, 0.0];
+    let angles = |position: usize| {
+        let turned = host(&rotary.forward(tensor::<B>(&unit, [1, 1, 1, 4]), position));
+        [0, 1].map(|pair| f64::from(turned[pair + 2]).atan2(f64::from(turned[pair])))
+    };
+    let turn = |angle: f64| angle.sin().atan2(angle.cos());
+    // The last position of a sequence of 4096, and the first of a longer one.
+    for (position, factors) in [(4095, [1.0, 1.25]), (4096, [2.0, 64.0])] {
+        for (found, wanted) in angles(position).iter().zip([1.0 / factors[0], 0.01 / factors[1]]) {
+            let wanted = turn(f64::from(position as f32 * wanted as f32));
+            assert!((found - wanted).abs() < 1e-6, "position {position}: {found}, not {wanted}");
+        }
+    }
 }
 
 #[cfg(feature = "flex")]
@@ -185,8 +234,93 @@ fn values_without_sense_are_named() {
     assert_eq!(llama(r#""low_freq_factor": 0.0, "high_freq_factor": 4.0"#), "low_freq_factor");
     assert_eq!(llama(r#""low_freq_factor": 4.0, "high_freq_factor": 4.0"#), "high_freq_factor");
     let yarn = |rest: &str| scaled(&format!(r#"{{"rope_type": "yarn", "factor": 2.0, {rest}}}"#));
-    assert_eq!(yarn(r#""original_max_position_embeddings": 0"#), "original_max_position_embeddings");
     assert_eq!(yarn(r#""original_max_position_embeddings": 8, "beta_slow": 0.0"#), "beta_slow");
     assert_eq!(yarn(r#""original_max_position_embeddings": 8, "beta_slow": 64.0"#), "beta_fast");
     assert_eq!(yarn(r#""original_max_position_embeddings": 8, "attention_factor": 0.0"#), "attention_factor");
+}
+
+/// Case 13.
+#[test]
+fn tables_are_read_as_models_write_them() {
+    let scaling = |table: &str| serde_json::from_str::<RotaryScaling>(table).unwrap();
+    assert_eq!(scaling(r#"{"type": "linear", "factor": 2.0}"#), RotaryScaling::Linear { factor: 2.0 });
+    assert_eq!(
+        scaling(r#"{"type": "linear", "rope_type": "linear", "factor": 2}"#),
+        RotaryScaling::Linear { factor: 2.0 }
+    );
+    assert_eq!(scaling(r#"{"rope_type": "default"}"#), RotaryScaling::Default);
+    let dynamic = scaling(r#"{"rope_type": "dynamic", "factor": 2.0}"#);
+    assert_eq!(dynamic, RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: None });
+    let table = r#"{"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32768.0}"#;
+    let with_length = RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: Some(32_768) };
+    assert_eq!(scaling(table), with_length);
+    // The length of the model, where the table has none.
+    let config = config(10_000.0).with_scaling(Some(dynamic)).with_max_position_embeddings(Some(32_768));
+    let of_table = RotaryEncodingConfig::new().with_scaling(Some(with_length));
+    let turned = |config: &RotaryEncodingConfig| {
+        let heads = tensor::<OnHost>(&normal(&mut generator(1), 8), [1, 1, 1, 8]);
+        host(&config.init(8).unwrap().forward(heads, 40_000))
+    };
+    assert_eq!(turned(&config), turned(&of_table));
+    let su = scaling(
+        r#"{"type": "su", "short_factor": [1.0], "long_factor": [2.0], "original_max_position_embeddings": 9}"#,
+    );
+    assert!(matches!(su, RotaryScaling::LongRope { .. }));
+    let whole = read(r#"{"rope_type": "default", "rope_theta": 1000000, "partial_rotary_factor": 0.5}"#);
+    assert_eq!((whole.theta, whole.partial_factor), (1_000_000.0, 0.5));
+    // What is written is read.
+    for scaling in [
+        RotaryScaling::Default,
+        RotaryScaling::Linear { factor: 2.5 },
+        scaling(r#"{"rope_type": "yarn", "factor": 2.0, "mscale": 0.5, "truncate": false}"#),
+        su,
+    ] {
+        assert_eq!(serde_json::from_str::<RotaryScaling>(&serde_json::to_string(&scaling).unwrap()).unwrap(), scaling);
+    }
+    let saved = serde_json::to_string(&whole).unwrap();
+    assert_eq!(serde_json::from_str::<RotaryEncodingConfig>(&saved).unwrap(), whole);
+}
+
+/// Case 14, and what contradicts itself.
+#[test]
+fn tables_that_are_not_understood_are_refused() {
+    let error = |table: &str| RopeParameters::from_json(table).unwrap_err().to_string();
+    let cases = [
+        (r#"{"rope_type": "yarn", "factor": 2.0, "attn_factor": 1.0}"#, "attn_factor"),
+        (
+            r#"{"rope_type": "linear", "factor": 2.0, "beta_fast": 32.0}"#,
+            "`beta_fast` is unknown to the `rope_type` \"linear\"",
+        ),
+        (r#"{"rope_type": "llama3", "factor": 2.0, "high_freq_factor": 4.0}"#, "`low_freq_factor` is missing"),
+        (r#"{"rope_type": "linear"}"#, "`factor` is missing"),
+        (r#"{"factor": 2.0}"#, "`rope_type` is missing"),
+        (r#"{"rope_type": "yarrn", "factor": 2.0}"#, "known are default, linear, dynamic, llama3, yarn, longrope"),
+        (r#"{"rope_type": "yarn", "type": "linear", "factor": 2.0}"#, "both must be the same"),
+        (r#"{"rope_type": "linear", "rope_type": "linear", "factor": 2.0}"#, "duplicate field"),
+        (r#"{"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4096.5}"#, "whole number"),
+        (r#"{"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}"#, "at least 1"),
+        (r#"{"rope_type": "yarn", "factor": "2"}"#, "factor"),
+        (r#"{"rope_type": "linear", "factor": 2.0} x"#, "trailing"),
+        (r#"["linear"]"#, "field"),
+    ];
+    for (table, part) in cases {
+        assert!(error(table).contains(part), "{table}: {}", error(table));
+    }
+    let elsewhere = serde_json::from_str::<RotaryScaling>(r#"{"rope_type": "default", "rope_theta": 5.0}"#);
+    assert!(elsewhere.unwrap_err().to_string().contains("`rope_theta`"));
+    let table = RopeParameters::from_json(r#"{"rope_type": "default", "rope_theta": 5.0}"#).unwrap();
+    assert!(config(6.0).with_rope_parameters(table.clone()).unwrap_err().to_string().contains("`rope_theta` is 6"));
+    assert!(config(5.0).with_rope_parameters(table).is_ok());
+    let message = |config: RotaryEncodingConfig| config.init(4).unwrap_err().to_string();
+    let yarn = |fields: &str| read(&format!(r#"{{"rope_type": "yarn", "factor": 8.0, {fields}}}"#));
+    let missing = message(yarn(r#""beta_fast": 32.0"#));
+    assert!(missing.contains("`original_max_position_embeddings` is missing"), "{missing}");
+    let mut two = yarn(r#""original_max_position_embeddings": 8"#);
+    two.original_max_position_embeddings = Some(16);
+    assert!(message(two).contains("8 in the scaling and 16 in the model"));
+    let both =
+        r#""original_max_position_embeddings": 8, "attention_factor": 1.3, "mscale": 1.0, "mscale_all_dim": 1.0"#;
+    assert!(message(yarn(both)).contains("`attention_factor` is 1.3"));
+    let lists = r#"{"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 2.0], "original_max_position_embeddings": 8}"#;
+    assert!(message(read(lists)).contains("`short_factor` is a list of 1 factors"));
 }

@@ -61,13 +61,53 @@ pub enum AttentionError {
         /// What the state has seen.
         seen: usize,
     },
+    /// Numbers of a layer's input, or of what goes into a cache, have another type than what they meet.
+    #[error("`{tensor}` holds numbers of type {found:?}, but must hold {expected:?}, as {others} do")]
+    FloatType {
+        /// The tensor.
+        tensor: &'static str,
+        /// The type of its numbers.
+        found: DType,
+        /// The type that is asked for.
+        expected: DType,
+        /// What asks for it.
+        others: &'static str,
+    },
+    /// A padding mask contradicts that of an earlier call over the same cache.
+    #[error(
+        "position {position} of sequence {sequence} {} in an earlier call with this cache, and {} in this one; a mask \
+         over pairs of positions (`mask_attn`) can hide what is cached",
+        if *was_padding { "was padding" } else { "was a token" },
+        if *was_padding { "is a token" } else { "is padding" }
+    )]
+    Padding {
+        /// The sequence in the batch.
+        sequence: usize,
+        /// The position in the sequence, with its padding.
+        position: usize,
+        /// Whether it was padding.
+        was_padding: bool,
+    },
+    /// A cache no longer has what it is asked to go back to.
+    #[error(
+        "the cache cannot go back to {length} tokens: of a sliding window it holds the last tokens only, and can go back \
+         to {earliest} at the earliest; `KvCache::with_spare` lets it hold more"
+    )]
+    GivenUp {
+        /// The length that is asked for.
+        length: usize,
+        /// The least length to which it can go back.
+        earliest: usize,
+    },
     /// A scorer has no weights for the layer that asks.
-    #[error("the scorer `{scorer}` has no weights for layer {layer}; it has them for the layers {known}")]
+    #[error("the scorer `{scorer}` has no weights for layer {layer}; {origin} has them for the layers {known}")]
     NoWeights {
         /// The scorer.
         scorer: &'static str,
         /// The layer.
         layer: usize,
+        /// Where the weights come from: a file, or memory.
+        origin: String,
         /// The layers for which there are weights.
         known: String,
     },

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::Mask,
-    scorer::{BuiltInScorer, Oracle},
+    scorer::{self, BuiltInScorer, BuiltInScorerRecord, Oracle},
 };
 
 /// The library's maskers as a burn module, which is what a [MaskerChain](super::MaskerChain) is made of.
@@ -143,6 +143,32 @@ impl<B: Backend> BuiltInMasker<B> {
     }
 }
 
+/// What a record is of, with what its scorers are: enough to tell whether burn can load it.
+pub(super) fn kind_of_record<B: Backend>(record: &BuiltInMaskerRecord<B>) -> String {
+    use BuiltInMaskerRecord as Record;
+    let over = |name: &str, scorer: &BuiltInScorerRecord<B>| format!("{name} over {}", scorer::kind_of_record(scorer));
+    match record {
+        Record::Sink(_) => "sink".to_owned(),
+        Record::Local(_) => "local".to_owned(),
+        Record::Causal(_) => "causal".to_owned(),
+        Record::TopK(record) => over("top_k", &record.scorer),
+        Record::TopP(record) => match &record.candidates {
+            Some(candidates) => {
+                format!("{} of {}", over("top_p", &record.scorer), over("candidates", &candidates.scorer))
+            }
+            None => over("top_p", &record.scorer),
+        },
+        Record::Threshold(record) => over("threshold", &record.scorer),
+        Record::QuestTopK(_) => "quest_top_k".to_owned(),
+        Record::RandomSampling(_) => "random_sampling".to_owned(),
+        Record::AdaptiveSampling(_) => "adaptive_sampling".to_owned(),
+        Record::VerifiedSampling(_) => "verified_sampling".to_owned(),
+        Record::MagicPig(_) => "magic_pig".to_owned(),
+        Record::PrioritySampling(record) => over("priority_sampling", &record.scorer),
+        Record::PpsSampling(record) => over("pps_sampling", &record.scorer),
+    }
+}
+
 impl<B: Backend> ModuleDisplay for BuiltInMasker<B> {
     fn custom_content(&self, content: Content) -> Option<Content> {
         match self {
@@ -172,6 +198,10 @@ impl<B: Backend> Masker<B> for BuiltInMasker<B> {
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
         self.masker().add(inputs, state, mask)
+    }
+
+    fn keys_before_window(&self) -> Option<usize> {
+        self.masker().keys_before_window()
     }
 
     fn samples(&self) -> bool {

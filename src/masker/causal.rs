@@ -40,4 +40,8 @@ impl<B: Backend> Masker<B> for Causal {
         let causal = Pattern::causal(inputs.offset());
         Ok(mask.merge(&Mask::pattern(shape, causal, &device))?)
     }
+
+    fn keys_before_window(&self) -> Option<usize> {
+        Some(0)
+    }
 }

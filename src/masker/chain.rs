@@ -7,7 +7,9 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{BuiltInMasker, ConfigError, Context, LayerState, Masker, NamedConfig, built_in::NAMES};
+use super::{
+    BuiltInMasker, ConfigError, Context, LayerState, Masker, NamedConfig, built_in::NAMES, chain_record::Maskers,
+};
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::Mask,
@@ -85,8 +87,8 @@ impl MaskerChainConfig {
 ///
 /// What it learns (the perceptrons of [Hash](crate::scorer::Hash)) are parameters of the layer that holds it: an optimizer
 /// sees them, records carry them, `valid`, `fork` and `to_device` take them along. Most methods learn nothing, and are
-/// as if they were not there to any of these. A record fits a chain of the same maskers only; burn panics when it loads
-/// another.
+/// as if they were not there to any of these. A record fits a chain of the same maskers in the same order only:
+/// [try_load_record](Self::try_load_record) returns an error for another, which `load_record` panics with.
 ///
 /// Without maskers it keeps every key: dense attention. One's own maskers are put into a layer as their own type, or in a
 /// tuple with others: a tuple of maskers is a masker.
@@ -108,7 +110,7 @@ impl MaskerChainConfig {
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct MaskerChain<B: Backend> {
-    maskers: Vec<BuiltInMasker<B>>,
+    pub(super) maskers: Maskers<B>,
 }
 
 impl<B: Backend> MaskerChain<B> {
@@ -118,22 +120,22 @@ impl<B: Backend> MaskerChain<B> {
     /// If more than one of them [samples](Masker::samples): each estimates what all the others left out.
     pub fn new(maskers: Vec<BuiltInMasker<B>>) -> Result<Self, ConfigError> {
         at_most_one_sampler(maskers.iter().map(|masker| masker as _))?;
-        Ok(Self { maskers })
+        Ok(Self { maskers: Maskers(maskers) })
     }
 
     /// The chain without maskers: dense attention.
     pub fn dense() -> Self {
-        Self { maskers: Vec::new() }
+        Self { maskers: Maskers(Vec::new()) }
     }
 
     /// The maskers in their order.
     pub fn maskers(&self) -> &[BuiltInMasker<B>] {
-        &self.maskers
+        &self.maskers.0
     }
 
     /// The maskers in their order, by value.
     pub fn into_maskers(self) -> Vec<BuiltInMasker<B>> {
-        self.maskers
+        self.maskers.0
     }
 }
 
@@ -146,7 +148,7 @@ impl<B: Backend> Default for MaskerChain<B> {
 impl<B: Backend> ModuleDisplay for MaskerChain<B> {
     fn custom_content(&self, content: Content) -> Option<Content> {
         let content = content.set_top_level_type("MaskerChain");
-        let maskers = self.maskers.iter().enumerate();
+        let maskers = self.maskers.0.iter().enumerate();
         maskers.fold(content, |content, (place, masker)| content.add(&place.to_string(), masker)).optional()
     }
 }
@@ -158,15 +160,19 @@ impl<B: Backend> Masker<B> for MaskerChain<B> {
         state: &mut LayerState,
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
-        add_all(self.maskers.iter().map(|masker| masker as _), inputs, state, mask)
+        add_all(self.maskers.0.iter().map(|masker| masker as _), inputs, state, mask)
     }
 
     fn mask(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Mask<B>, AttentionError> {
-        mask_of_all(self.maskers.iter().map(|masker| masker as _), inputs, state)
+        mask_of_all(self.maskers.0.iter().map(|masker| masker as _), inputs, state)
+    }
+
+    fn keys_before_window(&self) -> Option<usize> {
+        most_before_window(self.maskers.0.iter().map(|masker| masker as _))
     }
 
     fn samples(&self) -> bool {
-        self.maskers.iter().any(Masker::samples)
+        self.maskers.0.iter().any(Masker::samples)
     }
 }
 
@@ -179,6 +185,13 @@ pub(crate) fn at_most_one_sampler<'a, B: Backend>(
         [first, second, ..] => Err(ConfigError::TwoSamplers { first, second }),
         _ => Ok(()),
     }
+}
+
+/// How many keys before a sliding window a chain needs: as many as the masker that needs the most.
+pub(super) fn most_before_window<'a, B: Backend>(
+    mut maskers: impl Iterator<Item = &'a dyn Masker<B>>,
+) -> Option<usize> {
+    maskers.try_fold(0, |most, masker| Some(most.max(masker.keys_before_window()?)))
 }
 
 /// What a chain keeps that is the whole method. Without maskers: all.

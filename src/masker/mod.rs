@@ -4,6 +4,7 @@ mod adaptive_sampling;
 mod built_in;
 mod causal;
 mod chain;
+mod chain_record;
 mod context;
 mod error;
 mod exact_logits;
@@ -39,6 +40,7 @@ pub use built_in::BuiltInMasker;
 pub use causal::{Causal, CausalConfig};
 pub use chain::{MaskerChain, MaskerChainConfig};
 pub(crate) use chain::{at_most_one_sampler, mask_of_all};
+pub use chain_record::RecordError;
 pub use context::{Context, NamedConfig};
 pub(crate) use context::{Parts, fields};
 pub use error::ConfigError;
@@ -119,6 +121,15 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
     fn mask(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Mask<B>, AttentionError> {
         state.enter(0);
         self.add(inputs, state, Mask::empty(inputs.mask_shape(), &inputs.device()))
+    }
+
+    /// How many keys before a sliding window must be there for the masker to keep of the window what it would keep if all
+    /// keys were there; `None`, the default, where that is all of them. A layer with a window gives up what no masker
+    /// needs.
+    ///
+    /// A masker that remembers something of keys, draws, or goes by how many keys there are, needs all.
+    fn keys_before_window(&self) -> Option<usize> {
+        None
     }
 
     /// Whether the masker samples keys to stand for others. A chain holds at most one that does.

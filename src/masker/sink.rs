@@ -47,4 +47,9 @@ impl<B: Backend> Masker<B> for Sink {
         }
         Ok(mask.merge(&Mask::pattern(shape, Pattern::sink(size), &device))?)
     }
+
+    fn keys_before_window(&self) -> Option<usize> {
+        // The first of the keys that are there are then hidden, as the first of all are.
+        self.size.count()
+    }
 }

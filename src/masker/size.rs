@@ -35,6 +35,14 @@ impl Size {
         }
     }
 
+    /// The count, if it is one.
+    pub fn count(&self) -> Option<usize> {
+        match self {
+            Self::Count(count) => Some(*count),
+            Self::Fraction(_) => None,
+        }
+    }
+
     /// Whether it is no keys, as a count or as a fraction.
     pub fn is_zero(&self) -> bool {
         matches!(self, Self::Count(0)) || *self == Self::Fraction(0.0)

@@ -88,6 +88,10 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
         })?;
         Ok(mask.merge_disjoint(&chosen)?)
     }
+
+    fn keys_before_window(&self) -> Option<usize> {
+        (!self.scorer.remembers()).then_some(0)
+    }
 }
 
 /// The score at which a key has a share of the mass; minus infinity if no key has any.

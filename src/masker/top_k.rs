@@ -140,4 +140,8 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopK<B, E> {
             Some(chosen) => mask.with_chosen(&chosen)?,
         })
     }
+
+    fn keys_before_window(&self) -> Option<usize> {
+        self.size.count().filter(|_| !self.scorer.remembers()).map(|_| 0)
+    }
 }

@@ -145,6 +145,11 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
         })?;
         Ok(mask.merge_disjoint(&chosen)?)
     }
+
+    fn keys_before_window(&self) -> Option<usize> {
+        let candidates = self.candidates.as_ref().map_or(Some(0), Masker::<B>::keys_before_window);
+        candidates.filter(|_| !self.scorer.remembers())
+    }
 }
 
 /// The fewest of some keys, in ascending order, that bring the kept mass to a share of the mass of all these; where a

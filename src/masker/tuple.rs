@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 
 use super::{
     LayerState, Masker,
-    chain::{add_all, mask_of_all},
+    chain::{add_all, mask_of_all, most_before_window},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -29,6 +29,11 @@ macro_rules! tuples_are_maskers {
                 let maskers: [&dyn Masker<B>; _] = [$(&self.$place),*];
                 at_most_one_sampler(&maskers)?;
                 mask_of_all(maskers.into_iter(), inputs, state)
+            }
+
+            fn keys_before_window(&self) -> Option<usize> {
+                let maskers: [&dyn Masker<B>; _] = [$(&self.$place),*];
+                most_before_window(maskers.into_iter())
             }
 
             fn samples(&self) -> bool {

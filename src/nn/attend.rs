@@ -1,7 +1,7 @@
 //! What the layers have in common: the method, attention over what it keeps, dropout, and the softmax that may be quiet.
 
 use burn::{
-    nn::Dropout,
+    nn::{Dropout, Linear},
     tensor::{Tensor, backend::Backend},
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Attend<'a, M> {
     /// Burn's conventions, with the number that hides; `None`: this library's.
     pub burn_min_float: Option<f64>,
     pub layer: usize,
+    /// Where sequences are worked apart, what dropout draws from; `None`: from the state.
+    pub dropout_seed: Option<u64>,
 }
 
 /// The output by head, `[batch, heads, queries, d_v]`, and the weights, if they are asked for.
@@ -75,7 +77,10 @@ impl<M> Attend<'_, M> {
         }
         let lists = matches!(mask.form(), MaskForm::Empty | MaskForm::Pattern(_) | MaskForm::Rows(_));
         if lists && !self.fill_weights {
-            let randomness = state.dropout_randomness(&inputs);
+            let randomness = match self.dropout_seed {
+                Some(seed) => LayerState::new(seed).dropout_randomness(&inputs),
+                None => state.dropout_randomness(&inputs),
+            };
             let output = attention_with_dropout(&inputs, &mask, self.dropout.prob, randomness, requested)?;
             return Ok((self.quieten(output).output, None));
         }
@@ -162,6 +167,31 @@ pub(super) fn split_heads<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B
 pub(super) fn join_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     let [batch, heads, length, width] = x.dims();
     x.swap_dims(1, 2).reshape([batch, length, heads * width])
+}
+
+/// Checks that an input has the width and the float type of a layer's weights, which burn would panic over.
+///
+/// # Shapes
+/// - input: `[batch, length, width]`
+///
+/// # Errors
+/// If it has not, or is empty.
+pub(super) fn check_input<B: Backend>(
+    tensor: &'static str,
+    input: &Tensor<B, 3>,
+    linear: &Linear<B>,
+) -> Result<(), AttentionError> {
+    let ([width, _], found) = (linear.weight.dims(), input.dims());
+    if found[2] != width || found.contains(&0) {
+        let expected = format!("[batch, length, {width}], with at least 1 in every dimension");
+        return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
+    }
+    let (found, expected) = (input.dtype(), linear.weight.dtype());
+    // Quantised weights meet numbers of any type.
+    match found == expected || !expected.is_float() {
+        true => Ok(()),
+        false => Err(AttentionError::FloatType { tensor, found, expected, others: "the layer's weights" }),
+    }
 }
 
 /// Burn's interface has no way to say what is wrong but this one.

@@ -6,16 +6,18 @@ use burn::{
 };
 
 use super::{
-    OptionalRecord,
-    attend::{Attend, join_heads, or_panic, split_heads},
+    KvCache, OptionalRecord,
+    attend::{Attend, check_input, join_heads, or_panic, split_heads},
     calls::Calls,
-    mha_config::{init_or_panic, validate_dropout, validate_heads_kv},
+    kv_cache::Cached,
+    mha_config::{init_or_panic, validate_dropout, validate_heads_kv, validate_matrix, validate_size},
     mha_input::InputMasks,
-    padding::SeenKeys,
+    padding::{Apart, Place, SeenKeys},
+    real_tokens::RealTokens,
 };
 use crate::{
-    attention::AttentionError,
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig},
+    attention::{AttentionError, Visibility},
+    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).
@@ -66,13 +68,17 @@ impl SparseCrossAttentionConfig {
     /// # Errors
     /// If a size is 0, the heads do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseCrossAttention<B>, ConfigError> {
-        for (field, size) in [("d_model", self.d_model), ("d_context", self.d_context), ("d_head", self.d_head)] {
-            if size == 0 {
-                return Err(ConfigError::value(field, size, "at least 1"));
-            }
+        let sizes = [
+            ("d_model", self.d_model),
+            ("d_context", self.d_context),
+            ("n_heads", self.n_heads),
+            ("d_head", self.d_head),
+        ];
+        for (field, size) in sizes {
+            validate_size(field, size)?;
         }
-        if self.n_heads == 0 {
-            return Err(ConfigError::value("n_heads", 0, "at least 1"));
+        for (field, size) in [("d_model", self.d_model), ("d_context", self.d_context)] {
+            validate_matrix(field, self.n_heads.saturating_mul(self.d_head), size)?;
         }
         validate_heads_kv(self.n_heads, self.n_heads_kv)?;
         validate_dropout(self.dropout)?;
@@ -100,7 +106,9 @@ impl SparseCrossAttentionConfig {
 /// `CrossAttention`: the same parameters under the same names.
 ///
 /// Queries have no position among the keys of another sequence, so that methods by score are what suits it: a `local`
-/// window takes the queries for the last positions of the context. A query that sees no key gets 0.
+/// window takes the queries of a call for the last positions of the context, without its padding. Padding is cut out
+/// before the method sees the keys: each sequence of a batch is worked as it would be alone. A query that sees no key gets
+/// 0.
 ///
 /// # Params
 /// - query: linear layer from `d_model` to `n_heads * d_head`.
@@ -139,18 +147,26 @@ pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
     calls: Calls,
 }
 
-/// Keys and values of a context, made once, and what selectors remember of them.
+/// Keys and values of a context, made once, and what selectors remember of them. A call that fails leaves it as it was.
 #[derive(Debug)]
 pub struct SparseCrossAttentionCache<B: Backend> {
-    /// Keys and values, `[batch, kv_heads, keys, d_head]`.
-    memory: Option<[Tensor<B, 4>; 2]>,
-    state: Option<LayerState>,
+    memory: Option<KvCache<B>>,
 }
 
 impl<B: Backend> SparseCrossAttentionCache<B> {
     /// An empty cache.
     pub fn new() -> Self {
-        Self { memory: None, state: None }
+        Self { memory: None }
+    }
+
+    /// How many keys and values it holds of each context, padding included.
+    pub fn len(&self) -> usize {
+        self.memory.as_ref().map_or(0, KvCache::len)
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -198,6 +214,26 @@ impl<B: Backend, M> SparseCrossAttention<B, M> {
     }
 }
 
+impl<B: Backend> SparseCrossAttention<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// A record that has nothing for the method, such as one of burn's own layer, leaves the method as it is.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        match &record.maskers {
+            Some(chain) => self.maskers.0.check_record(chain),
+            None => Ok(()),
+        }
+    }
+}
+
 impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     /// Attention of the queries over the context.
     ///
@@ -225,31 +261,34 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     /// As [forward](Self::forward).
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others and the layer ask for, or the method cannot work with them.
+    /// If a tensor does not have the shape that the others and the layer ask for, or another float type than the layer's
+    /// weights, or the method cannot work with them.
     pub fn try_forward(
         &self,
         query: Tensor<B, 3>,
         context: Tensor<B, 3>,
         mask: Option<Tensor<B, 2, Bool>>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
-        check("query", &query, &self.query)?;
-        check("context", &context, &self.key)?;
+        check_input("query", &query, &self.query)?;
+        check_input("context", &context, &self.key)?;
+        check_batch(&query, &context)?;
         let ([batch, queries, _], [_, keys, _], device) = (query.dims(), context.dims(), query.device());
         let masks = SeenKeys::of(InputMasks::padding(mask), [batch, queries, keys], false, &device)?;
-        let [key, value] = self.memory(context)?;
+        let [key, value] = self.memory(context);
         let query = split_heads(self.query.forward(query), self.n_heads);
         let seed = self.calls.seed::<B>(self.seed, &device);
         let (context, _) = masks.attend(&self.core(), [query, key, value], seed)?;
         Ok(self.output.forward(join_heads(context)))
     }
 
-    /// The same with keys and values of the context made in the first call only; later calls do not look at it.
+    /// The same with keys and values of the context made in the first call only; later calls look at the size of its
+    /// batch and at the mask, which must be that of the first call, or none.
     ///
     /// # Shapes
     /// As [forward](Self::forward).
     ///
     /// # Panics
-    /// Where [try_forward](Self::try_forward) returns an error.
+    /// Where [try_forward_cache](Self::try_forward_cache) returns an error.
     #[track_caller]
     pub fn forward_cache(
         &self,
@@ -258,31 +297,85 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         mask: Option<Tensor<B, 2, Bool>>,
         cache: &mut SparseCrossAttentionCache<B>,
     ) -> Tensor<B, 3> {
-        let memory = match &cache.memory {
-            Some(memory) => memory.clone(),
-            None => cache.memory.insert(or_panic(self.memory(context))).clone(),
-        };
-        let state = cache.state.get_or_insert_with(|| LayerState::new(self.seed));
-        or_panic(self.attend(query, memory, mask, state))
+        or_panic(self.try_forward_cache(query, context, mask, cache))
     }
 
-    fn memory(&self, context: Tensor<B, 3>) -> Result<[Tensor<B, 4>; 2], AttentionError> {
-        check("context", &context, &self.key)?;
-        Ok([&self.key, &self.value].map(|linear| split_heads(linear.forward(context.clone()), self.n_heads_kv)))
-    }
-
-    fn attend(
+    /// As [forward_cache](Self::forward_cache).
+    ///
+    /// # Shapes
+    /// As [forward](Self::forward).
+    ///
+    /// # Errors
+    /// If a tensor does not have the shape that the others, the layer and the cache ask for, or another float type than
+    /// the layer's weights, the mask is not that of the first call, or the method cannot work with them. The cache is then
+    /// as it was before.
+    pub fn try_forward_cache(
         &self,
         query: Tensor<B, 3>,
-        [key, value]: [Tensor<B, 4>; 2],
+        context: Tensor<B, 3>,
         mask: Option<Tensor<B, 2, Bool>>,
-        state: &mut LayerState,
+        cache: &mut SparseCrossAttentionCache<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
-        check("query", &query, &self.query)?;
-        let ([batch, queries, _], [_, _, keys, _]) = (query.dims(), key.dims());
-        let visibility = InputMasks::padding(mask).visibility([batch, queries, keys], &query.device())?;
+        check_input("query", &query, &self.query)?;
+        if let Some(memory) = &mut cache.memory {
+            return self.attend_cached(query, mask, memory);
+        }
+        check_input("context", &context, &self.key)?;
+        check_batch(&query, &context)?;
+        let [batch, keys, _] = context.dims();
+        let real = mask.as_ref().map(|mask| RealTokens::of_mask(mask, [batch, keys])).transpose()?;
+        let [key, value] = self.memory(context);
+        let mut memory = KvCache::new(self.seed);
+        memory.take_in(key, value, real.as_ref())?;
+        let output = self.attend_cached(query, mask, &mut memory)?;
+        cache.memory = Some(memory);
+        Ok(output)
+    }
+
+    fn memory(&self, context: Tensor<B, 3>) -> [Tensor<B, 4>; 2] {
+        [&self.key, &self.value].map(|linear| split_heads(linear.forward(context.clone()), self.n_heads_kv))
+    }
+
+    fn attend_cached(
+        &self,
+        query: Tensor<B, 3>,
+        mask: Option<Tensor<B, 2, Bool>>,
+        memory: &mut KvCache<B>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
+        let ([batch, ..], keys) = (query.dims(), memory.len());
+        if let Some(cached) = memory.batch()
+            && cached != batch
+        {
+            let expected = format!("[{cached}, _, _], as in the cache");
+            return Err(AttentionError::Shape { tensor: "query", found: query.dims().to_vec(), expected });
+        }
+        let cached = memory.real().cloned();
+        if let Some(mask) = &mask {
+            let all = || RealTokens::all(batch, keys);
+            RealTokens::of_mask(mask, [batch, keys])?.check_continues(&cached.clone().unwrap_or_else(all))?;
+        }
+        let dropout_seed = self.calls.seed::<B>(self.seed, &query.device());
         let query = split_heads(self.query.forward(query), self.n_heads);
-        let (context, _) = self.core().forward([query, key, value], visibility, state)?;
+        let core = self.core();
+        let (context, _) = match cached {
+            None => match memory.cached(0) {
+                Some(Cached { keys, values, state, .. }) => {
+                    core.forward([query, keys, values], Visibility::Full, state)?
+                }
+                None => unreachable!("a context without keys was refused"),
+            },
+            Some(real) => {
+                let apart = Apart { real, mask: None, place: Place::Elsewhere, causal: false };
+                apart.attend_each(&core, query, dropout_seed, |core, sequence, query| {
+                    match memory.cached(sequence) {
+                        Some(Cached { keys, values, state, .. }) => {
+                            apart.attend_sequence(core, sequence, query, Some([keys, values]), state)
+                        }
+                        None => apart.attend_sequence(core, sequence, query, None, &mut LayerState::new(self.seed)),
+                    }
+                })?
+            }
+        };
         Ok(self.output.forward(join_heads(context)))
     }
 
@@ -294,18 +387,19 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
             fill_weights: false,
             burn_min_float: None,
             layer: self.layer,
+            dropout_seed: None,
         }
     }
 }
 
-fn check<B: Backend>(tensor: &'static str, x: &Tensor<B, 3>, linear: &Linear<B>) -> Result<(), AttentionError> {
-    let [width, _] = linear.weight.dims();
-    let found = x.dims();
-    match found[2] == width && !found.contains(&0) {
+/// Checks that there is a context for each sequence of queries.
+fn check_batch<B: Backend>(query: &Tensor<B, 3>, context: &Tensor<B, 3>) -> Result<(), AttentionError> {
+    let (batch, found) = (query.dims()[0], context.dims());
+    match found[0] == batch {
         true => Ok(()),
         false => {
-            let expected = format!("[batch, length, {width}], none of them 0");
-            Err(AttentionError::Shape { tensor, found: found.to_vec(), expected })
+            let expected = format!("[{batch}, _, _], as the queries");
+            Err(AttentionError::Shape { tensor: "context", found: found.to_vec(), expected })
         }
     }
 }

@@ -5,10 +5,17 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 
-use super::{KvCache, OptionalRecord, RotaryEncoding, RotaryEncodingConfig, attend::join_heads, calls::Calls};
+use super::{
+    GqaInput, KvCache, OptionalRecord, RotaryEncoding, RotaryEncodingConfig,
+    attend::{check_input, join_heads},
+    calls::Calls,
+    kv_cache::Cached,
+    mha_config::{validate_matrix, validate_size},
+    real_tokens::{RealTokens, pick, spread},
+};
 use crate::{
     attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig},
+    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration of [GroupedQueryAttention].
@@ -62,6 +69,8 @@ pub struct GroupedQueryAttentionConfig {
 /// The method is a type, by default a [MaskerChain] of the library's maskers; any [Masker] that is a burn module can
 /// stand in its place. It chooses among the keys that a query may see, which are those of the sliding window, if there is
 /// one. Gradients flow to all parameters through attention over the keys that were kept; the choice gets none.
+///
+/// Batches of sequences of unequal lengths say with a [GqaInput] what is padding.
 ///
 /// # Params
 ///
@@ -179,9 +188,7 @@ impl GroupedQueryAttentionConfig {
     /// The size of a head, once every value makes sense.
     fn validate(&self) -> Result<usize, ConfigError> {
         for (field, value) in [("d_model", self.d_model), ("n_heads", self.n_heads), ("n_kv_heads", self.n_kv_heads)] {
-            if value == 0 {
-                return Err(ConfigError::value(field, value, "at least 1"));
-            }
+            validate_size(field, value)?;
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return Err(ConfigError::value("n_heads", self.n_heads, "a multiple of `n_kv_heads`"));
@@ -195,6 +202,7 @@ impl GroupedQueryAttentionConfig {
                 return Err(ConfigError::value("d_model", self.d_model, allowed));
             }
         };
+        validate_matrix("head_dim", self.d_model.saturating_mul(self.n_heads), head_dim)?;
         let above_zero = |value: f64| value > 0.0 && value.is_finite();
         for (field, value) in [("norm_epsilon", self.norm_epsilon), ("softcap", self.softcap)] {
             if let Some(value) = value.filter(|value| !above_zero(*value)) {
@@ -218,57 +226,148 @@ struct Projected<B: Backend> {
     values: Tensor<B, 4>,
 }
 
+impl<B: Backend> GroupedQueryAttention<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// A record that has nothing for the method leaves the method as it is.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        match &record.maskers {
+            Some(chain) => self.maskers.0.check_record(chain),
+            None => Ok(()),
+        }
+    }
+}
+
 impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
-    /// Attention over a whole sequence, for training or where nothing follows. What the method draws is drawn from the
+    /// Attention over whole sequences, for training or where nothing follows. What the method draws is drawn from the
     /// layer's seed: under autodiff anew at each call, otherwise the same.
     ///
     /// # Shapes
-    /// - input: `[batch, length, d_model]`
+    /// - input: `[batch, length, d_model]`, a tensor or a [GqaInput] with padding and positions.
     /// - output: the same
     ///
     /// # Errors
-    /// If the input is not of this shape, or the method cannot work with it.
-    pub fn forward(&self, input: Tensor<B, 3>) -> Result<Tensor<B, 3>, AttentionError> {
-        let mut state = LayerState::new(self.calls.seed::<B>(self.seed, &input.device()));
-        let Projected { queries, keys, values } = self.project(input, 0)?;
-        self.attend(queries, keys, values, 0, &mut state)
+    /// If the input or what it says of its tokens is not of this shape, it has another float type than the layer's
+    /// weights, or the method cannot work with it.
+    pub fn forward(&self, input: impl Into<GqaInput<B>>) -> Result<Tensor<B, 3>, AttentionError> {
+        let input = input.into();
+        check_input("input", &input.tensor, &self.query)?;
+        let seed = self.calls.seed::<B>(self.seed, &input.tensor.device());
+        let real = input.real()?;
+        let positions = self.positions(&input, real.as_ref(), |_| 0)?;
+        let Projected { queries, keys, values } = self.project(input.tensor, &positions);
+        let heads = match real {
+            None => self.attend([queries, keys, values], 0, &mut LayerState::new(seed))?,
+            Some(real) => each_sequence(&real, queries, |sequence, queries| {
+                let of_sequence = |tensor: &Tensor<B, 4>| {
+                    pick(tensor.clone().slice_dim(0, sequence..sequence + 1), 2, real.row(sequence))
+                };
+                self.attend([queries, of_sequence(&keys), of_sequence(&values)], 0, &mut LayerState::new(seed))
+            })?,
+        };
+        Ok(self.output.forward(join_heads(heads)))
     }
 
     /// Attention of the next tokens, one or many, over themselves and all in the cache, into which they go: a prefill, a
     /// chunk of one, or a step of decoding.
     ///
     /// # Shapes
-    /// - input: `[batch, tokens, d_model]`
+    /// - input: `[batch, tokens, d_model]`, a tensor or a [GqaInput] with padding and positions.
     /// - output: the same
     ///
     /// # Errors
-    /// If the input is not of this shape, does not fit what is cached, or the method cannot work with it. The cache then
-    /// holds what it held before.
-    pub fn forward_cache(&self, input: Tensor<B, 3>, cache: &mut KvCache<B>) -> Result<Tensor<B, 3>, AttentionError> {
-        let position = cache.len();
-        let Projected { queries, keys, values } = self.project(input, position)?;
-        cache.append(keys, values)?;
-        let output = match (cache.keys(), cache.values()) {
-            (Some(keys), Some(values)) => self.attend(queries, keys, values, position, cache.state_mut()),
-            _ => unreachable!("tokens have just been appended"),
-        };
-        if output.is_err() {
-            cache.truncate(position);
+    /// If the input or what it says of its tokens is not of this shape, it has another float type than the layer's
+    /// weights, does not fit what is cached, or the method cannot work with it. The cache then holds what it held before.
+    pub fn forward_cache(
+        &self,
+        input: impl Into<GqaInput<B>>,
+        cache: &mut KvCache<B>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
+        let input = input.into();
+        check_input("input", &input.tensor, &self.query)?;
+        let [batch, tokens, _] = input.tensor.dims();
+        if let Some(cached) = cache.batch()
+            && cached != batch
+        {
+            let expected = format!("[{cached}, _, _], as in the cache");
+            return Err(AttentionError::Shape { tensor: "input", found: input.tensor.dims().to_vec(), expected });
         }
-        output
+        let real = input.real()?;
+        let positions = self.positions(&input, real.as_ref(), |sequence| cache.real_len(sequence))?;
+        let first = (0..batch).map(|sequence| cache.real_len(sequence)).collect::<Vec<_>>();
+        let Projected { queries, keys, values } = self.project(input.tensor, &positions);
+        let undo = cache.take_in(keys, values, real.as_ref())?;
+        let attend = |cache: &mut KvCache<B>, part: usize, queries: Tensor<B, 4>| match cache.cached(part) {
+            Some(Cached { keys, values, start, state }) => {
+                // Among the keys that are there.
+                self.attend([queries, keys, values], first[part] - start, state)
+            }
+            None => unreachable!("tokens have just been taken in"),
+        };
+        let heads = match cache.is_apart() {
+            false => attend(cache, 0, queries),
+            true => {
+                let real = real.unwrap_or_else(|| RealTokens::all(batch, tokens));
+                each_sequence(&real, queries, |sequence, queries| attend(cache, sequence, queries))
+            }
+        };
+        let heads = match heads {
+            Ok(heads) => heads,
+            Err(error) => {
+                cache.undo(undo);
+                return Err(error);
+            }
+        };
+        if let (Some(window), Some(before)) = (self.sliding_window, self.maskers.0.keys_before_window()) {
+            cache.give_up_before_window(window, before);
+        }
+        Ok(self.output.forward(join_heads(heads)))
     }
 
-    /// The heads of tokens of which the first stands at a position.
-    fn project(&self, input: Tensor<B, 3>, position: usize) -> Result<Projected<B>, AttentionError> {
-        let [batch, length, width] = input.dims();
-        let [d_model, _] = self.query.weight.dims();
-        if batch == 0 || length == 0 || width != d_model {
-            return Err(AttentionError::Shape {
-                tensor: "input",
-                found: input.dims().to_vec(),
-                expected: format!("[batch, length, {d_model}], with at least 1 in every dimension"),
-            });
+    /// The positions at which tokens are rotated: those that are given, or those after the ones that came before. Of all
+    /// sequences together, if they are the same in each.
+    fn positions(
+        &self,
+        input: &GqaInput<B>,
+        real: Option<&RealTokens>,
+        before: impl Fn(usize) -> usize,
+    ) -> Result<Vec<Vec<usize>>, AttentionError> {
+        let [batch, tokens, _] = input.tensor.dims();
+        let all;
+        let real = match real {
+            Some(real) => real,
+            None => {
+                all = RealTokens::all(batch, tokens);
+                &all
+            }
+        };
+        let given = input.given_positions(real)?;
+        let mut positions = given.unwrap_or_else(|| {
+            let of_row = |row| {
+                let mut positions = vec![0; tokens];
+                let columns = real.row(row).iter().cloned().flatten();
+                columns.enumerate().for_each(|(at, column)| positions[column] = before(row) + at);
+                positions
+            };
+            (0..batch).map(of_row).collect()
+        });
+        if positions.iter().all(|row| *row == positions[0]) {
+            positions.truncate(1);
         }
+        Ok(positions)
+    }
+
+    /// The heads of tokens, rotated at their positions in each sequence.
+    fn project(&self, input: Tensor<B, 3>, positions: &[Vec<usize>]) -> Projected<B> {
+        let [batch, length, _] = input.dims();
         let heads = |linear: &Linear<B>, norm: Option<&RmsNorm<B>>, count: usize| {
             let heads = linear.forward(input.clone()).reshape([batch, length, count, self.head_dim]);
             norm.map_or(heads.clone(), |norm| norm.forward(heads)).swap_dims(1, 2)
@@ -276,24 +375,22 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let queries = heads(&self.query, self.query_norm.as_ref(), self.n_heads);
         let keys = heads(&self.key, self.key_norm.as_ref(), self.n_kv_heads);
         let values = heads(&self.value, None, self.n_kv_heads);
-        Ok(match &self.rotary {
+        match &self.rotary {
             Some(rotary) => {
-                let angles = rotary.angles(position, length, queries.dtype(), &input.device());
+                let angles = rotary.angles(positions, queries.dtype(), &input.device());
                 Projected { queries: rotary.rotate(queries, &angles), keys: rotary.rotate(keys, &angles), values }
             }
             None => Projected { queries, keys, values },
-        })
+        }
     }
 
-    /// What queries of which the first stands at a position gather, through the output projection.
+    /// What queries, keys and values by head come to, where the first query stands at a position among the keys.
     fn attend(
         &self,
-        queries: Tensor<B, 4>,
-        keys: Tensor<B, 4>,
-        values: Tensor<B, 4>,
+        [queries, keys, values]: [Tensor<B, 4>; 3],
         position: usize,
         state: &mut LayerState,
-    ) -> Result<Tensor<B, 3>, AttentionError> {
+    ) -> Result<Tensor<B, 4>, AttentionError> {
         let visibility = match self.sliding_window {
             Some(window) => Visibility::Window { offset: position, window },
             None => Visibility::Causal { offset: position },
@@ -310,9 +407,29 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         }
         // What chooses keys gets no gradient, and must not be tracked for one.
         let mask = self.maskers.0.mask(&inputs.clone().detach(), state)?;
-        let heads = masked_attention(&inputs, &mask, Requested::default())?.output;
-        Ok(self.output.forward(join_heads(heads)))
+        Ok(masked_attention(&inputs, &mask, Requested::default())?.output)
     }
+}
+
+/// What the real queries of each sequence gather, with 0 at padded positions.
+///
+/// # Shapes
+/// - queries: `[batch, heads, tokens, head_dim]`
+/// - output: the same
+fn each_sequence<B: Backend>(
+    real: &RealTokens,
+    queries: Tensor<B, 4>,
+    mut attend: impl FnMut(usize, Tensor<B, 4>) -> Result<Tensor<B, 4>, AttentionError>,
+) -> Result<Tensor<B, 4>, AttentionError> {
+    let tokens = real.columns();
+    let sequences = (0..real.batch()).map(|sequence| {
+        let queries = queries.clone().slice_dim(0, sequence..sequence + 1);
+        match real.row(sequence) {
+            [] => Ok(queries.zeros_like()),
+            ranges => Ok(spread(attend(sequence, pick(queries, 2, ranges))?, 2, ranges, tokens)),
+        }
+    });
+    Ok(Tensor::cat(sequences.collect::<Result<_, AttentionError>>()?, 0))
 }
 
 impl<B: Backend, M: Module<B> + ModuleDisplay> ModuleDisplay for GroupedQueryAttention<B, M> {

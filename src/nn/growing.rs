@@ -1,12 +1,20 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use crate::kernels;
+use crate::{attention::AttentionError, kernels};
 
 /// A tensor that grows along one dimension: into memory that is reserved ahead by doubling, so that what is there is
 /// copied a constant number of times however often it grows.
+///
+/// What stands at its front can be [given up](Self::give_up_before). Positions keep their numbers, and the memory is then
+/// of the order of what is left.
 #[derive(Debug, Clone)]
 pub(super) struct Growing<B: Backend, const D: usize> {
     dim: usize,
+    /// The position at the first place of the buffer.
+    start: usize,
+    /// The first position that is still needed.
+    needed: usize,
+    /// The position that comes next.
     length: usize,
     /// The least length that is reserved when the first tensor tells the other dimensions.
     least: usize,
@@ -16,10 +24,13 @@ pub(super) struct Growing<B: Backend, const D: usize> {
 /// The least length that is reserved.
 const LEAST: usize = 64;
 
+/// A buffer of more places than this many times what is needed is exchanged for a smaller one.
+const WASTE: usize = 4;
+
 impl<B: Backend, const D: usize> Growing<B, D> {
     /// An empty tensor that will grow along a dimension.
     pub fn along(dim: usize) -> Self {
-        Self { dim, length: 0, least: LEAST, buffer: None }
+        Self { dim, start: 0, needed: 0, length: 0, least: LEAST, buffer: None }
     }
 
     /// Reserves a length for when something comes.
@@ -27,12 +38,22 @@ impl<B: Backend, const D: usize> Growing<B, D> {
         Self { least: capacity.max(LEAST), ..self }
     }
 
-    /// The length of the dimension that grows.
+    /// The same for a tensor whose first position is not 0.
+    pub fn starting_at(self, start: usize) -> Self {
+        Self { start, needed: start, length: start, ..self }
+    }
+
+    /// The length of the dimension that grows, with what was given up at its front.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Up to which length nothing need be copied.
+    /// The first position that is still there.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// How many positions can be there without a larger buffer.
     pub fn capacity(&self) -> usize {
         self.buffer.as_ref().map_or(self.least, |buffer| buffer.dims()[self.dim])
     }
@@ -42,41 +63,124 @@ impl<B: Backend, const D: usize> Growing<B, D> {
         self.buffer.as_ref()
     }
 
+    /// Checks that the buffer which a tensor needs can be made.
+    ///
+    /// # Errors
+    /// If its size cannot be counted, or neither the host nor the device can hold it.
+    pub fn check_append(&self, name: &'static str, new: &Tensor<B, D>) -> Result<(), AttentionError> {
+        let (mut dims, added) = (new.dims(), new.dims()[self.dim]);
+        if self.has_room_for(added) {
+            return Ok(());
+        }
+        dims[self.dim] = self.next_capacity(added);
+        let too_large = || AttentionError::Shape {
+            tensor: name,
+            found: dims.to_vec(),
+            expected: "of a size that the memory can hold, with the reserved capacity in it".to_owned(),
+        };
+        let bytes = dims.iter().try_fold(new.dtype().size(), |bytes, &length| bytes.checked_mul(length));
+        let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
+        kernels::check_size::<B>(name, &dims, new.dtype(), &new.device())?;
+        // Memory that is refused here is refused to the backend too, which aborts the program.
+        match bytes < ASKED_FIRST
+            || kernels::host_tensor(new).is_none()
+            || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+        {
+            true => Ok(()),
+            false => Err(too_large()),
+        }
+    }
+
     /// Appends a tensor that agrees in all other dimensions.
     pub fn append(&mut self, new: Tensor<B, D>) {
-        let mut dims = new.dims();
-        let end = self.length + dims[self.dim];
+        let added = new.dims()[self.dim];
+        if !self.has_room_for(added) {
+            self.move_to(self.next_capacity(added), &new);
+        }
         // Taken out, so that nobody else holds it and it is written in place.
-        let buffer = match self.buffer.take() {
-            Some(buffer) if end <= buffer.dims()[self.dim] => buffer,
-            full => {
-                let before = full.as_ref().map_or(0, |full| full.dims()[self.dim]);
-                dims[self.dim] = end.max(2 * before).max(self.least);
-                let larger = Tensor::zeros(dims, (&new.device(), new.dtype()));
-                match full.filter(|_| self.length > 0) {
-                    Some(full) => {
-                        kernels::write_along(larger, self.dim, 0, kernels::before(&full, self.dim, self.length))
-                    }
-                    None => larger,
-                }
-            }
-        };
-        self.buffer = Some(kernels::write_along(buffer, self.dim, self.length, new));
-        self.length = end;
+        self.buffer = self.buffer.take().map(|buffer| {
+            let place = self.length - self.start;
+            kernels::write_along(buffer, self.dim, place, new)
+        });
+        self.length += added;
     }
 
-    /// Forgets what stands from a length on, and keeps the memory.
+    /// Gives up what stands before a position, at once or later.
+    pub fn give_up_before(&mut self, position: usize) {
+        self.needed = self.needed.max(position.min(self.length));
+        let capacity = self.reserved_for(self.length - self.needed);
+        if let Some(buffer) = self.buffer.clone()
+            && self.start < self.needed
+            && buffer.dims()[self.dim] > WASTE * capacity
+        {
+            self.move_to(capacity, &buffer);
+        }
+    }
+
+    /// Forgets what stands from a length on, and keeps the memory. What was given up stays so.
     pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
+        self.length = self.length.min(length).max(self.start);
+        self.needed = self.needed.min(self.length);
     }
 
-    /// All that was appended; `None` where that is nothing. It is a view where the backend has views: drop it before the
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        (self.start, self.needed, self.length) = (0, 0, 0);
+    }
+
+    /// All that is there; `None` where that is nothing. It is a view where the backend has views: drop it before the
     /// next [append](Self::append), which otherwise copies all.
     pub fn all(&self) -> Option<Tensor<B, D>> {
-        let buffer = self.buffer.as_ref().filter(|_| self.length > 0)?;
-        Some(kernels::before(buffer, self.dim, self.length))
+        let buffer = self.buffer.as_ref().filter(|_| self.length > self.start)?;
+        Some(kernels::before(buffer, self.dim, self.length - self.start))
+    }
+
+    fn has_room_for(&self, added: usize) -> bool {
+        let places = self.buffer.as_ref().map_or(0, |buffer| buffer.dims()[self.dim]);
+        (self.length - self.start).checked_add(added).is_some_and(|end| end <= places)
+    }
+
+    /// The length of the buffer in which something more has room.
+    fn next_capacity(&self, added: usize) -> usize {
+        let (places, kept) = (self.capacity_in_use(), self.length - self.needed);
+        let end = kept.saturating_add(added);
+        match self.start < self.needed {
+            true => end.max(self.reserved_for(kept)),
+            false => end.max(places.saturating_mul(2)).max(self.least),
+        }
+    }
+
+    fn capacity_in_use(&self) -> usize {
+        self.buffer.as_ref().map_or(0, |buffer| buffer.dims()[self.dim])
+    }
+
+    /// The length of a buffer in which so much moves about.
+    fn reserved_for(&self, kept: usize) -> usize {
+        kept.saturating_mul(2).max(self.least)
+    }
+
+    /// Moves what is needed to the front of a buffer of a length, of the kind of another tensor.
+    fn move_to(&mut self, capacity: usize, like: &Tensor<B, D>) {
+        let mut dims = like.dims();
+        dims[self.dim] = capacity;
+        let moved = Tensor::zeros(dims, (&like.device(), like.dtype()));
+        let kept = self.buffer.take().filter(|_| self.length > self.needed).map(|full| {
+            let before = kernels::before(&full, self.dim, self.length - self.start);
+            match self.needed - self.start {
+                0 => before,
+                given_up => before.slice_dim(self.dim, given_up..self.length - self.start),
+            }
+        });
+        self.buffer = Some(match kept {
+            Some(kept) => kernels::write_along(moved, self.dim, 0, kept),
+            None => moved,
+        });
+        self.start = self.needed;
     }
 }
+
+/// From this many bytes on the host is asked for memory before the backend is.
+const ASKED_FIRST: usize = 1 << 30;
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
@@ -84,24 +188,57 @@ mod tests {
 
     use super::*;
 
+    fn numbers(from: usize, count: usize) -> Tensor<Flex, 3> {
+        let numbers = (from..from + count).map(|number| number as f32).collect::<Vec<_>>();
+        Tensor::<Flex, 1>::from_floats(&numbers[..], &Default::default()).reshape([1, count, 1])
+    }
+
+    fn read(growing: &Growing<Flex, 3>) -> Option<Vec<f32>> {
+        growing.all().map(|all| all.into_data().iter::<f32>().collect())
+    }
+
     #[test]
     fn what_is_appended_stays_and_room_doubles() {
-        let device = Default::default();
         let mut growing = Growing::<Flex, 3>::along(1);
         assert!(growing.all().is_none());
         let (mut all, mut rooms) = (Vec::new(), std::collections::BTreeSet::new());
         for step in 0..300 {
             let count = if step == 0 { 7 } else { 1 };
-            for _ in 0..count {
-                all.push(all.len() as f32);
-            }
-            let new = Tensor::<Flex, 1>::from_floats(&all[all.len() - count..], &device).reshape([1, count, 1]);
+            let new = numbers(all.len(), count);
+            all.extend((all.len()..all.len() + count).map(|number| number as f32));
             growing.append(new.repeat_dim(0, 2));
             rooms.insert(growing.buffer.as_ref().map_or(0, |buffer| buffer.dims()[1]));
         }
         assert_eq!(growing.len(), 306);
-        let found = growing.all().map(|all| all.into_data().iter::<f32>().collect::<Vec<_>>());
-        assert_eq!(found, Some([all.clone(), all].concat()));
+        assert_eq!(read(&growing), Some([all.clone(), all].concat()));
         assert_eq!(rooms.into_iter().collect::<Vec<_>>(), [64, 128, 256, 512]);
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_room_and_positions_stay() {
+        let mut growing = Growing::<Flex, 3>::along(1);
+        growing.append(numbers(0, 1000));
+        assert_eq!(growing.capacity(), 1000);
+        for length in 1000..1500 {
+            growing.give_up_before(length - 20);
+            assert_eq!((growing.len(), growing.capacity()), (length, 64));
+            assert!(growing.start() <= length - 20);
+            let wanted = (growing.start()..length).map(|number| number as f32).collect::<Vec<_>>();
+            assert_eq!(read(&growing), Some(wanted));
+            growing.append(numbers(length, 1));
+        }
+        growing.truncate(1490);
+        growing.append(numbers(1490, 200));
+        let wanted = (growing.start()..1690).map(|number| number as f32).collect::<Vec<_>>();
+        assert_eq!((growing.len(), read(&growing)), (1690, Some(wanted)));
+    }
+
+    #[test]
+    fn memory_that_cannot_be_is_an_error() {
+        for capacity in [1 << 45, 1 << 62, usize::MAX] {
+            let growing = Growing::<Flex, 3>::along(1).with_capacity(capacity);
+            assert!(growing.check_append("keys", &numbers(0, 1)).is_err(), "{capacity}");
+        }
+        assert!(Growing::<Flex, 3>::along(1).check_append("keys", &numbers(0, 1)).is_ok());
     }
 }

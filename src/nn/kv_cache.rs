@@ -2,7 +2,10 @@ use std::fmt;
 
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::growing::Growing;
+use super::{
+    growing::Growing,
+    real_tokens::{RealTokens, pick},
+};
 use crate::{attention::AttentionError, masker::LayerState};
 
 /// The keys and values that a layer has seen, and what its [maskers](crate::masker) remember of them.
@@ -13,7 +16,18 @@ use crate::{attention::AttentionError, masker::LayerState};
 /// copy of the buffer: drop it before. (Backends without [native kernels](crate::kernels::native_path) may copy all the
 /// same; `Autodiff` does.)
 ///
-/// One cache belongs to one layer. All sequences of a batch are of the same length.
+/// One cache belongs to one layer, and to one batch of sequences. As long as no token is padding, the sequences lie
+/// together in one buffer. From the first padded token on (see [GqaInput](super::GqaInput) and
+/// [mask_pad](super::MhaInput::mask_pad)) each has a buffer and a state of its own, into which only its real tokens go: a
+/// sequence is then worked as it would be alone, wherever the padding stands. [len](Self::len) and
+/// [truncate](Self::truncate) count padding, so that they are the same for all sequences.
+///
+/// # Sliding windows
+/// A layer with a [sliding window](super::GroupedQueryAttentionConfig::sliding_window) whose method needs no key before
+/// the window gives up the tokens that no later query can see. The cache is then as large as the window, positions stay
+/// what they were, and [truncate](Self::truncate) cannot go back to before what was given up.
+/// [with_spare](Self::with_spare) holds some more tokens for that. A method that looks at all keys (one that remembers
+/// what it made of keys, draws, or has sizes that are fractions) keeps them all.
 ///
 /// # Example
 /// ```
@@ -28,15 +42,45 @@ use crate::{attention::AttentionError, masker::LayerState};
 /// cache.append(tokens(100), tokens(100))?;
 /// cache.append(tokens(1), tokens(1))?;
 /// assert_eq!(cache.len(), 101);
-/// cache.truncate(7);
+/// cache.truncate(7)?;
 /// assert_eq!(cache.keys().map(|keys| keys.dims()), Some([1, 2, 7, 64]));
 /// # }
 /// # Ok::<(), sparse_attention_hub::attention::AttentionError>(())
 /// ```
 pub struct KvCache<B: Backend> {
+    seed: u64,
+    capacity: usize,
+    spare: usize,
+    /// How many tokens before the next one are needed to answer it, where not all are.
+    reach: Option<usize>,
+    /// One for all sequences, or one for each.
+    parts: Vec<Part<B>>,
+    /// Which tokens are real, where the sequences are apart.
+    real: Option<RealTokens>,
+}
+
+/// The keys and values of one sequence, or of some that are alike in their padding.
+struct Part<B: Backend> {
     keys: Growing<B, 4>,
     values: Growing<B, 4>,
     state: LayerState,
+}
+
+/// What a layer attends to in one part of a cache.
+pub(super) struct Cached<'a, B: Backend> {
+    pub keys: Tensor<B, 4>,
+    pub values: Tensor<B, 4>,
+    /// The position of the first of the keys.
+    pub start: usize,
+    pub state: &'a mut LayerState,
+}
+
+/// How a cache becomes again what it was before tokens came.
+pub(super) struct Undo<B: Backend> {
+    length: usize,
+    was_unused: bool,
+    /// What it was made of, if the sequences were not apart yet.
+    together: Option<Vec<Part<B>>>,
 }
 
 impl<B: Backend> KvCache<B> {
@@ -46,21 +90,283 @@ impl<B: Backend> KvCache<B> {
     }
 
     /// An empty cache whose buffers, once the first tokens come, take so many without growing.
+    ///
+    /// Nothing is allocated before. A capacity that the memory cannot hold is an error of the first
+    /// [append](Self::append).
     pub fn with_capacity(seed: u64, capacity: usize) -> Self {
-        let buffer = || Growing::along(2).with_capacity(capacity);
-        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed) }
+        let parts = vec![Part::new(seed, capacity)];
+        Self { seed, capacity, spare: 0, reach: None, parts, real: None }
     }
 
-    /// Takes in the keys and values of the next tokens.
+    /// The same cache that, in a layer with a sliding window, holds so many more tokens than the window needs:
+    /// [truncate](Self::truncate) can take back at least that many, for drafts of speculative decoding. Default: 0.
+    /// `usize::MAX` holds all tokens.
+    pub fn with_spare(self, tokens: usize) -> Self {
+        Self { spare: tokens, ..self }
+    }
+
+    /// Takes in the keys and values of the next tokens, none of which is padding.
     ///
     /// # Shapes
     /// - keys: `[batch, kv_heads, tokens, head_dim]`
     /// - values: `[batch, kv_heads, tokens, value_dim]`
     ///
     /// # Errors
-    /// If there is no token, values do not fit the keys, or either differs from what is cached in another length than
-    /// that of the sequence, or in type. The cache is then as before.
+    /// If there is no token, values do not fit the keys, either differs from what is cached in another length than that
+    /// of the sequence, or in type, or the memory cannot hold them. The cache is then as before.
     pub fn append(&mut self, keys: Tensor<B, 4>, values: Tensor<B, 4>) -> Result<(), AttentionError> {
+        self.take_in(keys, values, None).map(drop)
+    }
+
+    /// The same for tokens of which some may be padding, with the way back.
+    ///
+    /// # Errors
+    /// As [append](Self::append), and if the batch of the padding is another.
+    pub(super) fn take_in(
+        &mut self,
+        keys: Tensor<B, 4>,
+        values: Tensor<B, 4>,
+        real: Option<&RealTokens>,
+    ) -> Result<Undo<B>, AttentionError> {
+        self.validate(&keys, &values)?;
+        let [batch, _, tokens, _] = keys.dims();
+        let mut undo = Undo { length: self.len(), was_unused: self.is_unused(), together: None };
+        let all;
+        let real = match (real.filter(|real| !real.are_all()), &self.real) {
+            (None, None) => {
+                self.parts[0].append(keys, values);
+                return Ok(undo);
+            }
+            (Some(real), _) => real,
+            (None, Some(_)) => {
+                all = RealTokens::all(batch, tokens);
+                &all
+            }
+        };
+        if self.real.is_none() {
+            undo.together = Some(self.separate(batch));
+        }
+        for (row, part) in self.parts.iter_mut().enumerate().filter(|(row, _)| real.count(*row) > 0) {
+            let of_row = |tensor: &Tensor<B, 4>| pick(tensor.clone().slice_dim(0, row..row + 1), 2, real.row(row));
+            part.append(of_row(&keys), of_row(&values));
+        }
+        if let Some(known) = &mut self.real {
+            known.extend(real);
+        }
+        Ok(undo)
+    }
+
+    /// Makes the cache again what it was before tokens came: after an error, they are as if they had never been there.
+    pub(super) fn undo(&mut self, undo: Undo<B>) {
+        if let Some(parts) = undo.together {
+            (self.parts, self.real) = (parts, None);
+        }
+        self.cut(undo.length);
+        if undo.was_unused {
+            let Self { seed, capacity, .. } = *self;
+            self.parts.iter_mut().for_each(|part| *part = Part::new(seed, capacity));
+        }
+    }
+
+    /// The keys of all tokens, a view of the buffer; `None` if there are none, or the sequences are
+    /// [apart](Self::is_apart). Of a sliding window, those that are still [there](Self::start).
+    ///
+    /// # Shapes
+    /// - output: `[batch, kv_heads, len, head_dim]`
+    pub fn keys(&self) -> Option<Tensor<B, 4>> {
+        self.together()?.keys.all()
+    }
+
+    /// The values of all tokens, as [keys](Self::keys).
+    ///
+    /// # Shapes
+    /// - output: `[batch, kv_heads, len, value_dim]`
+    pub fn values(&self) -> Option<Tensor<B, 4>> {
+        self.together()?.values.all()
+    }
+
+    /// The position of the first token that is there: 0, unless tokens before a sliding window were given up. Where
+    /// sequences are [apart](Self::is_apart), of the sequence of which the least was given up.
+    pub fn start(&self) -> usize {
+        self.parts.iter().map(|part| part.keys.start()).min().unwrap_or(0)
+    }
+
+    /// Whether sequences lie apart, because some of their tokens were padding.
+    pub fn is_apart(&self) -> bool {
+        self.real.is_some()
+    }
+
+    /// The keys and values of one sequence of a batch that is [apart](Self::is_apart), without padding; `None` if there
+    /// are none.
+    ///
+    /// # Shapes
+    /// - outputs: `[1, kv_heads, real tokens, head_dim]` and `[1, kv_heads, real tokens, value_dim]`
+    pub fn sequence(&self, sequence: usize) -> Option<(Tensor<B, 4>, Tensor<B, 4>)> {
+        let part = self.parts.get(sequence).filter(|_| self.is_apart())?;
+        Some((part.keys.all()?, part.values.all()?))
+    }
+
+    /// How many tokens of each sequence came, padding included.
+    pub fn len(&self) -> usize {
+        self.real.as_ref().map_or(self.parts[0].keys.len(), RealTokens::columns)
+    }
+
+    /// How many tokens of a sequence are real, which is the position of its next one.
+    pub fn real_len(&self, sequence: usize) -> usize {
+        match &self.real {
+            Some(real) if sequence < real.batch() => real.count(sequence),
+            Some(_) => 0,
+            None => self.len(),
+        }
+    }
+
+    /// Whether no token is cached.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many tokens the buffers take without growing; where sequences are [apart](Self::is_apart), the largest.
+    pub fn capacity(&self) -> usize {
+        self.parts.iter().map(|part| part.keys.capacity()).max().unwrap_or(self.capacity)
+    }
+
+    /// Forgets all tokens but the first `length`, in the buffers and in the [state](Self::state), as if they had never
+    /// come (only random numbers go on where they stand). The buffers keep their capacity. Without effect if there are
+    /// no more tokens than that.
+    ///
+    /// # Errors
+    /// If tokens before a sliding window were given up that a query at that length would see; the error says how far
+    /// back the cache can go. The cache is then as before.
+    pub fn truncate(&mut self, length: usize) -> Result<(), AttentionError> {
+        if length >= self.len() {
+            return Ok(());
+        }
+        let earliest = self.earliest();
+        if length < earliest {
+            return Err(AttentionError::GivenUp { length, earliest });
+        }
+        self.cut(length);
+        Ok(())
+    }
+
+    /// The least length to which the cache can go [back](Self::truncate).
+    fn earliest(&self) -> usize {
+        let can = |length: usize| {
+            self.parts.iter().enumerate().all(|(row, part)| match part.keys.start() {
+                0 => true,
+                start => {
+                    let real = self.real.as_ref().map_or(length, |real| real.count_before(row, length));
+                    real >= start + self.reach.unwrap_or(0)
+                }
+            })
+        };
+        // What holds for a length holds for a longer one.
+        let (mut impossible, mut possible) = (0, self.len());
+        if can(0) {
+            return 0;
+        }
+        while possible - impossible > 1 {
+            let middle = impossible + (possible - impossible) / 2;
+            match can(middle) {
+                true => possible = middle,
+                false => impossible = middle,
+            }
+        }
+        possible
+    }
+
+    fn cut(&mut self, length: usize) {
+        for (row, part) in self.parts.iter_mut().enumerate() {
+            let real = self.real.as_ref().map_or(length, |real| real.count_before(row, length));
+            part.keys.truncate(real);
+            part.values.truncate(real);
+            part.state.truncate(real);
+        }
+        if let Some(real) = &mut self.real {
+            real.truncate(length);
+        }
+    }
+
+    /// Gives up the tokens that queries which come next cannot see, for a window and so many keys before it. More may be
+    /// kept, and what is kept may be hidden.
+    pub(super) fn give_up_before_window(&mut self, window: usize, before: usize) {
+        let reach = (window - 1).saturating_add(before);
+        self.reach = Some(reach);
+        for part in &mut self.parts {
+            let needed = part.keys.len().saturating_sub(reach.saturating_add(self.spare));
+            part.keys.give_up_before(needed);
+            part.values.give_up_before(needed);
+        }
+    }
+
+    /// Forgets everything and keeps the capacity, for as many other sequences. The state draws again from its seed.
+    pub fn reset(&mut self) {
+        if self.real.take().is_some() {
+            self.parts = vec![Part::new(self.seed, self.capacity)];
+        }
+        self.parts.iter_mut().for_each(Part::clear);
+        self.reach = None;
+    }
+
+    /// What the layer's maskers remember of the cached keys; where sequences are [apart](Self::is_apart), of the first
+    /// one.
+    pub fn state(&self) -> &LayerState {
+        &self.parts[0].state
+    }
+
+    /// The same for a call of the maskers.
+    pub fn state_mut(&mut self) -> &mut LayerState {
+        &mut self.parts[0].state
+    }
+
+    /// Which tokens are real; `None` as long as no padding came.
+    pub(super) fn real(&self) -> Option<&RealTokens> {
+        self.real.as_ref()
+    }
+
+    /// The number of sequences, once it is known.
+    pub(super) fn batch(&self) -> Option<usize> {
+        match &self.real {
+            Some(real) => Some(real.batch()),
+            None => self.parts[0].keys.buffer().filter(|_| !self.is_empty()).map(|buffer| buffer.dims()[0]),
+        }
+    }
+
+    /// What there is to attend to in the only part, or in that of a sequence; `None` if that is nothing.
+    pub(super) fn cached(&mut self, part: usize) -> Option<Cached<'_, B>> {
+        let Part { keys, values, state } = &mut self.parts[part];
+        Some(Cached { keys: keys.all()?, values: values.all()?, start: keys.start(), state })
+    }
+
+    fn together(&self) -> Option<&Part<B>> {
+        self.parts.first().filter(|_| !self.is_apart())
+    }
+
+    /// Whether no token ever came.
+    fn is_unused(&self) -> bool {
+        self.parts.iter().all(|part| part.keys.buffer().is_none())
+    }
+
+    /// Gives each sequence a part of its own. What maskers remember is of all sequences together: they make it anew from
+    /// the keys.
+    fn separate(&mut self, batch: usize) -> Vec<Part<B>> {
+        let whole = &self.parts[0];
+        let parts = (0..batch).map(|row| {
+            let of_row = |whole: &Growing<B, 4>| {
+                let mut part = Growing::along(2).with_capacity(self.capacity).starting_at(whole.start());
+                if let Some(all) = whole.all() {
+                    part.append(all.slice_dim(0, row..row + 1));
+                }
+                part
+            };
+            Part { keys: of_row(&whole.keys), values: of_row(&whole.values), state: LayerState::new(self.seed) }
+        });
+        let parts = parts.collect();
+        self.real = Some(RealTokens::all(batch, self.len()));
+        std::mem::replace(&mut self.parts, parts)
+    }
+
+    fn validate(&self, keys: &Tensor<B, 4>, values: &Tensor<B, 4>) -> Result<(), AttentionError> {
         let [batch, kv_heads, tokens, _] = keys.dims();
         for (tensor, found) in [("keys", keys.dims()), ("values", values.dims())] {
             if found.contains(&0) {
@@ -72,70 +378,38 @@ impl<B: Backend> KvCache<B> {
             let expected = format!("[{batch}, {kv_heads}, {tokens}, value_dim], as the keys are");
             return Err(AttentionError::Shape { tensor: "values", found: values.dims().to_vec(), expected });
         }
-        validate("keys", &self.keys, &keys)?;
-        validate("values", &self.values, &values)?;
-        self.keys.append(keys);
-        self.values.append(values);
-        Ok(())
-    }
-
-    /// The keys of all tokens, a view of the buffer; `None` if there are none.
-    ///
-    /// # Shapes
-    /// - output: `[batch, kv_heads, len, head_dim]`
-    pub fn keys(&self) -> Option<Tensor<B, 4>> {
-        self.keys.all()
-    }
-
-    /// The values of all tokens, a view of the buffer; `None` if there are none.
-    ///
-    /// # Shapes
-    /// - output: `[batch, kv_heads, len, value_dim]`
-    pub fn values(&self) -> Option<Tensor<B, 4>> {
-        self.values.all()
-    }
-
-    /// How many tokens are cached, which is the position of the next one.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Whether no token is cached.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How many tokens the buffers take without growing.
-    pub fn capacity(&self) -> usize {
-        self.keys.capacity()
-    }
-
-    /// Forgets all tokens but the first `length`, in the buffers and in the [state](Self::state), as if they had never
-    /// come (only random numbers go on where they stand). The buffers keep their capacity. Without effect if there are
-    /// no more tokens than that.
-    pub fn truncate(&mut self, length: usize) {
-        if length < self.len() {
-            self.keys.truncate(length);
-            self.values.truncate(length);
-            self.state.truncate(length);
+        let batch = self.real.as_ref().map(RealTokens::batch);
+        for part in &self.parts {
+            validate("keys", &part.keys, keys, batch)?;
+            validate("values", &part.values, values, batch)?;
+        }
+        match keys.dtype() == values.dtype() {
+            true => Ok(()),
+            false => Err(AttentionError::FloatType {
+                tensor: "values",
+                found: values.dtype(),
+                expected: keys.dtype(),
+                others: "the keys",
+            }),
         }
     }
+}
 
-    /// Forgets everything and keeps the capacity, for as many other sequences. The state draws again from its seed.
-    pub fn reset(&mut self) {
-        self.keys.truncate(0);
-        self.values.truncate(0);
+impl<B: Backend> Part<B> {
+    fn new(seed: u64, capacity: usize) -> Self {
+        let buffer = || Growing::along(2).with_capacity(capacity);
+        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed) }
+    }
+
+    fn append(&mut self, keys: Tensor<B, 4>, values: Tensor<B, 4>) {
+        self.keys.append(keys);
+        self.values.append(values);
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.values.clear();
         self.state.clear();
-    }
-
-    /// What the layer's maskers remember of the cached keys.
-    pub fn state(&self) -> &LayerState {
-        &self.state
-    }
-
-    /// The same for a call of the maskers.
-    pub fn state_mut(&mut self) -> &mut LayerState {
-        &mut self.state
     }
 }
 
@@ -143,30 +417,44 @@ impl<B: Backend> fmt::Debug for KvCache<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KvCache")
             .field("len", &self.len())
+            .field("start", &self.start())
             .field("capacity", &self.capacity())
-            .field("state", &self.state)
+            .field("apart", &self.is_apart())
+            .field("state", self.state())
             .finish()
     }
 }
 
-/// Checks that tokens fit those that are cached.
+/// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
 fn validate<B: Backend>(
     name: &'static str,
     cached: &Growing<B, 4>,
     tokens: &Tensor<B, 4>,
+    batch: Option<usize>,
 ) -> Result<(), AttentionError> {
-    let Some(buffer) = cached.buffer() else { return Ok(()) };
-    let [batch, kv_heads, _, width] = buffer.dims();
     let found = tokens.dims();
+    let Some(buffer) = cached.buffer() else {
+        return match batch.is_none_or(|batch| batch == found[0]) {
+            true => cached.check_append(name, tokens),
+            false => {
+                let expected = format!("[{}, kv_heads, tokens, width], as in the cache", batch.unwrap_or(0));
+                Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected })
+            }
+        };
+    };
+    let [in_buffer, kv_heads, _, width] = buffer.dims();
+    let batch = batch.unwrap_or(in_buffer);
     if [found[0], found[1], found[3]] != [batch, kv_heads, width] {
         let expected = format!("[{batch}, {kv_heads}, tokens, {width}], as those in the cache");
         return Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected });
     }
-    match tokens.dtype() == buffer.dtype() {
-        true => Ok(()),
-        false => {
-            let value = format!("{:?}", tokens.dtype());
-            Err(AttentionError::Value { field: name, value, allowed: "of the type of those in the cache" })
-        }
+    if tokens.dtype() != buffer.dtype() {
+        return Err(AttentionError::FloatType {
+            tensor: name,
+            found: tokens.dtype(),
+            expected: buffer.dtype(),
+            others: "those in the cache",
+        });
     }
+    cached.check_append(name, tokens)
 }

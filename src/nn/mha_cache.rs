@@ -1,40 +1,48 @@
 use burn::tensor::backend::Backend;
 
-use super::growing::Growing;
-use crate::masker::LayerState;
+use super::{
+    growing::Growing,
+    kv_cache::{KvCache, Undo},
+};
 
 /// Keys and values of the positions that a [SparseMultiHeadAttention](super::SparseMultiHeadAttention) has seen, and what
 /// its selectors remember of them.
 ///
 /// It has the constructors of burn's type of this name. Keys and values lie in memory that is reserved ahead, so that a
-/// new position costs its own projection and nothing of the past is copied or attended again.
+/// new position costs its own projection and nothing of the past is copied or attended again. A step that fails leaves it
+/// as it was.
 #[derive(Debug)]
 pub struct MhaCache<B: Backend> {
-    /// `[batch, kv_heads, keys, d_k]`.
-    pub(super) keys: Growing<B, 4>,
-    /// `[batch, kv_heads, keys, d_k]`.
-    pub(super) values: Growing<B, 4>,
+    /// Keys and values. Made by the layer, which knows the seed.
+    pub(super) past: Option<KvCache<B>>,
     /// `[batch, queries, d_model]`, if it is asked for with the past.
     pub(super) context: Growing<B, 3>,
     /// How many queries have been answered.
     pub(super) queries: usize,
     /// Whether keys and values are those of the first call for good.
     pub(super) fixed: bool,
-    /// Made by the layer, which knows the seed.
-    pub(super) state: Option<LayerState>,
+}
+
+/// How a cache becomes again what it was before a step.
+pub(super) struct UndoStep<B: Backend> {
+    pub queries: usize,
+    pub past: UndoPast<B>,
+}
+
+/// What a step did to keys and values.
+pub(super) enum UndoPast<B: Backend> {
+    /// Nothing.
+    Kept,
+    /// There were none before.
+    Made,
+    /// There are more than before.
+    Grew(Undo<B>),
 }
 
 impl<B: Backend> MhaCache<B> {
     /// An empty cache for autoregressive inference.
     pub fn autoregressive() -> Self {
-        Self {
-            keys: Growing::along(2),
-            values: Growing::along(2),
-            context: Growing::along(1),
-            queries: 0,
-            fixed: false,
-            state: None,
-        }
+        Self { past: None, context: Growing::along(1), queries: 0, fixed: false }
     }
 
     /// An empty cache for autoregressive inference over keys and values that never change: cross-attention.
@@ -42,9 +50,9 @@ impl<B: Backend> MhaCache<B> {
         Self { fixed: true, ..Self::autoregressive() }
     }
 
-    /// How many keys and values it holds.
+    /// How many keys and values it holds of each sequence, padding included.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.past.as_ref().map_or(0, KvCache::len)
     }
 
     /// Whether it holds nothing.
@@ -55,5 +63,15 @@ impl<B: Backend> MhaCache<B> {
     /// Forgets everything, for another sequence.
     pub fn reset(&mut self) {
         *self = Self { fixed: self.fixed, ..Self::autoregressive() };
+    }
+
+    /// Makes the cache again what it was before a step.
+    pub(super) fn undo(&mut self, step: UndoStep<B>) {
+        self.queries = step.queries;
+        match (step.past, &mut self.past) {
+            (UndoPast::Grew(undo), Some(past)) => past.undo(undo),
+            (UndoPast::Made, _) => self.past = None,
+            (UndoPast::Kept, _) | (UndoPast::Grew(_), None) => {}
+        }
     }
 }

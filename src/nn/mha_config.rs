@@ -91,7 +91,7 @@ impl SparseMultiHeadAttentionConfig {
     /// The layer.
     ///
     /// # Errors
-    /// If the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    /// If a size is 0, the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseMultiHeadAttention<B>, ConfigError> {
         self.try_init_with(self.maskers.init_for_layer(self.layer, device)?, device)
     }
@@ -99,16 +99,19 @@ impl SparseMultiHeadAttentionConfig {
     /// The layer with a method of one's own in place of the configured one.
     ///
     /// # Errors
-    /// If the sizes do not divide, or the dropout rate is not in [0, 1).
+    /// If a size is 0, the sizes do not divide, or the dropout rate is not in [0, 1).
     pub fn try_init_with<B: Backend, M>(
         &self,
         maskers: M,
         device: &B::Device,
     ) -> Result<SparseMultiHeadAttention<B, M>, ConfigError> {
         let n_heads_kv = self.n_heads_kv.unwrap_or(self.n_heads);
-        if self.n_heads == 0 || self.d_model == 0 || !self.d_model.is_multiple_of(self.n_heads) {
-            return Err(ConfigError::value("d_model", self.d_model, "a multiple of n_heads, both at least 1"));
+        validate_size("d_model", self.d_model)?;
+        validate_size("n_heads", self.n_heads)?;
+        if !self.d_model.is_multiple_of(self.n_heads) {
+            return Err(ConfigError::value("d_model", self.d_model, "a multiple of n_heads"));
         }
+        validate_matrix("d_model", self.d_model, self.d_model)?;
         validate_heads_kv(self.n_heads, n_heads_kv)?;
         validate_dropout(self.dropout)?;
         let d_k = self.d_model / self.n_heads;
@@ -132,6 +135,22 @@ impl SparseMultiHeadAttentionConfig {
             maskers: OptionalRecord(maskers),
             calls: Calls::default(),
         })
+    }
+}
+
+pub(super) fn validate_size(field: &'static str, size: usize) -> Result<(), ConfigError> {
+    match size {
+        0 => Err(ConfigError::value(field, size, "at least 1")),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the weights of a linear layer can be counted in bytes, before they are made.
+pub(super) fn validate_matrix(field: &'static str, from: usize, to: usize) -> Result<(), ConfigError> {
+    let bytes = from.checked_mul(to).and_then(|numbers| numbers.checked_mul(size_of::<f64>()));
+    match bytes.filter(|&bytes| isize::try_from(bytes).is_ok()) {
+        Some(_) => Ok(()),
+        None => Err(ConfigError::value(field, to, "of a size whose weights the memory can hold")),
     }
 }
 

@@ -1,5 +1,3 @@
-use std::ops::Range;
-
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
 use crate::attention::{AttentionError, Visibility};
@@ -23,6 +21,8 @@ pub(super) struct InputMasks<B: Backend> {
     pub pad: Option<Tensor<B, 2, Bool>>,
     pub attention: Option<Tensor<B, 3, Bool>>,
     pub causal: bool,
+    /// Whether the queries are the positions of the keys.
+    pub one_sequence: bool,
 }
 
 impl<B: Backend> MhaInput<B> {
@@ -31,10 +31,15 @@ impl<B: Backend> MhaInput<B> {
     /// # Shapes
     /// - tensor: `[batch, length, d_model]`
     pub fn self_attn(tensor: Tensor<B, 3>) -> Self {
-        Self::new(tensor.clone(), tensor.clone(), tensor)
+        let mut input = Self::new(tensor.clone(), tensor.clone(), tensor);
+        input.masks.one_sequence = true;
+        input
     }
 
     /// Input of a sequence of queries and another of keys and values.
+    ///
+    /// Unless it is [causal](Self::causal), queries have no position among the keys: a method that goes by position takes
+    /// them for the last of each sequence's real keys. For one sequence, [self_attn](Self::self_attn) says where they stand.
     ///
     /// # Shapes
     /// - query: `[batch, queries, d_model]`
@@ -45,8 +50,15 @@ impl<B: Backend> MhaInput<B> {
 
     /// Hides keys that are padding.
     ///
-    /// Padding at the ends of a sequence is cut off before the method sees the keys: a sink is then the first keys that are
-    /// none, and attention stays sparse. Elsewhere it is a tensor over all pairs, like [mask_attn](Self::mask_attn).
+    /// Padding is cut out before the method sees the keys, wherever it stands: each sequence of the batch is worked as it
+    /// would be alone, a sink is the first keys that are none, and attention stays sparse. What a query at a padded
+    /// position gives is finite and means nothing: without a cache, what the keys that it sees make of it; with a cache,
+    /// and where padding stands in the middle of a sequence, what the output projection makes of 0. (Under
+    /// [burn's conventions](super::SparseMultiHeadAttentionConfig::burn_conventions) padding is a tensor over all pairs,
+    /// like [mask_attn](Self::mask_attn).)
+    ///
+    /// With a cache the mask is that of all positions so far, and must say of the cached ones what it said when they came.
+    /// Without one, the new positions are no padding.
     ///
     /// # Shapes
     /// - mask_pad: `[batch, keys]`, `true` = hidden.
@@ -77,7 +89,7 @@ impl<B: Backend> MhaInput<B> {
 impl<B: Backend> InputMasks<B> {
     /// Nothing is hidden.
     pub fn none() -> Self {
-        Self { pad: None, attention: None, causal: false }
+        Self { pad: None, attention: None, causal: false, one_sequence: false }
     }
 
     /// Padded keys are hidden, if there are any.
@@ -91,25 +103,21 @@ impl<B: Backend> InputMasks<B> {
             let [_, queries, _] = mask.dims();
             mask.slice_dim(1, first.min(queries)..queries)
         });
-        Self { pad: self.pad.clone(), attention, causal: self.causal }
+        Self { attention, ..self.clone() }
     }
 
-    /// Where only padding and causality hide keys, and the padding stands at the ends: the keys that each sequence has.
+    /// Checks the shapes of the masks.
     ///
     /// # Errors
-    /// If the padding mask does not have the shape of the keys.
-    pub fn spans(&self, batch: usize, keys: usize) -> Result<Option<Vec<Range<usize>>>, AttentionError> {
-        let (Some(pad), None) = (&self.pad, &self.attention) else {
-            return Ok(None);
-        };
-        expect("mask_pad", pad.dims().to_vec(), &[batch, keys])?;
-        let hidden = pad.to_data().iter::<bool>().collect::<Vec<_>>();
-        let span = |hidden: &[bool]| {
-            let start = hidden.iter().take_while(|&&hidden| hidden).count();
-            let length = hidden[start..].iter().take_while(|&&hidden| !hidden).count();
-            hidden[start + length..].iter().all(|&hidden| hidden).then_some(start..start + length)
-        };
-        Ok(hidden.chunks(keys).map(span).collect())
+    /// If one does not have the shape of the queries and keys.
+    pub fn expect(&self, [batch, queries, keys]: [usize; 3]) -> Result<(), AttentionError> {
+        if let Some(pad) = &self.pad {
+            expect("mask_pad", pad.dims().to_vec(), &[batch, keys])?;
+        }
+        match &self.attention {
+            Some(mask) => expect("mask_attn", mask.dims().to_vec(), &[batch, queries, keys]),
+            None => Ok(()),
+        }
     }
 
     /// What attention makes of the masks: closed form where there is only causality, otherwise a tensor.
@@ -121,13 +129,12 @@ impl<B: Backend> InputMasks<B> {
         [batch, queries, keys]: [usize; 3],
         device: &B::Device,
     ) -> Result<Visibility<B>, AttentionError> {
+        self.expect([batch, queries, keys])?;
         let mut hidden = Vec::new();
         if let Some(pad) = self.pad {
-            expect("mask_pad", pad.dims().to_vec(), &[batch, keys])?;
             hidden.push(pad.reshape([batch, 1, 1, keys]).expand([batch, 1, queries, keys]));
         }
         if let Some(mask) = self.attention {
-            expect("mask_attn", mask.dims().to_vec(), &[batch, queries, keys])?;
             hidden.push(mask.reshape([batch, 1, queries, keys]));
         }
         if self.causal {

@@ -16,6 +16,7 @@ mod attend;
 mod calls;
 mod cross_attention;
 mod dropout;
+mod gqa_input;
 mod grouped_query_attention;
 mod growing;
 mod kv_cache;
@@ -25,12 +26,16 @@ mod mha_input;
 mod multi_head_attention;
 mod optional_record;
 mod padding;
+mod real_tokens;
+mod rope_parameters;
 mod rotary;
+mod rotary_scaling;
 mod sparse_attention;
 mod transformer_encoder;
 mod transformer_encoder_layer;
 
 pub use cross_attention::{SparseCrossAttention, SparseCrossAttentionCache, SparseCrossAttentionConfig};
+pub use gqa_input::GqaInput;
 pub use grouped_query_attention::{GroupedQueryAttention, GroupedQueryAttentionConfig};
 pub use kv_cache::KvCache;
 pub use mha_cache::MhaCache;
@@ -38,7 +43,9 @@ pub use mha_config::SparseMultiHeadAttentionConfig;
 pub use mha_input::{MhaInput, MhaOutput};
 pub use multi_head_attention::SparseMultiHeadAttention;
 pub use optional_record::OptionalRecord;
-pub use rotary::{RotaryEncoding, RotaryEncodingConfig, RotaryScaling};
+pub use rope_parameters::RopeParameters;
+pub use rotary::{RotaryEncoding, RotaryEncodingConfig};
+pub use rotary_scaling::RotaryScaling;
 pub use sparse_attention::sparse_attention;
 pub use transformer_encoder::{
     SparseTransformerEncoder, SparseTransformerEncoderAutoregressiveCache, SparseTransformerEncoderConfig,

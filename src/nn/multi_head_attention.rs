@@ -5,15 +5,18 @@ use burn::{
 };
 
 use super::{
-    MhaCache, MhaInput, MhaOutput, OptionalRecord,
-    attend::{Attend, Attended, join_heads, or_panic, split_heads},
+    KvCache, MhaCache, MhaInput, MhaOutput, OptionalRecord,
+    attend::{Attend, Attended, check_input, join_heads, or_panic, split_heads},
     calls::Calls,
-    mha_input::InputMasks,
-    padding::SeenKeys,
+    kv_cache::Cached,
+    mha_cache::{UndoPast, UndoStep},
+    mha_input::{InputMasks, causal_offset},
+    padding::{Apart, Place, SeenKeys},
+    real_tokens::RealTokens,
 };
 use crate::{
     attention::AttentionError,
-    masker::{LayerState, Masker, MaskerChain},
+    masker::{LayerState, Masker, MaskerChain, RecordError},
 };
 
 /// Multi-head attention over the keys that a sparse method keeps, in the place of burn's `MultiHeadAttention`.
@@ -156,6 +159,26 @@ impl<B: Backend, M> SparseMultiHeadAttention<B, M> {
     }
 }
 
+impl<B: Backend> SparseMultiHeadAttention<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// A record that has nothing for the method, such as one of burn's own layer, leaves the method as it is.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    pub(super) fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        match &record.maskers {
+            Some(chain) => self.maskers.0.check_record(chain),
+            None => Ok(()),
+        }
+    }
+}
+
 impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// Attention of the queries over the keys.
     ///
@@ -177,7 +200,8 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// As [forward](Self::forward).
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others and the layer ask for, or the method cannot work with them.
+    /// If a tensor does not have the shape that the others and the layer ask for, or another float type than the layer's
+    /// weights, or the method cannot work with them.
     pub fn try_forward(&self, input: MhaInput<B>) -> Result<MhaOutput<B>, AttentionError> {
         self.check(&input)?;
         let MhaInput { query, key, value, masks } = input;
@@ -203,7 +227,8 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// - weights, if filled: those of the new queries only.
     ///
     /// # Panics
-    /// If there is no new query, [forward_step](Self::forward_step) has used the cache, or where it returns an error.
+    /// If there is no new query, [forward_step](Self::forward_step) has used the cache, or where it returns an error. The
+    /// cache is then as it was before.
     #[track_caller]
     pub fn forward_cache(&self, input: MhaInput<B>, cache: &mut MhaCache<B>) -> MhaOutput<B> {
         let [batch, queries, _] = input.query.dims();
@@ -241,34 +266,123 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// - context: `[batch, new, d_model]`
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others, the layer and the cache ask for, or the method cannot work
-    /// with them.
+    /// If a tensor does not have the shape that the others, the layer and the cache ask for, or another float type than
+    /// the layer's weights, the padding contradicts that of an earlier step, or the method cannot work with them. The
+    /// cache is then as it was before.
     pub fn forward_step(&self, input: MhaInput<B>, cache: &mut MhaCache<B>) -> Result<MhaOutput<B>, AttentionError> {
+        Ok(self.forward_step_or_undo(input, cache)?.0)
+    }
+
+    /// The same with the way back, for a step of which more can fail.
+    pub(super) fn forward_step_or_undo(
+        &self,
+        input: MhaInput<B>,
+        cache: &mut MhaCache<B>,
+    ) -> Result<(MhaOutput<B>, UndoStep<B>), AttentionError> {
         self.check(&input)?;
         let MhaInput { query, key, value, masks } = input;
         let ([batch, queries, _], device) = (query.dims(), query.device());
-        if let Some(cached) = cache.keys.all()
-            && cached.dims()[0] != batch
+        if let Some(cached) = cache.past.as_ref().and_then(KvCache::batch)
+            && cached != batch
         {
-            let expected = format!("[{}, _, _], as in the cache", cached.dims()[0]);
+            let expected = format!("[{cached}, _, _], as in the cache");
             return Err(AttentionError::Shape { tensor: "query", found: query.dims().to_vec(), expected });
         }
         let appends = !cache.fixed || cache.is_empty();
         let keys = cache.len() + if appends { key.dims()[1] } else { 0 };
-        // Before anything is appended: after a mask that does not fit, the cache is as it was.
-        let visibility = InputMasks { causal: !cache.fixed, ..masks }.visibility([batch, queries, keys], &device)?;
-        if appends {
-            cache.keys.append(split_heads(self.key.forward(key), self.n_heads_kv));
-            cache.values.append(split_heads(self.value.forward(value), self.n_heads_kv));
-        }
-        let (Some(key), Some(value)) = (cache.keys.all(), cache.values.all()) else {
-            let expected = "at least one position".to_owned();
-            return Err(AttentionError::Shape { tensor: "key", found: vec![batch, 0, self.d_model], expected });
-        };
-        cache.queries += queries;
-        let state = cache.state.get_or_insert_with(|| LayerState::new(self.seed));
+        // What can be wrong with masks before anything is appended.
+        let masks = InputMasks { causal: !cache.fixed, ..masks };
+        let seen = self.seen_with_cache(masks, [batch, queries, keys], cache, &device)?;
         let query = split_heads(self.query.forward(query), self.n_heads);
-        Ok(self.finish(self.core().forward([query, key, value], visibility, state)?))
+        let dropout_seed = self.calls.seed::<B>(self.seed, &device);
+        let is_new = cache.past.is_none();
+        let mut undo = UndoStep { queries: cache.queries, past: UndoPast::Kept };
+        if is_new {
+            undo.past = UndoPast::Made;
+        }
+        let past = cache.past.get_or_insert_with(|| KvCache::new(self.seed));
+        let result = (|| {
+            if appends {
+                let new = match &seen {
+                    SeenKeys::Together(_) => None,
+                    SeenKeys::Apart(apart) => Some(apart.real.from(past.len())),
+                };
+                let key = split_heads(self.key.forward(key), self.n_heads_kv);
+                let value = split_heads(self.value.forward(value), self.n_heads_kv);
+                let grown = past.take_in(key, value, new.as_ref())?;
+                if !is_new {
+                    undo.past = UndoPast::Grew(grown);
+                }
+            }
+            let core = self.core();
+            match seen {
+                SeenKeys::Together(visibility) => {
+                    let Some(Cached { keys, values, state, .. }) = past.cached(0) else {
+                        let expected = "at least one position".to_owned();
+                        let found = vec![batch, 0, self.d_model];
+                        return Err(AttentionError::Shape { tensor: "key", found, expected });
+                    };
+                    core.forward([query, keys, values], visibility, state)
+                }
+                SeenKeys::Apart(apart) => {
+                    apart.attend_each(&core, query, dropout_seed, |core, sequence, query| match past.cached(sequence) {
+                        Some(Cached { keys, values, state, .. }) => {
+                            apart.attend_sequence(core, sequence, query, Some([keys, values]), state)
+                        }
+                        None => apart.attend_sequence(core, sequence, query, None, &mut LayerState::new(self.seed)),
+                    })
+                }
+            }
+        })();
+        match result {
+            Ok(attended) => {
+                cache.queries += queries;
+                Ok((self.finish(attended), undo))
+            }
+            Err(error) => {
+                cache.undo(undo);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a step sees: all sequences alike, or each its real keys, as soon as there is padding in the cache or in what
+    /// comes.
+    fn seen_with_cache(
+        &self,
+        mut masks: InputMasks<B>,
+        shape: [usize; 3],
+        cache: &MhaCache<B>,
+        device: &B::Device,
+    ) -> Result<SeenKeys<B>, AttentionError> {
+        let ([batch, queries, keys], known) = (shape, cache.len());
+        masks.expect(shape)?;
+        if masks.causal {
+            causal_offset(batch, queries, keys)?;
+        }
+        if self.burn_conventions {
+            return Ok(SeenKeys::Together(masks.visibility(shape, device)?));
+        }
+        let cached = cache.past.as_ref().and_then(KvCache::real).cloned();
+        let is_apart = cached.is_some();
+        let cached = cached.unwrap_or_else(|| RealTokens::all(batch, known));
+        let real = match masks.pad.take() {
+            Some(pad) => {
+                let real = RealTokens::of_mask(&pad, [batch, keys])?;
+                real.check_continues(&cached)?;
+                real
+            }
+            None => {
+                let mut real = cached;
+                real.extend(&RealTokens::all(batch, keys - known));
+                real
+            }
+        };
+        if !is_apart && real.are_all() {
+            return Ok(SeenKeys::Together(masks.visibility(shape, device)?));
+        }
+        let place = if masks.causal { Place::AmongRealKeys } else { Place::Elsewhere };
+        Ok(SeenKeys::Apart(Apart { real, mask: masks.attention, place, causal: masks.causal }))
     }
 
     fn core(&self) -> Attend<'_, M> {
@@ -279,6 +393,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
             fill_weights: self.fill_weights,
             burn_min_float: self.burn_conventions.then_some(self.min_float),
             layer: self.layer,
+            dropout_seed: None,
         }
     }
 
@@ -298,6 +413,8 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
                 return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
             }
         }
-        Ok(())
+        check_input("query", query, &self.query)?;
+        check_input("key", key, &self.key)?;
+        check_input("value", value, &self.value)
     }
 }

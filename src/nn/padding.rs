@@ -1,16 +1,17 @@
-//! Which keys the queries of a call see: all sequences alike, or each its own span.
+//! Attention of sequences with padding: each alone, over its real keys, as if the padding were not there.
 
 use std::ops::Range;
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Bool, Tensor, backend::Backend};
 
 use super::{
     attend::{Attend, Attended},
     mha_input::{InputMasks, causal_offset},
+    real_tokens::{RealTokens, pick, spread},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, Visibility, scores::accumulation_dtype},
-    masker::{LayerState, Masker},
+    masker::{LayerState, Masker, mix},
 };
 
 /// What the masks of a call without a cache come to.
@@ -19,7 +20,28 @@ pub(super) enum SeenKeys<B: Backend> {
     Together(Visibility<B>),
     /// Each sequence has some of the keys, and is worked alone over these: in closed form, so that native kernels serve
     /// it and the method sees no padding.
-    Apart { spans: Vec<Range<usize>>, causal: bool },
+    Apart(Apart<B>),
+}
+
+/// The sequences of a call that are worked alone.
+pub(super) struct Apart<B: Backend> {
+    /// The real keys among all, with those that are cached.
+    pub real: RealTokens,
+    /// `[batch, queries, keys]`, `true` = hidden.
+    pub mask: Option<Tensor<B, 3, Bool>>,
+    pub place: Place,
+    pub causal: bool,
+}
+
+/// Where queries stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// They are the last of the keys, and those at padded positions are answered from the keys that they see.
+    AmongKeys,
+    /// They are the last of the keys, and those at padded positions are not answered: their output is 0.
+    AmongRealKeys,
+    /// In another sequence: of each sequence's real keys they are taken for the last.
+    Elsewhere,
 }
 
 impl<B: Backend> SeenKeys<B> {
@@ -32,13 +54,14 @@ impl<B: Backend> SeenKeys<B> {
         device: &B::Device,
     ) -> Result<Self, AttentionError> {
         let [batch, queries, keys] = shape;
+        masks.check(shape)?;
         // Under burn's conventions padding is attended to where there is nothing else.
-        if !burn_conventions && let Some(spans) = masks.spans(batch, keys)? {
-            if spans.iter().any(|span| *span != (0..keys)) {
-                if masks.causal {
-                    causal_offset(batch, queries, keys)?;
-                }
-                return Ok(Self::Apart { spans, causal: masks.causal });
+        if let Some(pad) = masks.pad.as_ref().filter(|_| !burn_conventions) {
+            let real = RealTokens::of_mask(pad, [batch, keys])?;
+            if !real.are_all() {
+                let among_keys = masks.causal || masks.one_sequence && queries == keys;
+                let place = if among_keys { Place::AmongKeys } else { Place::Elsewhere };
+                return Ok(Self::Apart(Apart { real, mask: masks.attention, place, causal: masks.causal }));
             }
             masks.pad = None;
         }
@@ -55,60 +78,123 @@ impl<B: Backend> SeenKeys<B> {
         heads: [Tensor<B, 4>; 3],
         seed: u64,
     ) -> Result<Attended<B>, AttentionError> {
-        let (spans, causal) = match self {
+        let apart = match self {
             Self::Together(visibility) => return attend.forward(heads, visibility, &mut LayerState::new(seed)),
-            Self::Apart { spans, causal } => (spans, causal),
+            Self::Apart(apart) => apart,
         };
-        let sequences = spans.into_iter().enumerate().map(|(sequence, span)| {
-            let heads = heads.clone().map(|heads| heads.slice_dim(0, sequence..sequence + 1));
-            let mut state = LayerState::new(seed);
-            attend_span(attend, heads, span, causal, &mut state)
+        let [query, key, value] = heads;
+        let one = |attend: &Attend<'_, M>, sequence: usize, query: Tensor<B, 4>| {
+            let real = apart.real.row(sequence);
+            let memory = (!real.is_empty()).then(|| {
+                [&key, &value].map(|tensor| pick(tensor.clone().slice_dim(0, sequence..sequence + 1), 2, real))
+            });
+            // What a method draws does not depend on the place in the batch.
+            apart.attend_sequence(attend, sequence, query, memory, &mut LayerState::new(seed))
+        };
+        apart.attend_each(attend, query, seed, one)
+    }
+}
+
+impl<B: Backend> Apart<B> {
+    /// Attends with the queries of each sequence, and joins what they find.
+    ///
+    /// # Errors
+    /// The first error of a sequence.
+    pub fn attend_each<M: Masker<B>>(
+        &self,
+        attend: &Attend<'_, M>,
+        query: Tensor<B, 4>,
+        seed: u64,
+        mut one: impl FnMut(&Attend<'_, M>, usize, Tensor<B, 4>) -> Result<Attended<B>, AttentionError>,
+    ) -> Result<Attended<B>, AttentionError> {
+        let sequences = (0..self.real.batch()).map(|sequence| {
+            // Dropout, unlike a method, drops other weights in each sequence.
+            let attend = Attend { dropout_seed: Some(mix(seed, sequence as u64)), ..*attend };
+            one(&attend, sequence, query.clone().slice_dim(0, sequence..sequence + 1))
         });
         let (outputs, weights): (Vec<_>, Vec<_>) = sequences.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let weights = weights.into_iter().collect::<Option<Vec<_>>>();
         Ok((Tensor::cat(outputs, 0), weights.map(|weights| Tensor::cat(weights, 0))))
     }
-}
 
-/// Attention of one sequence over some of its keys.
-fn attend_span<B: Backend, M: Masker<B>>(
-    attend: &Attend<'_, M>,
-    [query, key, value]: [Tensor<B, 4>; 3],
-    span: Range<usize>,
-    causal: bool,
-    state: &mut LayerState,
-) -> Result<Attended<B>, AttentionError> {
-    let ([_, _, queries, _], [_, _, keys, _]) = (query.dims(), key.dims());
-    // Where the first query stands, if the span starts at 0.
-    let first = keys as isize - queries as isize - span.start as isize;
-    // Causally, queries before the span see nothing of it.
-    let blind = if causal { usize::try_from(-first).unwrap_or(0).min(queries) } else { 0 };
-    let ([batch, heads, ..], value_dim) = (query.dims(), value.dims()[3]);
-    if span.is_empty() || blind == queries {
-        let zeros = |width, dtype| Tensor::zeros([batch, heads, queries, width], (&query.device(), dtype));
-        let weights = attend.fill_weights.then(|| zeros(keys, accumulation_dtype(query.dtype())));
-        return Ok((zeros(value_dim, query.dtype()), weights));
+    /// Attention of one sequence over its real keys.
+    ///
+    /// # Shapes
+    /// - query: `[1, heads, queries, d_k]`
+    /// - memory: keys and values, `[1, kv_heads, real keys, d_k]`, if there are any.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the method cannot work with them.
+    pub fn attend_sequence<M: Masker<B>>(
+        &self,
+        attend: &Attend<'_, M>,
+        sequence: usize,
+        query: Tensor<B, 4>,
+        memory: Option<[Tensor<B, 4>; 2]>,
+        state: &mut LayerState,
+    ) -> Result<Attended<B>, AttentionError> {
+        let [_, heads, queries, width] = query.dims();
+        let keys = self.real.columns();
+        let (answered, first) = self.answered(sequence, queries);
+        let (Some([key, value]), false) = (memory, answered.is_empty()) else {
+            let zeros = |width, dtype| Tensor::zeros([1, heads, queries, width], (&query.device(), dtype));
+            let weights = attend.fill_weights.then(|| zeros(keys, accumulation_dtype(query.dtype())));
+            return Ok((zeros(width, query.dtype()), weights));
+        };
+        let inputs = AttentionInputs::new(pick(query, 2, &answered), key, value)?;
+        let shape = inputs.mask_shape();
+        let visibility = match &self.mask {
+            None if self.causal => Visibility::Causal { offset: usize::try_from(first).unwrap_or(0) },
+            None => Visibility::Full,
+            Some(mask) => {
+                let mask = pick(mask.clone().slice_dim(0, sequence..sequence + 1), 1, &answered);
+                let mask = pick(mask, 2, self.real.row(sequence)).reshape([1, 1, shape.queries, shape.keys]);
+                let after = self.causal.then(|| {
+                    let after =
+                        Tensor::<B, 2, Bool>::tril_mask([shape.queries, shape.keys], first as i64, &inputs.device());
+                    after.reshape([1, 1, shape.queries, shape.keys])
+                });
+                Visibility::Masked(after.into_iter().fold(mask, Tensor::bool_or))
+            }
+        };
+        let inputs = inputs.with_visibility(visibility)?.with_first_position(first);
+        let (output, weights) = attend.over(inputs, state)?;
+        let of_queries = |tensor| spread(tensor, 2, &answered, queries);
+        let weights = weights.map(|weights| of_queries(spread(weights, 3, self.real.row(sequence), keys)));
+        Ok((of_queries(output), weights))
     }
-    let query = query.slice_dim(2, blind..queries);
-    let inputs = AttentionInputs::new(query, key.slice_dim(2, span.clone()), value.slice_dim(2, span.clone()))?;
-    let inputs = match causal {
-        true => inputs.with_visibility(Visibility::Causal { offset: usize::try_from(first).unwrap_or(0) })?,
-        false => inputs.with_first_position(first),
-    };
-    let (output, weights) = attend.over(inputs, state)?;
-    let weights = weights.map(|weights| between_zeros(weights, 3, span.start, keys - span.end));
-    Ok((between_zeros(output, 2, blind, 0), weights.map(|weights| between_zeros(weights, 2, blind, 0))))
+
+    /// The queries of a sequence that are answered, and where the first of them stands among the real keys.
+    fn answered(&self, sequence: usize, queries: usize) -> (Vec<Range<usize>>, isize) {
+        let (keys, ranges) = (self.real.columns(), self.real.row(sequence));
+        let range = |range: Range<usize>| Vec::from_iter((!range.is_empty()).then_some(range));
+        match (self.place, ranges) {
+            (Place::Elsewhere, _) => (range(0..queries), self.real.count(sequence) as isize - queries as isize),
+            (Place::AmongKeys, [real]) => {
+                let first = keys as isize - queries as isize - real.start as isize;
+                // Causally, queries before the real keys see nothing of them.
+                let blind = if self.causal { usize::try_from(-first).unwrap_or(0).min(queries) } else { 0 };
+                (range(blind..queries), first + blind as isize)
+            }
+            // With padding in the middle, queries at padded positions have no place among the real keys.
+            (Place::AmongKeys | Place::AmongRealKeys, _) => {
+                let first = keys - queries;
+                (self.real.from(first).row(sequence).to_vec(), self.real.count_before(sequence, first) as isize)
+            }
+        }
+    }
 }
 
-/// The tensor with zeros before and after it along a dimension.
-fn between_zeros<B: Backend>(tensor: Tensor<B, 4>, dim: usize, before: usize, after: usize) -> Tensor<B, 4> {
-    let zeros = |length| {
-        let mut dims = tensor.dims();
-        dims[dim] = length;
-        (length > 0).then(|| Tensor::zeros(dims, (&tensor.device(), tensor.dtype())))
-    };
-    match (zeros(before), zeros(after)) {
-        (None, None) => tensor,
-        (before, after) => Tensor::cat([before, Some(tensor), after].into_iter().flatten().collect(), dim),
+impl<B: Backend> InputMasks<B> {
+    /// Checks the shapes of the masks, and that the queries of a causal input have their keys.
+    ///
+    /// # Errors
+    /// If they do not fit.
+    fn check(&self, [batch, queries, keys]: [usize; 3]) -> Result<(), AttentionError> {
+        self.expect([batch, queries, keys])?;
+        match self.causal {
+            true => causal_offset(batch, queries, keys).map(drop),
+            false => Ok(()),
+        }
     }
 }

@@ -1,11 +1,14 @@
-use std::{f64::consts::TAU, ops::Range};
+use std::ops::Range;
 
 use burn::{
     config::Config,
     tensor::{DType, Tensor, TensorData, backend::Backend},
 };
-use serde::{Deserialize, Serialize};
 
+use super::{
+    RopeParameters, RotaryScaling,
+    rotary_scaling::{Lengths, Stretched},
+};
 use crate::{
     attention::scores::{accumulation_dtype, cast},
     masker::ConfigError,
@@ -22,81 +25,10 @@ pub struct RotaryEncodingConfig {
     pub partial_factor: f64,
     /// How the wavelengths are stretched for sequences that are longer than those of the training. Default: not.
     pub scaling: Option<RotaryScaling>,
-}
-
-/// How rotary wavelengths are stretched, with the names of HuggingFace's `rope_scaling`, in which it can be read.
-///
-/// ```
-/// use sparse_attention_hub::nn::RotaryScaling;
-///
-/// let text = r#"{"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-///                "original_max_position_embeddings": 8192}"#;
-/// assert!(matches!(serde_json::from_str(text), Ok(RotaryScaling::Llama3 { factor: 32.0, .. })));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "rope_type", rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum RotaryScaling {
-    /// Positions are divided by the factor ([position interpolation](https://arxiv.org/abs/2306.15595)).
-    Linear {
-        /// By how much, at least 1.
-        factor: f64,
-    },
-    /// The base grows with the sequence once it is longer than those of the training (*dynamic NTK*).
-    ///
-    /// It is the only variant in which the rotation depends on how long the sequence is: keys in a cache keep the
-    /// rotation with which they came, as in HuggingFace, and so a cached run is not the same as one without a cache.
-    Dynamic {
-        /// How fast it grows, at least 1.
-        factor: f64,
-        /// The longest sequence of the training.
-        original_max_position_embeddings: usize,
-    },
-    /// Short wavelengths stay, long ones are multiplied with the factor, with a ramp between them
-    /// ([Llama 3.1](https://arxiv.org/abs/2407.21783)).
-    Llama3 {
-        /// By how much the long wavelengths are stretched, at least 1.
-        factor: f64,
-        /// Wavelengths of more than `original_max_position_embeddings / low_freq_factor` are long.
-        low_freq_factor: f64,
-        /// Wavelengths of less than `original_max_position_embeddings / high_freq_factor` are short; above
-        /// `low_freq_factor`.
-        high_freq_factor: f64,
-        /// The longest sequence of the training.
-        original_max_position_embeddings: usize,
-    },
-    /// As in [Self::Llama3], with the ramp over the channels instead of their wavelengths, and with queries and keys
-    /// lengthened ([YaRN](https://arxiv.org/abs/2309.00071)).
-    Yarn {
-        /// By how much the long wavelengths are stretched, at least 1.
-        factor: f64,
-        /// The longest sequence of the training.
-        original_max_position_embeddings: usize,
-        /// Channels that turn at least so often over the training's longest sequence stay. Default: 32.
-        #[serde(default = "thirty_two")]
-        beta_fast: f64,
-        /// Channels that turn at most so often are stretched in full, above 0 and below `beta_fast`. Default: 1.
-        #[serde(default = "one")]
-        beta_slow: f64,
-        /// What cosines and sines are multiplied with, above 0. Default: `0.1 ln(factor) + 1`.
-        #[serde(default)]
-        attention_factor: Option<f64>,
-        /// Whether the ramp begins and ends at whole channels. Default: true.
-        #[serde(default = "yes")]
-        truncate: bool,
-    },
-}
-
-fn thirty_two() -> f64 {
-    32.0
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-fn yes() -> bool {
-    true
+    /// The longest sequence of the model, from which scalings take a length that they do not say. Default: not known.
+    pub max_position_embeddings: Option<usize>,
+    /// The longest sequence of the training, where the model says it outside of the scaling (Phi-3). Default: not known.
+    pub original_max_position_embeddings: Option<usize>,
 }
 
 /// Rotary position encoding ([RoFormer](https://arxiv.org/abs/2104.09864)) in the convention of HuggingFace's models:
@@ -109,20 +41,44 @@ fn yes() -> bool {
 /// Should be created with [RotaryEncodingConfig].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotaryEncoding {
-    config: RotaryEncodingConfig,
     /// How many channels are rotated, an even number.
     rotated: usize,
-    /// Radians a position, for each pair of channels, in a sequence that is not longer than those of the training.
-    frequencies: Vec<f64>,
-    /// What cosines and sines are multiplied with.
-    length: f64,
+    stretched: Stretched,
 }
 
 impl RotaryEncodingConfig {
+    /// The same with what a model's table of rotary parameters says.
+    ///
+    /// # Errors
+    /// If the table and this configuration have another base, or another share of channels, and that of the configuration
+    /// is not the default.
+    pub fn with_rope_parameters(self, parameters: RopeParameters) -> Result<Self, ConfigError> {
+        let RopeParameters { scaling, rope_theta, partial_rotary_factor } = parameters;
+        let default = Self::new();
+        let one_of = |field, here: f64, default: f64, in_table: Option<f64>| match in_table {
+            Some(table) if here != default && here != table => {
+                let value = format!("{here} in the configuration and {table} in the table");
+                Err(ConfigError::value(field, value, "the same where both say it"))
+            }
+            table => Ok(table.unwrap_or(here)),
+        };
+        Ok(Self {
+            theta: one_of("rope_theta", self.theta, default.theta, rope_theta)?,
+            partial_factor: one_of(
+                "partial_rotary_factor",
+                self.partial_factor,
+                default.partial_factor,
+                partial_rotary_factor,
+            )?,
+            scaling: Some(scaling),
+            ..self
+        })
+    }
+
     /// The encoding of heads of a width.
     ///
     /// # Errors
-    /// If the width to rotate is 0 or odd, or a value makes no sense.
+    /// If the width to rotate is 0 or odd, or a value makes no sense or is missing.
     pub fn init(&self, head_dim: usize) -> Result<RotaryEncoding, ConfigError> {
         if !(self.theta > 1.0 && self.theta.is_finite()) {
             return Err(ConfigError::value("theta", self.theta, "a finite number above 1"));
@@ -140,109 +96,10 @@ impl RotaryEncodingConfig {
             let allowed = "even and at least 2, after the multiplication with `partial_factor`";
             return Err(ConfigError::value("head_dim", head_dim, allowed));
         }
-        if let Some(scaling) = &self.scaling {
-            scaling.validate()?;
-        }
-        let plain = frequencies(self.theta, rotated);
-        let (frequencies, length) = match &self.scaling {
-            Some(scaling) => (scaling.stretch(plain, self.theta, rotated), scaling.length()),
-            None => (plain, 1.0),
-        };
-        Ok(RotaryEncoding { config: self.clone(), rotated, frequencies, length })
+        let lengths = Lengths { model: self.max_position_embeddings, original: self.original_max_position_embeddings };
+        let scaling = self.scaling.as_ref().unwrap_or(&RotaryScaling::Default);
+        Ok(RotaryEncoding { rotated, stretched: scaling.stretch(self.theta, rotated, lengths)? })
     }
-}
-
-/// `theta^(-2 i / rotated)` for each pair of channels.
-fn frequencies(theta: f64, rotated: usize) -> Vec<f64> {
-    (0..rotated / 2).map(|pair| theta.powf(-((2 * pair) as f64) / rotated as f64)).collect()
-}
-
-impl RotaryScaling {
-    fn validate(&self) -> Result<(), ConfigError> {
-        let (Self::Linear { factor }
-        | Self::Dynamic { factor, .. }
-        | Self::Llama3 { factor, .. }
-        | Self::Yarn { factor, .. }) = self;
-        if !(*factor >= 1.0 && factor.is_finite()) {
-            return Err(ConfigError::value("factor", factor, "a finite number of at least 1"));
-        }
-        match *self {
-            Self::Dynamic { original_max_position_embeddings: 0, .. }
-            | Self::Llama3 { original_max_position_embeddings: 0, .. }
-            | Self::Yarn { original_max_position_embeddings: 0, .. } => {
-                Err(ConfigError::value("original_max_position_embeddings", 0, "at least 1"))
-            }
-            Self::Llama3 { low_freq_factor, .. } if !above_zero(low_freq_factor) => {
-                Err(ConfigError::value("low_freq_factor", low_freq_factor, "a finite number above 0"))
-            }
-            Self::Llama3 { low_freq_factor, high_freq_factor, .. }
-                if !(high_freq_factor > low_freq_factor && high_freq_factor.is_finite()) =>
-            {
-                Err(ConfigError::value("high_freq_factor", high_freq_factor, "a finite number above `low_freq_factor`"))
-            }
-            Self::Yarn { beta_slow, .. } if !above_zero(beta_slow) => {
-                Err(ConfigError::value("beta_slow", beta_slow, "a finite number above 0"))
-            }
-            Self::Yarn { beta_fast, beta_slow, .. } if !(beta_fast > beta_slow && beta_fast.is_finite()) => {
-                Err(ConfigError::value("beta_fast", beta_fast, "a finite number above `beta_slow`"))
-            }
-            Self::Yarn { attention_factor: Some(factor), .. } if !above_zero(factor) => {
-                Err(ConfigError::value("attention_factor", factor, "a finite number above 0"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What cosines and sines are multiplied with.
-    fn length(&self) -> f64 {
-        match self {
-            Self::Yarn { factor, attention_factor, .. } => attention_factor.unwrap_or(0.1 * factor.ln() + 1.0),
-            _ => 1.0,
-        }
-    }
-
-    /// The frequencies for any sequence, or for one that is no longer than those of the training.
-    fn stretch(&self, mut plain: Vec<f64>, theta: f64, rotated: usize) -> Vec<f64> {
-        match *self {
-            Self::Linear { factor } => plain.iter_mut().for_each(|frequency| *frequency /= factor),
-            Self::Dynamic { .. } => {}
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                for frequency in &mut plain {
-                    let turns = original_max_position_embeddings as f64 * *frequency / TAU;
-                    let share = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    *frequency = mix(*frequency / factor, *frequency, share);
-                }
-            }
-            Self::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, .. } => {
-                let (pairs, last) = (plain.len(), (rotated - 1) as f64);
-                // The pair of channels that turns so often over the training's longest sequence.
-                let pair = |turns: f64| {
-                    let wavelength = original_max_position_embeddings as f64 / (turns * TAU);
-                    rotated as f64 * wavelength.ln() / (2.0 * theta.ln())
-                };
-                let (first, end) = (pair(beta_fast), pair(beta_slow));
-                let (first, end) = if truncate { (first.floor(), end.ceil()) } else { (first, end) };
-                let (first, end) = (first.max(0.0), end.min(last));
-                // No ramp is a step.
-                let end = if first == end { end + 1e-3 } else { end };
-                for (frequency, pair) in plain.iter_mut().zip(0..pairs) {
-                    let share = 1.0 - (pair as f64 - first) / (end - first);
-                    *frequency = mix(*frequency / factor, *frequency, share);
-                }
-            }
-        }
-        plain
-    }
-}
-
-fn above_zero(value: f64) -> bool {
-    value > 0.0 && value.is_finite()
-}
-
-/// Between two frequencies, with a share of the second that is cut to [0, 1].
-fn mix(stretched: f64, plain: f64, share: f64) -> f64 {
-    let share = share.clamp(0.0, 1.0);
-    (1.0 - share) * stretched + share * plain
 }
 
 impl RotaryEncoding {
@@ -252,32 +109,30 @@ impl RotaryEncoding {
     /// - heads: `[batch, heads, length, head_dim]`, with the head dimension of the configuration
     /// - output: the same
     pub fn forward<B: Backend>(&self, heads: Tensor<B, 4>, position: usize) -> Tensor<B, 4> {
-        let angles = self.angles(position, heads.dims()[2], heads.dtype(), &heads.device());
+        let positions = (0..heads.dims()[2]).map(|at| position.saturating_add(at)).collect();
+        let angles = self.angles(&[positions], heads.dtype(), &heads.device());
         self.rotate(heads, &angles)
     }
 
-    /// The cosines and sines of some positions, for queries and keys of a type alike.
-    pub(super) fn angles<B: Backend>(
-        &self,
-        position: usize,
-        length: usize,
-        dtype: DType,
-        device: &B::Device,
-    ) -> Angles<B> {
-        let frequencies = self.frequencies_at(position + length);
+    /// The cosines and sines of some positions, for queries and keys of a type alike: of each sequence, or of all
+    /// together.
+    pub(super) fn angles<B: Backend>(&self, positions: &[Vec<usize>], dtype: DType, device: &B::Device) -> Angles<B> {
         let (mut cosines, mut sines) = (Vec::new(), Vec::new());
-        for position in position..position + length {
-            for &frequency in &frequencies {
-                // The product is rounded to f32, as it is where models of this kind are trained.
-                let angle = f64::from(position as f32 * frequency as f32);
-                cosines.push(angle.cos() * self.length);
-                sines.push(angle.sin() * self.length);
+        for positions in positions {
+            let length = positions.iter().max().map_or(0, |last| last.saturating_add(1));
+            let frequencies = self.stretched.frequencies(length);
+            for &position in positions {
+                for &frequency in &frequencies {
+                    // The product is rounded to f32, as it is where models of this kind are trained.
+                    let angle = f64::from(position as f32 * frequency as f32);
+                    cosines.push(angle.cos() * self.stretched.length);
+                    sines.push(angle.sin() * self.stretched.length);
+                }
             }
         }
-        let tensor = |numbers: Vec<f64>| {
-            let data = TensorData::new(numbers, [1, 1, length, self.rotated / 2]);
-            Tensor::from_data(data, (device, accumulation_dtype(dtype)))
-        };
+        let dims = [positions.len(), 1, positions.first().map_or(0, Vec::len), self.rotated / 2];
+        let tensor =
+            |numbers: Vec<f64>| Tensor::from_data(TensorData::new(numbers, dims), (device, accumulation_dtype(dtype)));
         Angles { cosines: tensor(cosines), sines: tensor(sines) }
     }
 
@@ -297,23 +152,9 @@ impl RotaryEncoding {
         }
         Tensor::cat(parts, 3)
     }
-
-    /// The frequencies in a sequence of a length.
-    fn frequencies_at(&self, length: usize) -> Vec<f64> {
-        match self.config.scaling {
-            Some(RotaryScaling::Dynamic { factor, original_max_position_embeddings })
-                if length > original_max_position_embeddings && self.rotated > 2 =>
-            {
-                let growth = factor * length as f64 / original_max_position_embeddings as f64 - (factor - 1.0);
-                let power = self.rotated as f64 / (self.rotated - 2) as f64;
-                frequencies(self.config.theta * growth.powf(power), self.rotated)
-            }
-            _ => self.frequencies.clone(),
-        }
-    }
 }
 
-/// Cosines and sines, `[1, 1, length, pairs]`.
+/// Cosines and sines, `[batch or 1, 1, length, pairs]`.
 pub(super) struct Angles<B: Backend> {
     cosines: Tensor<B, 4>,
     sines: Tensor<B, 4>,

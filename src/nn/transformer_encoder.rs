@@ -6,12 +6,15 @@ use burn::{
 };
 
 use super::{
-    MhaCache, SparseMultiHeadAttentionConfig, SparseTransformerEncoderLayer, attend::or_panic, growing::Growing,
-    mha_config::init_or_panic, mha_input::InputMasks,
+    MhaCache, SparseMultiHeadAttentionConfig, SparseTransformerEncoderLayer,
+    attend::or_panic,
+    growing::Growing,
+    mha_config::{init_or_panic, validate_matrix, validate_size},
+    mha_input::InputMasks,
 };
 use crate::{
     attention::AttentionError,
-    masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig},
+    masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration to create a [SparseTransformerEncoder] using the [init function](Self::init).
@@ -71,8 +74,10 @@ impl SparseTransformerEncoderConfig {
     /// The encoder.
     ///
     /// # Errors
-    /// If the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    /// If a size or the number of layers is 0, the sizes do not divide, the dropout rate is not in [0, 1), or the method
+    /// cannot be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseTransformerEncoder<B>, ConfigError> {
+        self.validate()?;
         let layers = (0..self.n_layers).map(|layer| SparseTransformerEncoderLayer::try_new(self, layer, device));
         Ok(SparseTransformerEncoder {
             layers: layers.collect::<Result<_, _>>()?,
@@ -84,6 +89,20 @@ impl SparseTransformerEncoderConfig {
             norm_first: self.norm_first,
             quiet_softmax: self.quiet_softmax,
         })
+    }
+
+    /// Checks what the attention of a layer does not check.
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let sizes =
+            [("d_model", self.d_model), ("d_ff", self.d_ff), ("n_heads", self.n_heads), ("n_layers", self.n_layers)];
+        for (field, size) in sizes {
+            validate_size(field, size)?;
+        }
+        validate_matrix("d_ff", self.d_model, self.d_ff)?;
+        match self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite() {
+            true => Ok(()),
+            false => Err(ConfigError::value("layer_norm_eps", self.layer_norm_eps, "a finite number above 0")),
+        }
     }
 
     /// The attention of one layer.
@@ -184,7 +203,7 @@ impl<B: Backend> TransformerEncoderInput<B> {
     /// # Shapes
     /// - tensor: `[batch, length, d_model]`
     pub fn new(tensor: Tensor<B, 3>) -> Self {
-        Self { tensor, masks: InputMasks::none() }
+        Self { tensor, masks: InputMasks { one_sequence: true, ..InputMasks::none() } }
     }
 
     /// Hides positions that are padding.
@@ -232,6 +251,21 @@ impl<B: Backend, M> SparseTransformerEncoder<B, M> {
     pub fn new_autoregressive_cache(&self) -> SparseTransformerEncoderAutoregressiveCache<B> {
         let layers = self.layers.iter().map(|_| MhaCache::autoregressive()).collect();
         SparseTransformerEncoderAutoregressiveCache { layers, output: Growing::along(1) }
+    }
+}
+
+impl<B: Backend> SparseTransformerEncoder<B> {
+    /// The encoder with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// # Errors
+    /// If the record is that of an encoder with another number of layers, or with another chain in a layer.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        let (here, there) = (self.layers.len(), record.layers.len());
+        if here != there {
+            return Err(RecordError::Layers { record: there, model: here });
+        }
+        self.layers.iter().zip(&record.layers).try_for_each(|(layer, record)| layer.check_record(record))?;
+        Ok(self.load_record(record))
     }
 }
 
@@ -299,17 +333,26 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     /// - output: `[batch, new, d_model]`
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others, the encoder and the cache ask for, or the method cannot work
-    /// with them.
+    /// If a tensor does not have the shape that the others, the encoder and the cache ask for, or another float type than
+    /// the weights, the padding contradicts that of an earlier step, or the method cannot work with them. The cache is
+    /// then as it was before, in all layers.
     pub fn forward_step(
         &self,
         input: TransformerEncoderInput<B>,
         cache: &mut SparseTransformerEncoderAutoregressiveCache<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
         let TransformerEncoderInput { tensor, masks } = input;
-        self.layers.iter().zip(&mut cache.layers).try_fold(tensor, |x, (layer, cache)| {
-            layer.forward_step(x, masks.pad.clone(), masks.attention.clone(), cache)
-        })
+        let masks = InputMasks { causal: true, ..masks };
+        let mut done = Vec::with_capacity(self.layers.len());
+        let result = self.layers.iter().zip(&mut cache.layers).try_fold(tensor, |x, (layer, cache)| {
+            let (x, undo) = layer.forward_step_or_undo(x, masks.clone(), cache)?;
+            done.push(undo);
+            Ok(x)
+        });
+        if result.is_err() {
+            done.into_iter().zip(&mut cache.layers).for_each(|(undo, cache)| cache.undo(undo));
+        }
+        result
     }
 }
 

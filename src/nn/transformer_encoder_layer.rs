@@ -8,12 +8,14 @@ use burn::{
 };
 
 use super::{
-    MhaCache, MhaInput, SparseMultiHeadAttention, SparseTransformerEncoderConfig, attend::or_panic,
+    MhaCache, MhaInput, SparseMultiHeadAttention, SparseTransformerEncoderConfig,
+    attend::{check_input, or_panic},
+    mha_cache::UndoStep,
     mha_input::InputMasks,
 };
 use crate::{
     attention::AttentionError,
-    masker::{ConfigError, Masker, MaskerChain},
+    masker::{ConfigError, Masker, MaskerChain, RecordError},
 };
 
 /// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), in the place of burn's
@@ -52,12 +54,13 @@ impl<B: Backend> SparseTransformerEncoderLayer<B> {
     /// The layer of a configuration with a given place among the layers of its model.
     ///
     /// # Errors
-    /// If the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    /// If a size is 0, the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
     pub fn try_new(
         config: &SparseTransformerEncoderConfig,
         layer: usize,
         device: &B::Device,
     ) -> Result<Self, ConfigError> {
+        config.validate()?;
         let mha = config.attention(layer).try_init(device)?;
         let norm = || LayerNormConfig::new(config.d_model).with_epsilon(config.layer_norm_eps).init(device);
         let pwff = PositionWiseFeedForwardConfig::new(config.d_model, config.d_ff)
@@ -89,6 +92,21 @@ impl<B: Backend, M> SparseTransformerEncoderLayer<B, M> {
     }
 }
 
+impl<B: Backend> SparseTransformerEncoderLayer<B> {
+    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    ///
+    /// # Errors
+    /// If the record is that of a layer with another chain; the error names both.
+    pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    pub(super) fn check_record(&self, record: &<Self as Module<B>>::Record) -> Result<(), RecordError> {
+        self.mha.check_record(&record.mha)
+    }
+}
+
 impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
     /// The layer over a sequence.
     ///
@@ -106,7 +124,12 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         mask_pad: Option<Tensor<B, 2, Bool>>,
         mask_attn: Option<Tensor<B, 3, Bool>>,
     ) -> Tensor<B, 3> {
-        or_panic(self.try_forward(input, InputMasks { pad: mask_pad, attention: mask_attn, causal: false }))
+        or_panic(
+            self.try_forward(
+                input,
+                InputMasks { pad: mask_pad, attention: mask_attn, causal: false, one_sequence: true },
+            ),
+        )
     }
 
     pub(super) fn try_forward(
@@ -126,7 +149,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
     /// As [SparseMultiHeadAttention::forward_step].
     ///
     /// # Errors
-    /// As [SparseMultiHeadAttention::forward_step].
+    /// As [SparseMultiHeadAttention::forward_step]. The cache is then as it was before.
     pub fn forward_step(
         &self,
         input: Tensor<B, 3>,
@@ -134,11 +157,28 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         mask_attn: Option<Tensor<B, 3, Bool>>,
         cache: &mut MhaCache<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
-        let masks = InputMasks { pad: mask_pad, attention: mask_attn, causal: true };
-        self.around(input, |x| {
+        let masks = InputMasks { pad: mask_pad, attention: mask_attn, causal: true, one_sequence: true };
+        Ok(self.forward_step_or_undo(input, masks, cache)?.0)
+    }
+
+    /// The same with the way back, for a step of which more can fail.
+    pub(super) fn forward_step_or_undo(
+        &self,
+        input: Tensor<B, 3>,
+        masks: InputMasks<B>,
+        cache: &mut MhaCache<B>,
+    ) -> Result<(Tensor<B, 3>, UndoStep<B>), AttentionError> {
+        let mut undo = None;
+        let output = self.around(input, |x| {
             let input = MhaInput { masks, ..MhaInput::self_attn(x) };
-            Ok(self.mha.forward_step(input, cache)?.context)
-        })
+            let (output, way_back) = self.mha.forward_step_or_undo(input, cache)?;
+            undo = Some(way_back);
+            Ok(output.context)
+        })?;
+        match undo {
+            Some(undo) => Ok((output, undo)),
+            None => unreachable!("attention is called once in a layer"),
+        }
     }
 
     /// Everything but attention, which is the same at each position.
@@ -147,6 +187,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         x: Tensor<B, 3>,
         attention: impl FnOnce(Tensor<B, 3>) -> Result<Tensor<B, 3>, AttentionError>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
+        check_input("input", &x, &self.mha.query)?;
         let attended = match self.norm_first {
             true => attention(self.norm_2.forward(x.clone()))?,
             false => attention(x.clone())?,

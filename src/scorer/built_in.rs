@@ -74,6 +74,24 @@ impl<B: Backend> BuiltInScorer<B> {
     }
 }
 
+/// What a record is of, with the sizes of what it has learned.
+pub(crate) fn kind_of_record<B: Backend>(record: &BuiltInScorerRecord<B>) -> String {
+    use BuiltInScorerRecord as Record;
+    match record {
+        Record::Oracle(_) => "oracle".to_owned(),
+        Record::Hash(record) => {
+            let matrices =
+                record.weights.layers.iter().map(|layer| [&layer.query, &layer.key].map(|part| part.layers.len()));
+            let matrices = matrices.map(|[query, key]| format!("{query} and {key} matrices")).collect::<Vec<_>>();
+            format!("hash (layers of {})", matrices.join("; "))
+        }
+        Record::Channels(_) => "channels".to_owned(),
+        Record::Pages(_) => "pages".to_owned(),
+        Record::Pq(_) => "pq".to_owned(),
+        Record::Socket(_) => "socket".to_owned(),
+    }
+}
+
 impl<B: Backend> ModuleDisplay for BuiltInScorer<B> {
     fn custom_content(&self, content: Content) -> Option<Content> {
         match self {
@@ -99,5 +117,9 @@ impl<B: Backend> Scorer<B> for BuiltInScorer<B> {
         state: &'a mut LayerState,
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
         self.scorer().by_row(inputs, state)
+    }
+
+    fn remembers(&self) -> bool {
+        self.scorer().remembers()
     }
 }

@@ -121,8 +121,16 @@ impl<B: Backend> ScorerConfig<B> for ChannelsConfig {
     fn init(&self, context: &Context<B>) -> Result<Channels, ConfigError> {
         // The numbers first, so that their errors do not wait for a file.
         let mut channels = Channels::new(BTreeMap::new(), self.group_factor, self.label_bits)?;
-        channels.layers = read(&context.path(&self.sorted_channel_file), self.channel_selection)?;
-        Ok(channels)
+        let path = context.path(&self.sorted_channel_file);
+        channels.layers = read(&path, self.channel_selection)?;
+        match context.layer() {
+            Some(layer) if !channels.layers.contains_key(&layer) => {
+                let found = format!("the layers {:?}", channels.layers.keys().collect::<Vec<_>>());
+                let missing = self.channel_selection.entry(layer);
+                Err(FileError::Missing { path, missing, found }.into())
+            }
+            _ => Ok(channels),
+        }
     }
 }
 
@@ -168,6 +176,7 @@ impl Channels {
         let by_head = self.layers.get(&layer).ok_or_else(|| AttentionError::NoWeights {
             scorer: "channels",
             layer,
+            origin: "its file".to_owned(),
             known: format!("{:?}", self.layers.keys().collect::<Vec<_>>()),
         })?;
         let count = head_dim / self.group_factor;

@@ -39,8 +39,8 @@ pub struct HashConfig {
     pub hat_mlp_hidden_size: usize,
     /// What stands between the matrices.
     pub hat_mlp_activation: Activation,
-    /// The file with the weights, [as described](HashWeights::from_file). Without it the scorer has no
-    /// weights, and says so when it is used; [Hash::new] takes them from memory.
+    /// The file with the weights, [as described](HashWeights::from_file), which the scorer of a layer needs. Without it the
+    /// scorer of a method for any layer has no weights, and says so when it is used; [Hash::new] takes them from memory.
     #[serde(default)]
     pub hat_weights: Option<PathBuf>,
 }
@@ -119,13 +119,17 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
                 return Err(ConfigError::value(field, value, "at least 1"));
             }
         }
-        let weights = match &self.hat_weights {
-            Some(file) => HashWeights::from_file(context.path(file), self, context.device())?,
-            None => HashWeights::new([]),
-        };
-        let weights = match context.layer() {
-            Some(layer) => HashWeights::new(weights.layer(layer).map(|weights| (layer, weights.clone()))),
-            None => weights,
+        let weights = match (&self.hat_weights, context.layer()) {
+            (Some(file), None) => HashWeights::from_file(context.path(file), self, context.device())?,
+            (Some(file), Some(layer)) => {
+                let path = context.path(file);
+                HashWeights::from_file(path.clone(), self, context.device())?.only(layer, path)?
+            }
+            (None, None) => HashWeights::new([]),
+            (None, Some(layer)) => {
+                let reason = format!("is missing: layer {layer} needs the file with the weights of the perceptrons");
+                return Err(ConfigError::Field { part: "hash".to_owned(), field: "hat_weights".to_owned(), reason });
+            }
         };
         Ok(Hash::new(weights, self.hat_mlp_activation))
     }
@@ -169,7 +173,8 @@ impl<B: Backend> Hash<B> {
         let weights = self.weights.layer(layer).ok_or_else(|| AttentionError::NoWeights {
             scorer: "hash",
             layer,
-            known: format!("{:?}", self.weights.layers().map(|(layer, _)| layer).collect::<Vec<_>>()),
+            origin: self.weights.origin(),
+            known: format!("{:?}", self.weights.known()),
         })?;
         weights.check(inputs.queries().dims(), inputs.keys().dims())?;
         let heads = shape.batch * shape.heads;

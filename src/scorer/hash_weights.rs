@@ -227,26 +227,66 @@ impl<B: Backend> LayerPerceptrons<B> {
 /// has the layers in order without their numbers, so it loads into weights for the same layers of the model.
 #[derive(Module, Debug)]
 pub struct HashWeights<B: Backend> {
-    /// In ascending order.
-    numbers: Vec<usize>,
+    #[module(skip)]
+    numbers: Numbers,
     layers: Vec<LayerPerceptrons<B>>,
+}
+
+/// Of which layers of the model weights are.
+#[derive(Debug, Clone)]
+struct Numbers {
+    /// In ascending order.
+    here: Vec<usize>,
+    /// The file from which they come, and all layers that it has.
+    file: Option<(PathBuf, Vec<usize>)>,
 }
 
 impl<B: Backend> HashWeights<B> {
     /// Weights for some layers of the model; of two for the same layer the last one counts.
     pub fn new(layers: impl IntoIterator<Item = (usize, LayerPerceptrons<B>)>) -> Self {
-        let (numbers, layers) = layers.into_iter().collect::<BTreeMap<_, _>>().into_iter().unzip();
-        Self { numbers, layers }
+        let (here, layers) = layers.into_iter().collect::<BTreeMap<_, _>>().into_iter().unzip();
+        Self { numbers: Numbers { here, file: None }, layers }
     }
 
     /// The weights of a layer of the model.
     pub fn layer(&self, layer: usize) -> Option<&LayerPerceptrons<B>> {
-        self.numbers.binary_search(&layer).ok().map(|at| &self.layers[at])
+        self.numbers.here.binary_search(&layer).ok().map(|at| &self.layers[at])
     }
 
     /// The layers of the model and their weights, in ascending order.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &LayerPerceptrons<B>)> {
-        self.numbers.iter().copied().zip(&self.layers)
+        self.numbers.here.iter().copied().zip(&self.layers)
+    }
+
+    /// The weights of one layer of the model, of those of a file.
+    ///
+    /// # Errors
+    /// If the file has none for it.
+    pub(super) fn only(mut self, layer: usize, path: PathBuf) -> Result<Self, FileError> {
+        match self.numbers.here.binary_search(&layer) {
+            Ok(at) => {
+                let numbers = Numbers { here: vec![layer], file: Some((path, self.numbers.here)) };
+                Ok(Self { numbers, layers: vec![self.layers.swap_remove(at)] })
+            }
+            Err(_) => Err(FileError::Missing {
+                path,
+                missing: format!("layer {layer}"),
+                found: format!("the layers {:?}", self.numbers.here),
+            }),
+        }
+    }
+
+    /// Where the weights come from, for errors.
+    pub(super) fn origin(&self) -> String {
+        match &self.numbers.file {
+            Some((path, _)) => path.display().to_string(),
+            None => "it".to_owned(),
+        }
+    }
+
+    /// The layers for which there are weights where they come from.
+    pub(super) fn known(&self) -> &[usize] {
+        self.numbers.file.as_ref().map_or(&self.numbers.here, |(_, layers)| layers)
     }
 }
 
@@ -259,10 +299,13 @@ impl<B: Backend> HashWeights<B> {
     /// # Errors
     /// If the file cannot be read, lacks a tensor, or a shape is not what the configuration says.
     pub fn from_file(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
-        match is_checkpoint(&path) {
+        let origin = path.clone();
+        let mut weights = match is_checkpoint(&path) {
             true => Self::from_checkpoint(path, config, device),
             false => Self::from_safetensors(path, config, device),
-        }
+        }?;
+        weights.numbers.file = Some((origin, weights.numbers.here.clone()));
+        Ok(weights)
     }
 
     /// Writes the weights to a safetensors file which [from_file](Self::from_file) reads. The file is complete or not

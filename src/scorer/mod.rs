@@ -22,6 +22,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
 pub use built_in::BuiltInScorer;
+pub(crate) use built_in::{BuiltInScorerRecord, kind_of_record};
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
 pub use fit::Fit;
@@ -67,6 +68,11 @@ pub trait Scorer<B: Backend>: Debug + Send + Sync {
         let _ = (inputs, state);
         Ok(None)
     }
+
+    /// Whether the scorer remembers something of the keys between calls, and so must see all of them. Default: it does.
+    fn remembers(&self) -> bool {
+        true
+    }
 }
 
 impl<B: Backend, S: Scorer<B> + ?Sized> Scorer<B> for Box<S> {
@@ -80,6 +86,10 @@ impl<B: Backend, S: Scorer<B> + ?Sized> Scorer<B> for Box<S> {
         state: &'a mut LayerState,
     ) -> Result<Option<Box<dyn RowScorer + 'a>>, AttentionError> {
         self.as_ref().by_row(inputs, state)
+    }
+
+    fn remembers(&self) -> bool {
+        self.as_ref().remembers()
     }
 }
 

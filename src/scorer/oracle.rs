@@ -90,6 +90,10 @@ impl<B: Backend> Scorer<B> for Oracle {
         };
         Ok(Some(Box::new(ExactRows { queries, keys, scale: inputs.scale(), softcap: inputs.softcap() })))
     }
+
+    fn remembers(&self) -> bool {
+        false
+    }
 }
 
 impl Oracle {

@@ -110,6 +110,12 @@ pub const METHODS: [Method; 28] = [
     selector(|_| json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2, "minimum_hits": 2, "fit": 6}), |_| None),
 ];
 
+/// What a masker is called in lists of names: its type, with that of its scorer and of its candidates'.
+pub fn label(masker: &Value) -> String {
+    let types = [&masker["type"], &masker["scorer"]["type"], &masker["candidates"]["scorer"]["type"]];
+    types.into_iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+}
+
 fn top_k(heavy_size: Value, scorer: Value) -> Value {
     json!({"type": "top_k", "heavy_size": heavy_size, "scorer": scorer})
 }

@@ -2,15 +2,16 @@
 
 use burn::{
     module::{AutodiffModule, Module},
-    tensor::backend::Backend,
+    tensor::{Tensor, backend::Backend},
 };
 use serde_json::json;
 use sparse_attention_hub::{
     attention::{AttentionError, ResearchAttention},
     masker::{ConfigError, SinkConfig},
     nn::{
-        MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig, SparseTransformerEncoder,
-        SparseTransformerEncoderConfig,
+        GroupedQueryAttentionConfig, KvCache, MhaCache, MhaInput, SparseCrossAttentionCache,
+        SparseCrossAttentionConfig, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig, SparseTransformerEncoder,
+        SparseTransformerEncoderConfig, TransformerEncoderInput,
     },
     prelude::*,
 };
@@ -73,7 +74,7 @@ fn layers_say_what_they_are() {
     for part in [
         "TopK {heavy_size: Count(3), scorer: ",
         "MagicPig {lsh_l: 9, lsh_k: 2",
-        "Channels {layers: [0], group_factor: 2, label_bits: 4}",
+        "Channels {layers: [0, 1], group_factor: 2, label_bits: 4}",
     ] {
         assert!(nested.contains(part), "{nested}");
     }
@@ -193,6 +194,143 @@ fn configurations_that_cannot_work_are_errors() {
     assert!(matches!(MaskerChainConfig::from_json(r#"[{"sink_size": 3}]"#), Err(ConfigError::NoType { place: 0, .. })));
     assert!(matches!(MaskerChainConfig::from_json("{}"), Err(ConfigError::NotAChain { .. })));
     assert!(matches!(MaskerChainConfig::from_file("no such file"), Err(ConfigError::Read { .. })));
+}
+
+/// Cases 20 and 23: a size of 0, and sizes that no memory holds.
+#[test]
+fn sizes_that_cannot_be_are_errors() {
+    let device = Default::default();
+    let message = |result: Result<(), ConfigError>| result.unwrap_err().to_string();
+    let attention = |d_model, heads| {
+        message(SparseMultiHeadAttentionConfig::new(d_model, heads).try_init::<B>(&device).map(|_| ()))
+    };
+    assert!(attention(0, 8).contains("`d_model` is 0"));
+    assert!(attention(48, 0).contains("`n_heads` is 0"));
+    assert!(attention(1 << 40, 1).contains("`d_model` is 1099511627776"));
+    let encoder = |[d_model, d_ff, heads, layers]: [usize; 4]| {
+        let config = SparseTransformerEncoderConfig::new(d_model, d_ff, heads, layers);
+        message(config.try_init::<B>(&device).map(|_| ()))
+    };
+    assert!(encoder([0, 64, 8, 2]).contains("`d_model` is 0"));
+    assert!(encoder([48, 0, 8, 2]).contains("`d_ff` is 0"));
+    assert!(encoder([48, 64, 0, 2]).contains("`n_heads` is 0"));
+    assert!(encoder([48, 64, 8, 0]).contains("`n_layers` is 0"));
+    assert!(encoder([48, 1 << 60, 8, 2]).contains("`d_ff` is"));
+    let cross = |sizes: [usize; 5]| {
+        let [d_model, d_context, heads, heads_kv, d_head] = sizes;
+        let config = SparseCrossAttentionConfig::new(d_model, d_context, heads, heads_kv, d_head);
+        message(config.try_init::<B>(&device).map(|_| ()))
+    };
+    assert!(cross([0, 20, 8, 2, 5]).contains("`d_model` is 0"));
+    assert!(cross([24, 0, 8, 2, 5]).contains("`d_context` is 0"));
+    assert!(cross([24, 20, 0, 2, 5]).contains("`n_heads` is 0"));
+    assert!(cross([24, 20, 8, 0, 5]).contains("`n_heads_kv` is 0"));
+    assert!(cross([24, 20, 8, 2, 0]).contains("`d_head` is 0"));
+    let mut cache = KvCache::<B>::with_capacity(0, 1 << 40);
+    let tokens = || Tensor::<B, 4>::zeros([1, 2, 1, 64], &device);
+    let error = cache.append(tokens(), tokens()).unwrap_err();
+    assert!(matches!(error, AttentionError::Shape { tensor: "keys", .. }), "{error}");
+    assert!(cache.is_empty());
+}
+
+/// Case 25, and weights for other layers than the one that is built.
+#[test]
+fn weights_that_are_missing_are_errors_at_building() {
+    let device = Default::default();
+    let sizes = Sizes::new(1, HEADS, HEADS, 1, 1, D_MODEL / HEADS);
+    let mut without = hash(&sizes);
+    without.as_object_mut().unwrap().remove("hat_weights");
+    let top_k =
+        |scorer: &serde_json::Value| method(&json!([{"type": "top_k", "heavy_size": 3, "scorer": scorer}]).to_string());
+    let mut preset = without.clone();
+    (preset["type"], preset["heavy_size"]) = (json!("hash_attention_top_k"), json!(3));
+    for maskers in [top_k(&without), method(&json!([preset]).to_string())] {
+        let built = [
+            configs().0.with_maskers(maskers.clone()).try_init::<B>(&device).map(|_| ()),
+            SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 2)
+                .with_maskers(maskers.clone())
+                .try_init::<B>(&device)
+                .map(|_| ()),
+            GroupedQueryAttentionConfig::new(D_MODEL, HEADS, HEADS)
+                .with_maskers(maskers.clone())
+                .init::<B>(&device)
+                .map(|_| ()),
+            SparseCrossAttentionConfig::new(D_MODEL, 20, HEADS, HEADS, 6)
+                .with_maskers(maskers.clone())
+                .try_init::<B>(&device)
+                .map(|_| ()),
+            maskers.init_for_layer::<B>(3, &device).map(|_| ()),
+        ];
+        for result in built {
+            let error = result.unwrap_err();
+            assert!(error.to_string().contains("field `hat_weights`: is missing"), "{error}");
+        }
+    }
+    for (scorer, asked) in [(hash(&sizes), "`layer 5`"), (channels(&sizes), "`model.layers.5.self_attn.qk_proj`")] {
+        let error =
+            configs().0.with_maskers(top_k(&scorer)).with_layer(5).try_init::<B>(&device).unwrap_err().to_string();
+        let file = if asked.contains("layer 5") { &scorer["hat_weights"] } else { &scorer["sorted_channel_file"] };
+        let parts = [file.as_str().unwrap(), asked, "it has the layers [0, 1]"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    // A method that was built for one layer and is asked by another still names all that the file has.
+    let mut layer = configs().0.with_maskers(top_k(&hash(&sizes))).try_init::<B>(&device).unwrap();
+    layer.layer = 7;
+    let error = layer.try_forward(MhaInput::self_attn(sequence([1, 9, D_MODEL], 1))).unwrap_err().to_string();
+    let file = hash(&sizes)["hat_weights"].as_str().unwrap().to_owned();
+    for part in ["no weights for layer 7", file.as_str(), "has them for the layers [0, 1]"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+/// Numbers of another type than the weights are an error that names both, wherever they come in.
+#[cfg(feature = "flex")]
+#[test]
+fn inputs_of_another_type_are_errors() {
+    use burn::tensor::DType;
+    type F = burn_flex::Flex;
+    let device = Default::default();
+    let half = |dims| Tensor::<F, 3>::ones(dims, &device).cast(DType::F16);
+    let full = |dims| Tensor::<F, 3>::ones(dims, &device);
+    let named = |error: AttentionError, tensor: &str| {
+        let error = error.to_string();
+        assert!(error.contains(&format!("`{tensor}` holds numbers of type F16, but must hold F32")), "{error}");
+    };
+    let attention = configs().0.init::<F>(&device);
+    let x = [2, 5, D_MODEL];
+    named(attention.try_forward(MhaInput::self_attn(half(x))).unwrap_err(), "query");
+    named(attention.try_forward(MhaInput::new(full(x), half(x), full(x))).unwrap_err(), "key");
+    named(attention.try_forward(MhaInput::new(full(x), full(x), half(x))).unwrap_err(), "value");
+    let mut cache = MhaCache::autoregressive();
+    named(attention.forward_step(MhaInput::self_attn(half(x)), &mut cache).unwrap_err(), "query");
+    let cross = SparseCrossAttentionConfig::new(D_MODEL, D_MODEL, HEADS, HEADS, 6).init::<F>(&device);
+    named(cross.try_forward(half(x), full(x), None).unwrap_err(), "query");
+    named(cross.try_forward(full(x), half(x), None).unwrap_err(), "context");
+    let mut cross_cache = SparseCrossAttentionCache::new();
+    named(cross.try_forward_cache(full(x), half(x), None, &mut cross_cache).unwrap_err(), "context");
+    assert!(cache.is_empty() && cross_cache.is_empty());
+    for norm_first in [false, true] {
+        let config = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 2).with_norm_first(norm_first);
+        let encoder = config.init::<F>(&device);
+        named(encoder.try_forward(TransformerEncoderInput::new(half(x))).unwrap_err(), "input");
+        let mut cache = encoder.new_autoregressive_cache();
+        named(encoder.forward_step(TransformerEncoderInput::new(half(x)), &mut cache).unwrap_err(), "input");
+        let error = encoder.try_forward(TransformerEncoderInput::new(full([2, 5, 40]))).unwrap_err().to_string();
+        assert!(error.contains("`input` has the shape [2, 5, 40]"), "{error}");
+    }
+    let grouped = GroupedQueryAttentionConfig::new(D_MODEL, HEADS, 2).init::<F>(&device).unwrap();
+    named(grouped.forward(half(x)).unwrap_err(), "input");
+    let mut cache = KvCache::new(0);
+    named(grouped.forward_cache(half(x), &mut cache).unwrap_err(), "input");
+    let heads = |dtype| Tensor::<F, 4>::ones([1, 2, 3, 6], &device).cast(dtype);
+    named(cache.append(heads(DType::F32), heads(DType::F16)).unwrap_err(), "values");
+    cache.append(heads(DType::F32), heads(DType::F32)).unwrap();
+    named(cache.append(heads(DType::F16), heads(DType::F16)).unwrap_err(), "keys");
+    assert_eq!(cache.len(), 3);
+    let message =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attention.forward(MhaInput::self_attn(half(x)))));
+    let message = *message.unwrap_err().downcast::<String>().unwrap();
+    assert!(message.contains("F16") && message.contains("F32"), "{message}");
 }
 
 #[test]

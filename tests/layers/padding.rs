@@ -1,7 +1,9 @@
 //! Padding at the ends of a sequence is as if it were not there.
 
 use burn::tensor::{Tensor, backend::Backend};
-use sparse_attention_hub::nn::{MhaInput, TransformerEncoderInput};
+use sparse_attention_hub::nn::{
+    GqaInput, GroupedQueryAttentionConfig, MhaInput, RotaryEncodingConfig, TransformerEncoderInput,
+};
 
 use crate::{
     common::on_each_backend,
@@ -99,7 +101,11 @@ fn odd_padding_is_understood() {
     let hole = bools([2, 9], |at| at == 5);
     let pairs = bools([2, 9, 9], |at| at / 81 == 0 && at % 9 == 5);
     let wanted = layer.forward(MhaInput::self_attn(x.clone()).mask_attn(pairs)).context;
-    assert_same(&layer.forward(MhaInput::self_attn(x).mask_pad(hole)).context, &wanted, "a hole");
+    // What a query in the hole gives means nothing.
+    let found = layer.forward(MhaInput::self_attn(x).mask_pad(hole)).context;
+    for range in [0..5, 6..9] {
+        assert_same(&found.clone().slice_dim(1, range.clone()), &wanted.clone().slice_dim(1, range), "a hole");
+    }
 }
 
 #[test]
@@ -117,6 +123,27 @@ fn gradients_leave_padding_alone() {
             let of = |range| gradient.clone().slice_dim(0, at..at + 1).slice_dim(1, range).abs().max();
             assert_eq!(numbers(&of(pad)), [0.0]);
             assert!(numbers(&of(range))[0] > 0.0);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_grouped_queries_leave_padding_alone() {
+    let config = GroupedQueryAttentionConfig::new(D_MODEL, 8, 2).with_maskers(method(SINK_LOCAL));
+    let layer = config.with_rotary(Some(RotaryEncodingConfig::new())).init::<AB>(&Default::default()).unwrap();
+    let x = sequence::<AB>([BATCH, LENGTH, D_MODEL], 1).require_grad();
+    for on_the_left in [false, true] {
+        let output = layer.forward(GqaInput::new(x.clone()).mask_pad(padding([BATCH, LENGTH], on_the_left))).unwrap();
+        let gradient = x.grad(&output.powi_scalar(2).sum().backward()).unwrap();
+        for at in 0..BATCH {
+            let range = real(at, on_the_left);
+            let pad = if on_the_left { 0..range.start } else { range.end..LENGTH };
+            assert!(numbers(&part(&gradient, at, pad)).iter().all(|&x| x == 0.0));
+            // That of the sequence alone.
+            let alone = Tensor::from_inner(part(&x.clone().inner(), at, range.clone())).require_grad();
+            let output = layer.forward(alone.clone()).unwrap();
+            let wanted = alone.grad(&output.powi_scalar(2).sum().backward()).unwrap();
+            assert_same(&part(&gradient, at, range), &wanted, "the gradient");
         }
     }
 }

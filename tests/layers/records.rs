@@ -103,6 +103,58 @@ fn named_records_carry_what_a_method_has_learned() {
     assert_eq!(parameters::<B, _>(&loaded.maskers), learned);
 }
 
+/// Case 24: a record of another chain, or of the same in another order, is an error that names both.
+#[test]
+fn records_of_other_chains_are_refused() {
+    let device = Default::default();
+    let scorer = hash(&Sizes::new(1, HEADS, HEADS, 1, 1, D_MODEL / HEADS));
+    let sink = json!({"type": "sink", "sink_size": 1});
+    let top_k = |scorer: &serde_json::Value| json!({"type": "top_k", "heavy_size": 3, "scorer": scorer});
+    let chains = [
+        (json!([sink, top_k(&scorer)]), "[sink, top_k over hash (layers of 2 and 2 matrices)]"),
+        (json!([top_k(&scorer), sink]), "[top_k over hash (layers of 2 and 2 matrices), sink]"),
+        (json!([sink, top_k(&json!({"type": "oracle"}))]), "[sink, top_k over oracle]"),
+        (json!([{"type": "local", "window_size": 3}, top_k(&scorer)]), "[local, top_k over hash"),
+        (json!([sink]), "[sink]"),
+        (json!([]), "[]"),
+        (
+            json!([sink, {"type": "top_p", "top_p": 0.5, "scorer": scorer,
+                          "candidates": {"heavy_size": 9, "scorer": {"type": "pages", "page_size": 4}}}]),
+            "of candidates over pages",
+        ),
+    ];
+    for (from, from_name) in &chains {
+        for (to, to_name) in &chains {
+            let chain = |json: &serde_json::Value| method(&json.to_string()).init_for_layer::<B>(0, &device).unwrap();
+            let result = chain(to).try_load_record(chain(from).into_record());
+            match from == to {
+                true => assert!(result.is_ok(), "{from}"),
+                false => {
+                    let error = result.unwrap_err().to_string();
+                    assert!(error.contains(from_name) && error.contains(to_name), "{error}");
+                }
+            }
+        }
+    }
+    // In layers, which have a record of the method where it learns something.
+    let attention = |chain: &serde_json::Value| configs().0.with_maskers(method(&chain.to_string())).init::<B>(&device);
+    let learned = || attention(&chains[0].0).into_record();
+    let other = || attention(&chains[1].0);
+    assert!(other().try_load_record(learned()).unwrap_err().to_string().contains("[sink, top_k over hash"));
+    assert!(attention(&chains[0].0).try_load_record(learned()).is_ok());
+    assert!(attention(&chains[0].0).try_load_record(attention(&chains[4].0).into_record()).is_ok());
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| other().load_record(learned())));
+    let message = *panic.unwrap_err().downcast::<String>().unwrap();
+    assert!(message.contains("and not of the chain [top_k over hash"), "{message}");
+    let encoder = |layers, chain: &serde_json::Value| {
+        let maskers = method(&chain.to_string());
+        SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, layers).with_maskers(maskers).init::<B>(&device)
+    };
+    let error = encoder(1, &chains[0].0).try_load_record(encoder(2, &chains[0].0).into_record()).unwrap_err();
+    assert_eq!(error.to_string(), "the record has 2 layers, and the model has 1");
+    assert!(encoder(2, &chains[1].0).try_load_record(encoder(2, &chains[0].0).into_record()).is_err());
+}
+
 struct Doubled;
 
 impl<B: burn::tensor::backend::Backend> burn::module::ModuleMapper<B> for Doubled {

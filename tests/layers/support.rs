@@ -10,7 +10,8 @@ use burn::{
 };
 use sparse_attention_hub::{backend::Selected, masker::MaskerChainConfig, nn::SparseMultiHeadAttentionConfig};
 
-use crate::common::{assert_most_close, generator, normal, product_rounding};
+pub use crate::common::all_numbers as numbers;
+use crate::common::{assert_close_but_for_near_scores, generator, normal, product_rounding};
 
 pub type B = Selected;
 pub type AB = Autodiff<Selected>;
@@ -21,10 +22,6 @@ pub const HEADS: usize = 8;
 pub fn sequence<B: Backend>(dims: [usize; 3], seed: u64) -> Tensor<B, 3> {
     let numbers = normal(&mut generator(seed), dims.iter().product());
     Tensor::from_data(TensorData::new(numbers, dims), &B::Device::default())
-}
-
-pub fn numbers<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Vec<f32> {
-    tensor.to_data().convert::<f32>().iter::<f32>().collect()
 }
 
 /// What [assert_same] allows. Where operands are rounded, this library's layers and burn's make the same queries, keys
@@ -53,16 +50,10 @@ pub fn assert_near<B: Backend, C: Backend, const D: usize>(
     crate::common::assert_close(&numbers(found), &wanted, tolerance, what);
 }
 
-/// The same for sequences `[batch, length, width]` of a chain that chooses by score. Where operands are rounded, one
-/// that is rounded the other way moves scores by some 1e-4, and the last that is chosen and the next can be as near as
-/// that: a few tokens may have chosen otherwise.
+/// The same for sequences of a chain that chooses by score.
 #[track_caller]
 pub fn assert_same_but_for_near_scores<B: Backend>(found: &Tensor<B, 3>, wanted: &Tensor<B, 3>, what: &str) {
-    if product_rounding::<B>() == 0.0 {
-        return assert_same(found, wanted, what);
-    }
-    assert_eq!(found.dims(), wanted.dims(), "{what}: dims");
-    assert_most_close(&numbers(found), &numbers(wanted), found.dims()[2], tolerance::<B>(), what);
+    assert_close_but_for_near_scores(found, wanted, tolerance::<B>(), what);
 }
 
 pub fn bools<B: Backend, const D: usize>(dims: [usize; D], hidden: impl Fn(usize) -> bool) -> Tensor<B, D, Bool> {

@@ -9,6 +9,8 @@ mod common;
 mod attention;
 #[path = "../cached_layers.rs"]
 mod cached_layers;
+#[path = "../cached_methods.rs"]
+mod cached_methods;
 #[path = "../conformance.rs"]
 mod conformance;
 #[path = "../coverage.rs"]
@@ -29,6 +31,8 @@ mod layers;
 mod maskers;
 #[path = "../masks.rs"]
 mod masks;
+#[path = "../padded_layers.rs"]
+mod padded_layers;
 #[path = "../plots.rs"]
 mod plots;
 #[path = "../rotary.rs"]
@@ -43,6 +47,8 @@ mod training;
 mod visible_only;
 #[path = "../weight_files.rs"]
 mod weight_files;
+#[path = "../windowed_layers.rs"]
+mod windowed_layers;
 
 // What the parts of the conformance test name from the root.
 use conformance::{DIFFERENCES, UNNAMED, conformance_support};

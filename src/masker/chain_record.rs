@@ -1,0 +1,139 @@
+//! Records of chains: which chain a record is of is asked before burn loads it.
+
+use burn::{
+    module::{
+        AutodiffModule, Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+    },
+    tensor::backend::{AutodiffBackend, Backend},
+};
+use thiserror::Error;
+
+use super::{
+    BuiltInMasker, MaskerChain,
+    built_in::{BuiltInMaskerRecord, kind_of_record},
+    chain::MaskerChainRecord,
+};
+
+/// Why a record does not fit a module.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The record is that of another chain.
+    #[error("the record is that of the chain {}, and not of the chain {}", list(record), list(chain))]
+    Chain {
+        /// The maskers of the record.
+        record: Vec<String>,
+        /// Those of the chain.
+        chain: Vec<String>,
+    },
+    /// The record is that of a model with more or fewer layers.
+    #[error("the record has {record} layers, and the model has {model}")]
+    Layers {
+        /// The layers of the record.
+        record: usize,
+        /// Those of the model.
+        model: usize,
+    },
+}
+
+fn list(kinds: &[String]) -> String {
+    format!("[{}]", kinds.join(", "))
+}
+
+impl<B: Backend> MaskerChain<B> {
+    /// The chain with what a record holds.
+    ///
+    /// # Errors
+    /// If the record is that of a chain of other maskers, or of the same in another order; the error names both.
+    pub fn try_load_record(self, record: MaskerChainRecord<B>) -> Result<Self, RecordError> {
+        self.check_record(&record)?;
+        Ok(self.load_record(record))
+    }
+
+    /// Checks that a record is one of a chain of these maskers in this order.
+    ///
+    /// # Errors
+    /// If it is not; the error names both chains.
+    pub fn check_record(&self, record: &MaskerChainRecord<B>) -> Result<(), RecordError> {
+        self.maskers.check_record(&record.maskers)
+    }
+}
+
+/// The maskers of a chain: a list as a burn module, which says what is wrong with a record before burn panics.
+#[derive(Debug, Clone)]
+pub(super) struct Maskers<B: Backend>(pub Vec<BuiltInMasker<B>>);
+
+impl<B: Backend> Maskers<B> {
+    fn check_record(&self, record: &[BuiltInMaskerRecord<B>]) -> Result<(), RecordError> {
+        let kinds = |records: &[BuiltInMaskerRecord<B>]| records.iter().map(kind_of_record).collect::<Vec<_>>();
+        let (chain, record) = (kinds(&self.0.clone().into_record()), kinds(record));
+        match chain == record {
+            true => Ok(()),
+            false => Err(RecordError::Chain { record, chain }),
+        }
+    }
+}
+
+impl<B: Backend> Module<B> for Maskers<B> {
+    type Record = Vec<BuiltInMaskerRecord<B>>;
+
+    fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
+        self.0.collect_devices(devices)
+    }
+
+    fn fork(self, device: &B::Device) -> Self {
+        Self(self.0.fork(device))
+    }
+
+    fn to_device(self, device: &B::Device) -> Self {
+        Self(self.0.to_device(device))
+    }
+
+    fn num_params(&self) -> usize {
+        Module::<B>::num_params(&self.0)
+    }
+
+    fn visit<V: ModuleVisitor<B>>(&self, visitor: &mut V) {
+        self.0.visit(visitor);
+    }
+
+    fn map<T: ModuleMapper<B>>(self, mapper: &mut T) -> Self {
+        Self(self.0.map(mapper))
+    }
+
+    /// Burn's interface has no way to say what is wrong but a panic; [MaskerChain::try_load_record] returns it.
+    fn load_record(self, record: Self::Record) -> Self {
+        match self.check_record(&record) {
+            Ok(()) => Self(self.0.load_record(record)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn into_record(self) -> Self::Record {
+        self.0.into_record()
+    }
+}
+
+impl<B: AutodiffBackend> AutodiffModule<B> for Maskers<B> {
+    type InnerModule = Maskers<B::InnerBackend>;
+
+    fn valid(&self) -> Self::InnerModule {
+        Maskers(self.0.valid())
+    }
+
+    fn from_inner(module: Self::InnerModule) -> Self {
+        Self(Vec::from_inner(module.0))
+    }
+}
+
+impl<B: Backend> ModuleDisplayDefault for Maskers<B> {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.add_single(&self.0).optional()
+    }
+
+    fn num_params(&self) -> usize {
+        Module::<B>::num_params(&self.0)
+    }
+}
+
+impl<B: Backend> ModuleDisplay for Maskers<B> {}

@@ -1,0 +1,160 @@
+use burn::tensor::{Bool, Int, Tensor, backend::Backend};
+
+use super::real_tokens::RealTokens;
+use crate::attention::AttentionError;
+
+/// Input of [GroupedQueryAttention](super::GroupedQueryAttention): the next tokens of each sequence of a batch, and which
+/// of them are padding. A tensor alone is an input without padding.
+///
+/// Each sequence of a batch is worked as it would be alone: its padding, wherever it stands, is seen by no query, has no
+/// position and does not go into a [cache](super::KvCache). Sequences of unequal lengths are padded on the left or on the
+/// right, and are then decoded token by token. The output at a padded position is what the output projection makes of 0.
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::tensor::{Distribution, Tensor};
+/// use burn_flex::Flex;
+/// use sparse_attention_hub::nn::{GqaInput, GroupedQueryAttentionConfig, KvCache};
+///
+/// let device = Default::default();
+/// let attention = GroupedQueryAttentionConfig::new(64, 8, 2).init::<Flex>(&device)?;
+/// let tokens = |count| Tensor::random([3, count, 64], Distribution::Default, &device);
+/// let mut cache = KvCache::new(42);
+/// // Prompts of 34, 25 and 14 tokens, with padding before the shorter ones.
+/// attention.forward_cache(GqaInput::new(tokens(34)).right_aligned(&[34, 25, 14])?, &mut cache)?;
+/// attention.forward_cache(tokens(1), &mut cache)?;
+/// assert_eq!((cache.len(), cache.real_len(2)), (35, 15));
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct GqaInput<B: Backend> {
+    /// `[batch, tokens, d_model]`.
+    pub(super) tensor: Tensor<B, 3>,
+    padding: Padding<B>,
+    /// `[batch, tokens]`.
+    positions: Option<Tensor<B, 2, Int>>,
+}
+
+/// Which of the tokens are padding.
+#[derive(Debug, Clone)]
+enum Padding<B: Backend> {
+    None,
+    Mask(Tensor<B, 2, Bool>),
+    Known(RealTokens),
+}
+
+impl<B: Backend> From<Tensor<B, 3>> for GqaInput<B> {
+    fn from(tensor: Tensor<B, 3>) -> Self {
+        Self::new(tensor)
+    }
+}
+
+impl<B: Backend> GqaInput<B> {
+    /// The next tokens of each sequence, none of which is padding.
+    ///
+    /// # Shapes
+    /// - tensor: `[batch, tokens, d_model]`
+    pub fn new(tensor: Tensor<B, 3>) -> Self {
+        Self { tensor, padding: Padding::None, positions: None }
+    }
+
+    /// Says which of these tokens are padding. Of tokens that are cached it says nothing: the cache knows them.
+    ///
+    /// # Shapes
+    /// - mask_pad: `[batch, tokens]`, `true` = padding, as in burn.
+    pub fn mask_pad(self, mask_pad: Tensor<B, 2, Bool>) -> Self {
+        Self { padding: Padding::Mask(mask_pad), ..self }
+    }
+
+    /// Says how many tokens of each sequence are real, the first ones: padding on the right.
+    ///
+    /// # Errors
+    /// If there is not one length for each sequence, or one is above the number of tokens.
+    pub fn left_aligned(self, lengths: &[usize]) -> Result<Self, AttentionError> {
+        self.of_lengths(lengths, |length, _| 0..length)
+    }
+
+    /// Says how many tokens of each sequence are real, the last ones: padding on the left.
+    ///
+    /// # Errors
+    /// If there is not one length for each sequence, or one is above the number of tokens.
+    pub fn right_aligned(self, lengths: &[usize]) -> Result<Self, AttentionError> {
+        self.of_lengths(lengths, |length, tokens| tokens - length..tokens)
+    }
+
+    /// Says at which positions the tokens are rotated. Default: one after the other in each sequence, from its first real
+    /// token on, those in the cache before these.
+    ///
+    /// Positions tell the rotation only. Which tokens a query sees follows from their order.
+    ///
+    /// # Shapes
+    /// - positions: `[batch, tokens]`; at padding they may be anything.
+    pub fn positions(self, positions: Tensor<B, 2, Int>) -> Self {
+        Self { positions: Some(positions), ..self }
+    }
+
+    fn of_lengths(
+        self,
+        lengths: &[usize],
+        range: impl Fn(usize, usize) -> std::ops::Range<usize>,
+    ) -> Result<Self, AttentionError> {
+        let [batch, tokens, _] = self.tensor.dims();
+        if lengths.len() != batch {
+            let expected = format!("[{batch}] (batch)");
+            return Err(AttentionError::Shape { tensor: "lengths", found: vec![lengths.len()], expected });
+        }
+        if let Some(length) = lengths.iter().find(|&&length| length > tokens) {
+            let (value, allowed) = (length.to_string(), "at most the number of tokens");
+            return Err(AttentionError::Value { field: "lengths", value, allowed });
+        }
+        let real = RealTokens::of_ranges(tokens, lengths.iter().map(|&length| range(length, tokens)));
+        Ok(Self { padding: Padding::Known(real), ..self })
+    }
+
+    /// The real tokens; `None` if all are.
+    ///
+    /// # Errors
+    /// If the mask does not have the shape of the tokens.
+    pub(super) fn real(&self) -> Result<Option<RealTokens>, AttentionError> {
+        let [batch, tokens, _] = self.tensor.dims();
+        let real = match &self.padding {
+            Padding::None => return Ok(None),
+            Padding::Mask(mask) => RealTokens::of_mask(mask, [batch, tokens])?,
+            Padding::Known(real) => real.clone(),
+        };
+        Ok((!real.are_all()).then_some(real))
+    }
+
+    /// The positions that are given, by sequence.
+    ///
+    /// # Errors
+    /// If they do not have the shape of the tokens, or that of a real token is below 0 or above what f32 counts exactly.
+    pub(super) fn given_positions(&self, real: &RealTokens) -> Result<Option<Vec<Vec<usize>>>, AttentionError> {
+        let Some(positions) = &self.positions else { return Ok(None) };
+        let [batch, tokens, _] = self.tensor.dims();
+        if positions.dims() != [batch, tokens] {
+            let (found, expected) = (positions.dims().to_vec(), format!("[{batch}, {tokens}], as the input"));
+            return Err(AttentionError::Shape { tensor: "positions", found, expected });
+        }
+        let all = positions.to_data().iter::<i64>().collect::<Vec<_>>();
+        let of_row = |(row, positions): (usize, &[i64])| {
+            let mut of_row = vec![0; tokens];
+            for column in real.row(row).iter().cloned().flatten() {
+                of_row[column] = match usize::try_from(positions[column]) {
+                    Ok(position) if position < LAST_POSITION => position,
+                    _ => {
+                        let (value, allowed) = (positions[column].to_string(), "in 0..2^24, which f32 counts exactly");
+                        return Err(AttentionError::Value { field: "positions", value, allowed });
+                    }
+                };
+            }
+            Ok(of_row)
+        };
+        all.chunks(tokens.max(1)).enumerate().map(of_row).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// Angles are products with a position in f32.
+const LAST_POSITION: usize = 1 << 24;

@@ -1,0 +1,230 @@
+//! Every method over a cache: a step that fails leaves nothing behind, and chunks of a prompt equal the prompt in one call.
+
+mod common;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use burn::tensor::{Tensor, backend::Backend};
+use common::{gqa::*, *};
+use serde_json::{Value, json};
+use sparse_attention_hub::{
+    attention::AttentionError,
+    nn::{
+        GqaInput, KvCache, MhaCache, MhaInput, SparseCrossAttentionCache, SparseCrossAttentionConfig,
+        SparseMultiHeadAttentionConfig, SparseTransformerEncoderConfig, TransformerEncoderInput,
+    },
+    prelude::*,
+};
+
+on_each_backend!(
+    a_failed_step_leaves_a_grouped_cache_as_it_was,
+    a_failed_step_leaves_the_caches_of_burns_layers_as_they_were,
+    a_failed_layer_leaves_all_layers_as_they_were,
+    chunks_equal_one_call,
+);
+
+/// Fails when it is told to, after the masker before it has remembered what comes.
+#[derive(Debug, Clone, Default)]
+struct Fails(Arc<AtomicBool>);
+
+impl<B: Backend> Masker<B> for Fails {
+    fn add(&self, _: &AttentionInputs<B>, _: &mut LayerState, mask: Mask<B>) -> Result<Mask<B>, AttentionError> {
+        match self.0.load(Ordering::Relaxed) {
+            false => Ok(mask),
+            true => Err(AttentionError::Value { field: "keys", value: "told to fail".to_owned(), allowed: "others" }),
+        }
+    }
+}
+
+impl Fails {
+    /// Whether a step fails that is told to.
+    fn once<T>(&self, step: impl FnOnce() -> Result<T, AttentionError>) {
+        self.0.store(true, Ordering::Relaxed);
+        let result = step();
+        self.0.store(false, Ordering::Relaxed);
+        assert!(matches!(result, Err(AttentionError::Value { field: "keys", .. })), "the step did not fail");
+    }
+}
+
+/// Methods whose draws a failed step moves on: until they draw by position.
+const DRAWS_GO_ON_TODAY: [&str; 5] =
+    ["random_sampling", "adaptive_sampling", "verified_sampling", "priority_sampling", "pps_sampling"];
+
+/// Methods that look ahead within a call, or draw by call: until they are fitted and draw by position.
+const CHUNKS_DIFFER_TODAY: [&str; 10] = [
+    "top_k pages",
+    "top_k pq",
+    "quest_top_k",
+    "pq_cache",
+    "top_p pages pages",
+    "random_sampling",
+    "adaptive_sampling",
+    "verified_sampling",
+    "priority_sampling",
+    "pps_sampling",
+];
+
+/// The same for the last one, whose tables are of the keys of the first call.
+const TABLES_DIFFER_TODAY: &str = "magic_pig";
+
+fn methods(sizes: &Sizes, but: &[&str]) -> Vec<Value> {
+    let configs = METHODS.iter().map(|method| (method.config)(sizes));
+    configs.filter(|config| !but.contains(&label(config).as_str())).collect()
+}
+
+fn chain<B: Backend>(config: &Value, layer: usize) -> MaskerChain<B> {
+    let chain = MaskerChainConfig::from_json(&json!([config]).to_string()).unwrap();
+    chain.init_for_layer(layer, &B::Device::default()).unwrap()
+}
+
+fn columns<B: Backend>(x: &Tensor<B, 3>, range: std::ops::Range<usize>) -> Tensor<B, 3> {
+    x.clone().slice_dim(1, range)
+}
+
+fn a_failed_step_leaves_a_grouped_cache_as_it_was<B: Backend>() {
+    let device = B::Device::default();
+    let x = tokens::<B>(2, 30, 20, 1);
+    let loud = tokens::<B>(2, 7, 20, 2) * 30.0;
+    for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12), &DRAWS_GO_ON_TODAY) {
+        for padded in [false, true] {
+            let fails = Fails::default();
+            let plain = layer::<B>(&common::gqa::config(4, 2), None);
+            let mut layer =
+                common::gqa::config(4, 2).init_with::<B, _>((chain(&config, 0), fails.clone()), &device).unwrap();
+            (layer.query, layer.key, layer.value, layer.output) = (plain.query, plain.key, plain.value, plain.output);
+            let part = |start: usize, end: usize| {
+                let input = GqaInput::new(columns(&x, start..end));
+                if padded && start == 0 { input.right_aligned(&[end, end - 3]).unwrap() } else { input }
+            };
+            let steps = [(0, 20), (20, 21), (21, 28), (28, 30)];
+            let mut never = KvCache::new(3);
+            let wanted = steps.map(|(start, end)| layer.forward_cache(part(start, end), &mut never).unwrap());
+            let mut cache = KvCache::new(3);
+            let found = steps.map(|(start, end)| {
+                let before = (cache.len(), cache.is_apart(), cache.real_len(1));
+                fails.once(|| layer.forward_cache(loud.clone(), &mut cache));
+                // One that would set the sequences apart.
+                let late = GqaInput::new(loud.clone()).left_aligned(&[7, 4]).unwrap();
+                fails.once(|| layer.forward_cache(late, &mut cache));
+                let narrow = layer.forward_cache(tokens::<B>(2, 2, 19, 1), &mut cache);
+                assert!(matches!(narrow, Err(AttentionError::Shape { tensor: "input", .. })));
+                let other_batch = layer.forward_cache(tokens::<B>(3, 2, 20, 1), &mut cache);
+                assert!(start == 0 || matches!(other_batch, Err(AttentionError::Shape { .. })));
+                if start == 0 {
+                    cache = KvCache::new(3);
+                } else {
+                    assert_eq!((cache.len(), cache.is_apart(), cache.real_len(1)), before, "{config}");
+                }
+                layer.forward_cache(part(start, end), &mut cache).unwrap()
+            });
+            for (found, wanted) in found.iter().zip(&wanted) {
+                close(found, wanted, &format!("{config}, padded {padded}"));
+            }
+        }
+    }
+}
+
+/// Case 15.
+fn a_failed_step_leaves_the_caches_of_burns_layers_as_they_were<B: Backend>() {
+    let device = B::Device::default();
+    let (x, context) = (tokens::<B>(2, 30, 24, 3), tokens::<B>(2, 26, 24, 4));
+    let loud = tokens::<B>(2, 7, 24, 5) * 30.0;
+    for config in methods(&Sizes::new(1, 4, 4, 1, 1, 6), &DRAWS_GO_ON_TODAY) {
+        let fails = Fails::default();
+        let layer = drawn(SparseMultiHeadAttentionConfig::new(24, 4).with_dropout(0.0).init::<B>(&device));
+        let layer = layer.with_maskers((chain(&config, 0), fails.clone()));
+        let own = drawn(SparseCrossAttentionConfig::new(24, 24, 4, 4, 6).with_dropout(0.0).init::<B>(&device));
+        let own = own.with_maskers((chain(&config, 0), fails.clone()));
+        let over = |queries: Tensor<B, 3>| MhaInput::new(queries, context.clone(), context.clone());
+        let (mut never, mut cache) = (MhaCache::autoregressive(), MhaCache::autoregressive());
+        let (mut never_cross, mut cross) =
+            (MhaCache::autoregressive_cross_attention(), MhaCache::autoregressive_cross_attention());
+        let (mut never_own, mut own_cache) = (SparseCrossAttentionCache::new(), SparseCrossAttentionCache::new());
+        for (start, end) in [(0, 20), (20, 21), (21, 30)] {
+            let part = columns(&x, start..end);
+            let wide = || tokens::<B>(2, 2, 25, 1);
+            fails.once(|| layer.forward_step(MhaInput::self_attn(loud.clone()), &mut cache));
+            fails.once(|| layer.forward_step(over(loud.clone()), &mut cross));
+            fails.once(|| own.try_forward_cache(loud.clone(), context.clone(), None, &mut own_cache));
+            assert!(layer.forward_step(MhaInput::self_attn(wide()), &mut cache).is_err());
+            assert!(own.try_forward_cache(wide(), context.clone(), None, &mut own_cache).is_err());
+            assert_eq!((cache.len(), cross.is_empty(), own_cache.is_empty()), (start, start == 0, start == 0));
+            // As burn is called: the context so far is there too.
+            let so_far = MhaInput::self_attn(columns(&x, 0..end));
+            let found = layer.forward_cache(so_far.clone(), &mut cache).context;
+            close(&found, &layer.forward_cache(so_far, &mut never).context, &format!("{config}, self-attention"));
+            let found = layer.forward_step(over(part.clone()), &mut cross).unwrap().context;
+            let wanted = layer.forward_step(over(part.clone()), &mut never_cross).unwrap().context;
+            close(&found, &wanted, &format!("{config}, cross-attention"));
+            let found = own.forward_cache(part.clone(), context.clone(), None, &mut own_cache);
+            close(
+                &found,
+                &own.forward_cache(part, context.clone(), None, &mut never_own),
+                &format!("{config}, its own"),
+            );
+        }
+    }
+}
+
+fn a_failed_layer_leaves_all_layers_as_they_were<B: Backend>() {
+    let config = SparseTransformerEncoderConfig::new(24, 40, 4, 3).with_dropout(0.0);
+    let mut encoder = drawn(config.init::<B>(&B::Device::default())).with_maskers(Fails::default());
+    let last = Fails::default();
+    for (index, layer) in encoder.layers.iter_mut().enumerate() {
+        // Each layer has a switch of its own.
+        layer.mha.maskers.0 = if index == 2 { last.clone() } else { Fails::default() };
+    }
+    let x = tokens::<B>(2, 12, 24, 6);
+    let (mut cache, mut never) = (encoder.new_autoregressive_cache(), encoder.new_autoregressive_cache());
+    for (start, end) in [(0, 7), (7, 8), (8, 12)] {
+        let input = || TransformerEncoderInput::new(columns(&x, start..end));
+        last.once(|| encoder.forward_step(TransformerEncoderInput::new(x.clone() * 20.0), &mut cache));
+        assert!(cache.layers().iter().all(|layer| layer.len() == start));
+        let found = encoder.forward_step(input(), &mut cache).unwrap();
+        close(&found, &encoder.forward_step(input(), &mut never).unwrap(), "the step after a failed one");
+    }
+}
+
+/// A configuration whose sizes are all counts.
+fn with_counts(mut config: Value) -> Value {
+    let sizes = [
+        "heavy_size",
+        "sink_size",
+        "window_size",
+        "sampling_rate",
+        "base_rate_sampling",
+        "pilot_size",
+        "k",
+        "sampling_size",
+    ];
+    if let Some(candidates) = config.get_mut("candidates") {
+        *candidates = with_counts(candidates.take());
+    }
+    for size in sizes {
+        if config.get(size).is_some_and(Value::is_f64) {
+            config[size] = json!(5);
+        }
+    }
+    config
+}
+
+/// Case 5.
+fn chunks_equal_one_call<B: Backend>() {
+    let x = tokens::<B>(1, 61, 20, 7);
+    for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12), &CHUNKS_DIFFER_TODAY) {
+        if label(&config) == TABLES_DIFFER_TODAY {
+            continue;
+        }
+        let config = with_counts(config);
+        let layer = layer::<B>(&common::gqa::config(4, 2), Some(json!([config])));
+        let wanted = layer.forward(x.clone()).unwrap();
+        for chunks in [vec![61], vec![20, 20, 21], vec![1; 61], vec![60, 1]] {
+            let what = format!("{config}, chunks {chunks:?}");
+            let found = in_chunks(&layer, &mut KvCache::new(0), &x, chunks);
+            close_but_for_near_scores(&found, &wanted, &what);
+        }
+    }
+}
