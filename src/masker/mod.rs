@@ -6,6 +6,7 @@ mod causal;
 mod chain;
 mod context;
 mod error;
+pub(crate) mod limits;
 mod local;
 mod magic_pig;
 mod pps_sampling;
