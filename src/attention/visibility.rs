@@ -44,6 +44,12 @@ impl<B: Backend> Visibility<B> {
             Self::Window { window: 0, .. } => {
                 return Err(AttentionError::Value { field: "window", value: "0".into(), allowed: "at least 1" });
             }
+            Self::Causal { offset } | Self::Window { offset, .. }
+                if i32::try_from(offset.saturating_add(shape.queries)).is_err() =>
+            {
+                let (value, allowed) = (offset.to_string(), "so that every position is at most 2147483647");
+                return Err(AttentionError::Value { field: "offset", value, allowed });
+            }
             Self::Full | Self::Causal { .. } | Self::Window { .. } => return Ok(()),
             Self::Masked(hidden) => hidden.dims(),
             Self::Biased(bias) => bias.dims(),

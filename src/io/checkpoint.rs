@@ -111,7 +111,9 @@ impl Checkpoint {
             "DoubleStorage" => DType::F64,
             "HalfStorage" => DType::F16,
             "BFloat16Storage" => DType::BF16,
-            other => return Err(format!("lies in a {other}, but must hold floating-point numbers")),
+            other => {
+                return Err(format!("lies in a storage of the class {other}, but must hold floating-point numbers"));
+            }
         };
         let size = dtype.size();
         let count = layout.count()?;
@@ -350,8 +352,7 @@ fn layout(pickle: &Pickle, mut place: Place) -> Result<Option<Layout>, String> {
                     return Err(format!("lies in {} in place of a storage", pickle.value(of_storage).kind()));
                 };
                 let (class, name, length) = storage(pickle, *identifier)?;
-                let (offset, shape, strides) =
-                    (size(pickle, offset)?, sizes(pickle, shape)?, sizes(pickle, strides)?);
+                let (offset, shape, strides) = (size(pickle, offset)?, sizes(pickle, shape)?, sizes(pickle, strides)?);
                 if shape.len() != strides.len() {
                     return Err(format!("has the shape {shape:?}, but the strides {strides:?}"));
                 }

@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn the_same_key_of_other_objects_is_none_of_it() {
-        let value = json!([{"a": {"a": 1.5, "b": "text"}, "b": [{"a": null}, {"a": -3}, {"a": u64::MAX}]}, {"a": true}]);
+        let value =
+            json!([{"a": {"a": 1.5, "b": "text"}, "b": [{"a": null}, {"a": -3}, {"a": u64::MAX}]}, {"a": true}]);
         assert_eq!(from_json::<Value>(&value.to_string()).unwrap(), value);
     }
 

@@ -183,3 +183,139 @@ impl Drop for Partial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of a test's own, removed at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("output_file_{name}_{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            Self(folder)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let names = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names = names.collect::<Vec<_>>();
+            names.sort();
+            names
+        }
+
+        fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.0.join(name)).unwrap()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_file_appears_when_it_is_whole() {
+        let folder = Folder::new("whole");
+        let file = OutputFile::new(folder.0.join("a.json")).unwrap();
+        assert_eq!(folder.names(), Vec::<String>::new());
+        for text in ["first", "second"] {
+            let before = folder.names();
+            file.write_with(|to| {
+                to.write_all(text.as_bytes())?;
+                assert_eq!(
+                    folder.names().iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>(),
+                    before.iter().collect::<Vec<_>>()
+                );
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!((folder.names(), folder.read("a.json").as_str()), (vec!["a.json".to_owned()], text));
+        }
+        file.write_json(&[1, 2]).unwrap();
+        assert_eq!(folder.read("a.json"), "[\n  1,\n  2\n]\n");
+    }
+
+    #[test]
+    fn an_error_leaves_what_was_there_and_nothing_else() {
+        let folder = Folder::new("error");
+        fs::write(folder.0.join("a"), "old").unwrap();
+        let file = OutputFile::new(folder.0.join("a")).unwrap();
+        // As a disk that is full after some of it.
+        let full = file.write_with(|to| {
+            to.write_all(b"half of the content")?;
+            Err(ErrorKind::StorageFull.into())
+        });
+        assert!(matches!(full, Err(FileError::Write { source, .. }) if source.kind() == ErrorKind::StorageFull));
+        let panicked = std::panic::catch_unwind(|| file.write_with(|_| panic!("in the middle")));
+        assert!(panicked.is_err());
+        assert_eq!((folder.names(), folder.read("a").as_str()), (vec!["a".to_owned()], "old"));
+    }
+
+    #[test]
+    fn files_of_like_names_do_not_meet() {
+        let folder = Folder::new("names");
+        let names = ["x.json", "x.txt", "x.partial", &"n".repeat(255)];
+        let threads = names.map(|name| {
+            let (file, name) = (OutputFile::new(folder.0.join(name)).unwrap(), name.to_owned());
+            std::thread::spawn(move || (0..50).try_for_each(|_| file.write(name.as_bytes())))
+        });
+        threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        assert_eq!(folder.names().len(), names.len());
+        names.iter().for_each(|name| assert_eq!(folder.read(name), *name));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_an_error_before_the_work() {
+        let folder = Folder::new("refused");
+        let error = OutputFile::new(&folder.0).unwrap_err();
+        assert!(matches!(&error, FileError::NotAFile { found: "a folder", .. }), "{error}");
+        for path in [folder.0.join("none/a.json"), PathBuf::new(), PathBuf::from("..")] {
+            assert!(OutputFile::new(&path).is_err(), "{path:?}");
+        }
+        let read_only = folder.0.join("read_only");
+        fs::write(&read_only, "old").unwrap();
+        let mut permissions = fs::metadata(&read_only).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(&read_only, permissions).unwrap();
+        assert!(matches!(OutputFile::new(&read_only), Err(FileError::Write { .. })));
+        let file = OutputFile::new(folder.0.join("a")).unwrap();
+        fs::create_dir(folder.0.join("a")).unwrap();
+        assert!(matches!(file.write(b"new"), Err(FileError::NotAFile { .. })));
+        assert_eq!(folder.names(), ["a", "read_only"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_devices_are_left_alone() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = Folder::new("links");
+        let at = |name: &str| folder.0.join(name);
+        fs::create_dir(at("inner")).unwrap();
+        fs::write(at("inner/target"), "old").unwrap();
+        fs::set_permissions(at("inner/target"), fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("inner/target", at("link")).unwrap();
+        symlink("link", at("link_to_link")).unwrap();
+        symlink("inner/new", at("dangling")).unwrap();
+        symlink("no/such/folder", at("lost")).unwrap();
+        symlink("/dev/null", at("null")).unwrap();
+        symlink("round", at("round")).unwrap();
+        OutputFile::new(at("link_to_link")).unwrap().write(b"new").unwrap();
+        assert_eq!(folder.read("inner/target"), "new");
+        assert_eq!(fs::metadata(at("inner/target")).unwrap().permissions().mode() & 0o777, 0o600);
+        OutputFile::new(at("dangling")).unwrap().write(b"made").unwrap();
+        assert_eq!(folder.read("inner/new"), "made");
+        for name in ["link", "link_to_link", "dangling"] {
+            assert!(fs::symlink_metadata(at(name)).unwrap().is_symlink(), "{name}");
+        }
+        for path in [PathBuf::from("/dev/null"), PathBuf::from("/dev/full"), at("null")] {
+            let error = OutputFile::new(&path).unwrap_err();
+            assert!(matches!(&error, FileError::NotAFile { .. }), "{error}");
+        }
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        assert!(OutputFile::new(at("lost")).is_err() && OutputFile::new(at("round")).is_err());
+        assert_eq!(fs::read_dir(at("inner")).unwrap().count(), 2);
+    }
+}

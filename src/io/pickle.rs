@@ -454,10 +454,15 @@ mod tests {
     #[test]
     fn dictionaries_are_read() {
         // pickle.dumps({"a": [1, -2, 300], "b": ("c", None, True)}, 2), without its puts.
-        let pickle = read(b"\x80\x02}(X\x01\0\0\0a](K\x01J\xfe\xff\xff\xffM\x2c\x01eX\x01\0\0\0bX\x01\0\0\0cN\x88\x87u.").unwrap();
+        let pickle =
+            read(b"\x80\x02}(X\x01\0\0\0a](K\x01J\xfe\xff\xff\xffM\x2c\x01eX\x01\0\0\0bX\x01\0\0\0cN\x88\x87u.")
+                .unwrap();
         let Value::Dict(pairs) = pickle.root() else { panic!("{pickle:?}") };
         let text = |place: Place| pickle.value(place).clone();
-        assert_eq!(pairs.iter().map(|(key, _)| text(*key)).collect::<Vec<_>>(), ["a", "b"].map(|t| Value::Text(t.into())));
+        assert_eq!(
+            pairs.iter().map(|(key, _)| text(*key)).collect::<Vec<_>>(),
+            ["a", "b"].map(|t| Value::Text(t.into()))
+        );
         let Value::List(list) = pickle.value(pairs[0].1) else { panic!("{pickle:?}") };
         assert_eq!(list.iter().map(|&at| text(at)).collect::<Vec<_>>(), [1, -2, 300].map(Value::Int));
         let Value::Tuple(tuple) = pickle.value(pairs[1].1) else { panic!("{pickle:?}") };

@@ -89,10 +89,9 @@ impl<B: Backend> Mask<B> {
         shape.check()?;
         // Each row is a list of its own.
         let bytes = most.saturating_mul(size_of::<Kept>()).saturating_add(size_of::<Vec<Kept>>());
-        MaskShape { keys: 1, ..shape }.check_memory("compressed sparse rows", bytes).map_err(|_| MaskError::TooLarge {
-            what: "compressed sparse rows",
-            shape,
-        })
+        MaskShape { keys: 1, ..shape }
+            .check_memory("compressed sparse rows", bytes)
+            .map_err(|_| MaskError::TooLarge { what: "compressed sparse rows", shape })
     }
 
     pub(crate) fn from_host_rows(shape: MaskShape, rows: &[Vec<Kept>], device: &B::Device) -> Self {

@@ -134,8 +134,7 @@ fn read(path: &Path, selection: ChannelSelection) -> Result<BTreeMap<usize, Vec<
         FileError::Format { path: path.to_owned(), format, reason }
     };
     let text = std::str::from_utf8(&bytes).map_err(|error| unusable(error.to_string()))?;
-    let entries =
-        from_json::<BTreeMap<String, Vec<Vec<usize>>>>(text).map_err(|error| unusable(error.to_string()))?;
+    let entries = from_json::<BTreeMap<String, Vec<Vec<usize>>>>(text).map_err(|error| unusable(error.to_string()))?;
     let found = entries.keys().take(12).cloned().collect::<Vec<_>>().join(", ");
     let suffix = format!(".self_attn.{}", selection.name());
     let mut layers = BTreeMap::new();

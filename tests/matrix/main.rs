@@ -9,6 +9,8 @@ mod common;
 mod attention;
 #[path = "../cached_layers.rs"]
 mod cached_layers;
+#[path = "../checkpoints.rs"]
+mod checkpoints;
 #[path = "../conformance.rs"]
 mod conformance;
 #[path = "../coverage.rs"]
