@@ -153,7 +153,7 @@ impl Work for &mut Study<'_> {
                 Err(_) => add(Row::failed(&backend, &name, "panics".into()))?,
             }
         }
-        say!()?;
+        say!("")?;
         Ok(())
     }
 }

@@ -11,7 +11,6 @@ pub use files::{files, find, fits_in_memory};
 
 /// `println!` which returns an error where that panics, such as when `head` has seen enough and closes the pipe.
 macro_rules! say {
-    () => { $crate::common::say!("") };
     ($($text:tt)*) => {
         ::std::io::Write::write_fmt(&mut ::std::io::stdout(), ::std::format_args!("{}\n", ::std::format_args!($($text)*)))
     };

@@ -32,7 +32,7 @@ pub fn row(row: &Row) -> io::Result<()> {
 
 /// The mean over the layers of each method, in the order in which the methods came.
 pub fn means(rows: &[Row]) -> io::Result<()> {
-    say!()?;
+    say!("")?;
     let mut names = Vec::<&str>::new();
     for row in rows {
         if !names.contains(&row.method.as_str()) {

@@ -114,7 +114,9 @@ fn without_panic<T>(name: &str, launch: impl FnOnce() -> T) -> Result<T, Box<dyn
     panic::set_hook(Box::new({
         let first = first.clone();
         // The first panic is the reason, and others follow from it.
-        move |info| _ = first.set(info.payload_as_str().unwrap_or("the learner panicked").to_owned())
+        move |info: &panic::PanicHookInfo<'_>| {
+            _ = first.set(info.payload_as_str().unwrap_or("the learner panicked").to_owned())
+        }
     }));
     let launched = panic::catch_unwind(AssertUnwindSafe(launch));
     panic::set_hook(usual);

@@ -160,8 +160,9 @@ mod tests {
                     assert!(-(rows as isize) <= within.offset && within.offset <= keys as isize, "{within:?}");
                     for row in 0..rows {
                         assert_eq!(within.row(row, keys), pattern.row(row, keys), "{pattern:?} {row} {keys}");
-                        let last = keys.saturating_sub(1);
-                        assert_eq!(within.keeps(row, last), pattern.keeps(row, last), "{pattern:?} {row} {keys}");
+                        for key in [0, keys / 2, keys.saturating_sub(1)].into_iter().filter(|&key| key < keys) {
+                            assert_eq!(within.keeps(row, key), pattern.keeps(row, key), "{pattern:?} {row} {key}");
+                        }
                     }
                 }
             }

@@ -239,6 +239,10 @@ impl<B: Backend> Rows<B> {
     pub(super) fn narrow(&self, ranges: [Range<usize>; 3]) -> Self {
         let [batch, heads, queries] = ranges;
         let width = self.width();
+        if width == 0 {
+            let none = Lists { indices: Vec::new(), probability: None };
+            return Self::from_lists([batch.len(), heads.len(), queries.len(), 0], none, &self.device);
+        }
         match self.lists.get() {
             Some(lists) => {
                 let dims = [batch.len(), heads.len(), queries.len(), width];
@@ -276,6 +280,12 @@ impl<B: Backend> Rows<B> {
 
     /// The slots of both, side by side.
     pub(super) fn concatenate(self, other: Self) -> Self {
+        if other.width() == 0 {
+            return self;
+        }
+        if self.width() == 0 {
+            return other;
+        }
         let (Some(a), Some(b)) = (self.lists.get(), other.lists.get()) else {
             let indices = Tensor::cat(vec![self.indices(), other.indices()], 3);
             return Self::from_tensors(indices, Tensor::cat(vec![self.probability(), other.probability()], 3));

@@ -78,7 +78,8 @@ pub fn archive(entries: &[Entry]) -> Vec<u8> {
 /// An archive with another pickle than that of the tensors.
 pub fn archive_of(pickle: &[u8], entries: &[Entry]) -> Vec<u8> {
     let storages = entries.iter().enumerate().map(|(at, entry)| (format!("data/{at}"), entry.numbers.as_slice()));
-    let files = [("data.pkl".to_owned(), pickle), ("byteorder".to_owned(), b"little")].into_iter().chain(storages);
+    let files =
+        [("data.pkl".to_owned(), pickle), ("byteorder".to_owned(), b"little".as_slice())].into_iter().chain(storages);
     zip_of(files)
 }
 

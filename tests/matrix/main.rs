@@ -19,6 +19,8 @@ mod coverage;
 mod devices;
 #[path = "../efficient.rs"]
 mod efficient;
+#[path = "../examples.rs"]
+mod examples;
 #[path = "../gradients.rs"]
 mod gradients;
 #[path = "../kernels.rs"]
