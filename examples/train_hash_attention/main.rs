@@ -7,11 +7,11 @@ mod check;
 mod common;
 mod data;
 
-use std::{error::Error, io, path::PathBuf, process::ExitCode, time::Instant};
+use std::{error::Error, path::PathBuf, process::ExitCode, time::Instant};
 
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::backend::Backend};
 use clap::Parser;
-use common::{BackendArguments, count, end, find, say};
+use common::{BackendArguments, Usage, count, end, find, say};
 use data::Layer;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, seq::SliceRandom};
@@ -20,6 +20,7 @@ use sparse_attention_hub::{
     attention::AttentionError,
     backend::Work,
     eval::TopKRecall,
+    io::OutputFile,
     prelude::*,
     scorer::{Activation, Hash, HashConfig, HashWeights, LayerPerceptrons},
     train::HashDistillationConfig,
@@ -77,11 +78,14 @@ impl Work for Distil<'_> {
 }
 
 fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    // Before the work, so that minutes of it are not lost to a misspelt folder.
+    if arguments.out.extension().is_none_or(|extension| extension != "safetensors") {
+        return Err(Usage(format!("--out is {}, but must end in .safetensors", arguments.out.display())).into());
+    }
+    OutputFile::new(&arguments.out)?;
     let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data/qk_text"));
     let layers = data::read::<B>(&folder, device)?;
-    // Before the work, so that minutes of it are not lost to a misspelt folder.
     let saved = initial(arguments, &layers, device)?;
-    saved.save(arguments.out.clone())?;
     say!(
         "Signatures of {} bits; recall of the exact top 32 within a sixteenth of the keys, outside of a sink and a \
          window of 128, on held-out text.",
@@ -194,7 +198,7 @@ struct Row {
     seconds: f64,
 }
 
-fn table(rows: &[Row]) -> io::Result<()> {
+fn table(rows: &[Row]) -> std::io::Result<()> {
     say!("\n| layer | random perceptrons | random hyperplanes | start | trained | loss, first to last tenth | s |")?;
     say!("|---|---|---|---|---|---|---|")?;
     for Row { layer, random, hyperplanes, before, after, losses: [first, last], seconds } in rows {
