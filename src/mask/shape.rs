@@ -78,7 +78,7 @@ mod tests {
         for dims in [[1, 1, 1, most], [1, 1, 1 << 20, 1 << 20], [0, 1, 1, 5], [2, 3, 5, 0]] {
             assert_eq!(MaskShape::new(dims).check(), Ok(()), "{dims:?}");
         }
-        for dims in [[1, 1, 1, most + 1], [1 << 30, 1 << 30, 1, 2], [usize::MAX, 2, 1, 1], [3, 1, usize::MAX / 2, 4]] {
+        for dims in [[1, 1, 1, most + 1], [1 << 32, 1 << 32, 1, 2], [usize::MAX, 2, 1, 1], [3, 1, usize::MAX / 2, 4]] {
             let shape = MaskShape::new(dims);
             assert_eq!(shape.check(), Err(MaskError::TooLarge { what: "the mask", shape }), "{dims:?}");
         }
