@@ -4,34 +4,49 @@
 //! - `configs/weights/hyperplanes.safetensors`, untrained signatures for HashAttention: the same random hyperplanes for
 //!   queries and keys, so that two vectors agree in a bit the more likely the smaller the angle between them is.
 //!
-//! `cargo run --release --example calibrate`
+//! `cargo run --release --example calibrate -- --out configs/weights` makes those of this repository anew.
 
-use std::{
-    error::Error,
-    path::{Path, PathBuf},
-};
+#[path = "common/mod.rs"]
+mod common;
 
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use common::{end, files, find, say};
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use safetensors::{Dtype, tensor::TensorView};
-use sparse_attention_hub::{backend::Selected, eval::Recording, scorer::ChannelCalibration};
+use safetensors::{Dtype, SafeTensorError, tensor::TensorView};
+use sparse_attention_hub::{backend::Selected, eval::Recording, io::OutputFile, scorer::ChannelCalibration};
+
+/// Makes the files that Double Sparsity and HashAttention need for the recorded layers.
+#[derive(Debug, Parser)]
+#[command(name = "calibrate")]
+struct Arguments {
+    /// The folder to write channels.json and hyperplanes.safetensors to, in place of those that are there
+    #[arg(long)]
+    out: PathBuf,
+    /// Folder of recorded tensors, one safetensors file a layer
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
 
 const BITS: usize = 32;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let weights = root.join("configs/weights");
-    std::fs::create_dir_all(&weights)?;
-    let mut files = std::fs::read_dir(root.join("examples/data"))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<PathBuf>, std::io::Error>>()?;
-    files.retain(|file| file.is_file());
-    files.sort();
+fn main() -> ExitCode {
+    end(run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    std::fs::create_dir_all(&arguments.out)
+        .map_err(|error| format!("cannot write to {}: {error}", arguments.out.display()))?;
+    let channels = OutputFile::new(arguments.out.join("channels.json"))?;
+    let hyperplanes = OutputFile::new(arguments.out.join("hyperplanes.safetensors"))?;
+    let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data"));
     let mut calibration = ChannelCalibration::new();
-    let mut hyperplanes = Vec::new();
+    let mut tensors = Vec::new();
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(42);
-    for file in files {
+    for file in files(&folder, "safetensors")? {
         let recording = Recording::<Selected>::open(&file, &Default::default())?;
         calibration.add(&recording.inputs);
         let [_, heads, _, head_dim] = recording.inputs.queries().dims();
@@ -41,16 +56,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         let zeros = vec![0u8; heads * BITS * 4];
         for part in ["query", "key"] {
             let name = |kind: &str| format!("hat.{}.{part}_{kind}.0", recording.inputs.layer());
-            hyperplanes.push((name("matrix"), vec![heads, head_dim, BITS], matrix.clone()));
-            hyperplanes.push((name("bias"), vec![heads, BITS], zeros.clone()));
+            tensors.push((name("matrix"), vec![heads, head_dim, BITS], matrix.clone()));
+            tensors.push((name("bias"), vec![heads, BITS], zeros.clone()));
         }
     }
-    calibration.write(weights.join("channels.json"))?;
-    let views = hyperplanes
+    calibration.write(channels.path())?;
+    let views = tensors
         .iter()
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    safetensors::serialize_to_file(views, None, &weights.join("hyperplanes.safetensors"))?;
-    println!("wrote {}", weights.display());
+        .collect::<Result<Vec<_>, SafeTensorError>>()?;
+    hyperplanes.write(&safetensors::serialize(views, None)?)?;
+    say!("wrote {} and {}", channels.path().display(), hyperplanes.path().display())?;
     Ok(())
 }

@@ -2,7 +2,13 @@
 //!
 //! `cargo run --release --example custom_masker`
 
+#[path = "common/mod.rs"]
+mod common;
+
+use std::process::ExitCode;
+
 use burn::tensor::{Tensor, backend::Backend};
+use common::{end, say};
 use serde::Deserialize;
 use sparse_attention_hub::{
     attention::AttentionError,
@@ -42,7 +48,7 @@ impl<B: Backend> Scorer<B> for KeyNorm {
     }
 }
 
-/// `{"type": "strided", "stride": 32}`: every so-manieth key, as in the Sparse Transformer.
+/// `{"type": "strided", "stride": 32}`: one key in every `stride`, as in the Sparse Transformer.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Strided {
@@ -75,7 +81,11 @@ impl<B: Backend> Masker<B> for Strided {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    end(run())
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
     let device = Default::default();
     let mut registry = MaskerRegistry::<Selected>::new();
     registry.register::<Strided>("strided");
@@ -93,13 +103,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs = Recording::open(data, &device)?.inputs;
     let mut state = LayerState::new(42);
     let output = attention.forward(&inputs, &mut state, Requested::default())?;
-    println!("{}", output.mask.picture(0, 0, 64).unwrap_or_default());
+    say!("{}", output.mask.picture(0, 0, 64).unwrap_or_default())?;
     let report = AttentionReport::of(&inputs, &output.mask)?;
-    println!(
+    say!(
         "density {:.1} %, output error {:.3} (median head), mass kept {:.1} %",
         100.0 * report.density(),
         report.output_error_median(),
         100.0 * report.mass_kept()
-    );
+    )?;
     Ok(())
 }

@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release --features train --example train_step`
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::{error::Error, process::ExitCode, time::Instant};
 
 use burn::{
@@ -13,6 +16,7 @@ use burn::{
     },
 };
 use clap::Parser;
+use common::{BackendArguments, count, count_or_none, end, fits_in_memory, say};
 use sparse_attention_hub::{
     backend::{self, Work},
     nn::{MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig},
@@ -33,20 +37,16 @@ const WINDOW: usize = 256;
 #[command(name = "train_step")]
 struct Arguments {
     /// Lengths of the sequence
-    #[arg(long, value_delimiter = ',', default_values_t = [1024, 2048, 4096, 8192])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1024, 2048, 4096, 8192], value_parser = count())]
     tokens: Vec<usize>,
     /// Dense attention up to this length only
-    #[arg(long, default_value_t = 8192)]
+    #[arg(long, default_value_t = 8192, value_parser = count_or_none())]
     dense: usize,
     /// Steps of each, of which the median counts
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = count())]
     steps: usize,
-    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
-    #[arg(long)]
-    backend: Option<String>,
-    /// A device of the backend, such as cpu, cuda:0 or discrete:0
-    #[arg(long)]
-    device: Option<String>,
+    #[command(flatten)]
+    backend: BackendArguments,
 }
 
 /// What a step takes.
@@ -83,15 +83,7 @@ fn measure<B: AutodiffBackend>(
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let steps = Steps { arguments: &arguments };
-    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), steps);
-    match done.map_err(Into::into).flatten() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end(arguments.backend.run(Steps { arguments: &arguments }))
 }
 
 struct Steps<'a> {
@@ -102,7 +94,7 @@ impl Work for Steps<'_> {
     type Output = Result<(), Box<dyn Error>>;
 
     fn run<B: Backend>(self, device: B::Device) -> Self::Output {
-        println!("{} on {}", B::name(&device), backend::describe::<B>(&device));
+        say!("{} on {}", B::name(&device), backend::describe::<B>(&device))?;
         run::<Autodiff<B>>(self.arguments, &device)
     }
 }
@@ -112,12 +104,20 @@ fn run<B: AutodiffBackend>(arguments: &Arguments, device: &B::Device) -> Result<
     let method = format!(r#"[{{"type": "sink", "sink_size": {SINK}}}, {{"type": "local", "window_size": {WINDOW}}}]"#);
     let sparse = config.clone().with_maskers(MaskerChainConfig::from_json(&method)?).try_init::<B>(device)?;
     let dense = config.try_init::<B>(device)?;
-    println!("{HEADS} heads of {HEAD_DIM}, sink {SINK}, window {WINDOW}, causal\n");
-    println!(
+    say!("{HEADS} heads of {HEAD_DIM}, sink {SINK}, window {WINDOW}, causal\n")?;
+    say!(
         "{:>7} {:>11} {:>11} {:>6} {:>11} {:>11} {:>6}",
-        "tokens", "sparse ms", "dense ms", "x", "sparse MB", "dense MB", "x"
-    );
+        "tokens",
+        "sparse ms",
+        "dense ms",
+        "x",
+        "sparse MB",
+        "dense MB",
+        "x"
+    )?;
     for &tokens in &arguments.tokens {
+        // Input, output, queries, keys and values, and the gradient of each.
+        fits_in_memory("a training step", &[10, tokens, HEADS * HEAD_DIM, size_of::<f32>()])?;
         let x = Tensor::<B, 3>::random([1, tokens, HEADS * HEAD_DIM], Distribution::Normal(0.0, 1.0), device);
         let found = measure(&sparse, &x, arguments.steps)?;
         let beside = (tokens <= arguments.dense).then(|| measure(&dense, &x, arguments.steps)).transpose()?;
@@ -125,13 +125,13 @@ fn run<B: AutodiffBackend>(arguments: &Arguments, device: &B::Device) -> Result<
             Some(dense) => format!("{:>11.1} {:>6.3}", value(dense), value(&found) / value(dense)),
             None => format!("{:>11} {:>6}", "-", "-"),
         };
-        println!(
+        say!(
             "{tokens:>7} {:>11.1} {} {:>11.1} {}",
             found.milliseconds,
             ratio(|cost| cost.milliseconds),
             found.bytes as f64 / 1e6,
             ratio(|cost| cost.bytes as f64 / 1e6),
-        );
+        )?;
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub mod attention;
 #[cfg(any(feature = "cuda", feature = "tch", feature = "wgpu", feature = "flex", feature = "ndarray"))]
 pub mod backend;
 pub mod eval;
-mod file_error;
+pub mod io;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
@@ -50,12 +50,10 @@ pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;
 pub mod scorer;
-mod tensor_file;
 #[cfg(feature = "train")]
 pub mod train;
-mod whole_file;
 
-pub use file_error::FileError;
+pub use io::FileError;
 
 /// What most programs need.
 pub mod prelude {

@@ -14,6 +14,9 @@ on_each_backend!(
     apply_and_its_inverse,
     densities_count_pairs,
     bad_masks_are_refused,
+    lists_of_width_0_keep_nothing,
+    a_merged_weight_is_no_less,
+    absurd_shapes_are_refused,
     a_long_pattern_costs_nothing,
     pictures,
 );
@@ -206,9 +209,100 @@ fn bad_masks_are_refused<B: Backend>() {
     assert_eq!(rows([0, -2, 4, 3]), Err(MaskError::Index { row: 0, index: -2, keys: 5 }));
     assert_eq!(rows([0, 1, 5, 3]), Err(MaskError::Index { row: 1, index: 5, keys: 5 }));
     assert_eq!(rows([0, 1, 3, 3]), Err(MaskError::Duplicate { row: 1, key: 3 }));
+    // 2^32 + 1 and -2^32 - 1 would be key 1 and an unused slot in 32 bits.
+    if B::supports_dtype(&device, burn::tensor::DType::I64) {
+        for index in [(1i64 << 32) + 1, -(1 << 32) - 1, i64::MAX, i64::MIN] {
+            let wide = Tensor::<B, 4, Int>::from_data(
+                TensorData::new(vec![0i64, 1, 3, index], [1, 1, 2, 2]),
+                (&device, burn::tensor::DType::I64),
+            );
+            let refused = Rows::new(wide, tensor(&[1.0; 4], [1, 1, 2, 2])).map(|_| ());
+            assert_eq!(refused, Err(MaskError::IndexWidth { row: 1, index }));
+        }
+    }
     let other = Mask::<B>::full(MaskShape::new([1, 1, 2, 6]), &device);
     assert!(matches!(other.merge(&Mask::empty(shape, &device)), Err(MaskError::Shape { .. })));
     assert!(matches!(other.apply(tensor(&[0.0; 10], shape.dims())), Err(MaskError::Shape { .. })));
+}
+
+/// Lists without slots are those of rows that keep nothing.
+fn lists_of_width_0_keep_nothing<B: Backend>() {
+    let device = B::Device::default();
+    let dims = [1, 1, 2, 0];
+    let shape = MaskShape::new([1, 1, 2, 3]);
+    let rows = Rows::<B>::new(Tensor::zeros(dims, &device), Tensor::zeros(dims, &device)).unwrap();
+    let none = Mask::from_rows(shape, rows).unwrap();
+    assert_eq!(none.to_csr(), Csr { indices: vec![], ptr: vec![0, 0, 0], data: vec![] });
+    assert_eq!(host(&none.to_dense()), [0.0; 6]);
+    assert_eq!(none.density(&Visibility::Full).all, 0.0);
+    let sink = Mask::pattern(shape, Pattern::sink(1), &device);
+    let wanted = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+    for other in [sink.clone(), Mask::from_csr(shape, &sink.to_csr(), &device).unwrap()] {
+        assert_eq!(host(&none.merge(&other).unwrap().to_dense()), wanted);
+        assert_eq!(host(&other.merge(&none).unwrap().to_dense()), wanted);
+    }
+    // Rows stay where there are no keys to keep.
+    let no_keys = MaskShape::new([1, 1, 2, 0]);
+    for mask in [Mask::<B>::full(no_keys, &device), Mask::empty(no_keys, &device)] {
+        assert_eq!(mask.to_csr().ptr, [0, 0, 0]);
+    }
+}
+
+/// What both sampled is no less likely than what either did, and no more than certain, in every bit.
+fn a_merged_weight_is_no_less<B: Backend>() {
+    use rand::RngExt;
+    let mut rng = generator(11);
+    let shape = MaskShape::new([1, 1, 64, 1024]);
+    let mut weights = |near_1: bool| -> Vec<f32> {
+        let draw = |_| match near_1 {
+            true => 1.0 - f32::EPSILON * rng.random::<f32>() * 64.0,
+            false => rng.random::<f32>().powi(12).max(f32::MIN_POSITIVE),
+        };
+        (0..shape.pairs()).map(draw).collect()
+    };
+    for (a_near_1, b_near_1) in [(true, true), (true, false), (false, false)] {
+        let (a, b) = (weights(a_near_1), weights(b_near_1));
+        let mask = |weights: &[f32]| Mask::<B>::from_dense(tensor(weights, shape.dims())).unwrap();
+        let merged = host(&mask(&a).merge(&mask(&b)).unwrap().to_dense());
+        let right = merged.iter().zip(a.iter().zip(&b)).all(|(&both, (&a, &b))| both >= a.max(b) && both <= 1.0);
+        assert!(right, "{a_near_1} {b_near_1}");
+    }
+}
+
+/// More than memory or 32 bits can say is an error before anything is allocated.
+fn absurd_shapes_are_refused<B: Backend>() {
+    let device = B::Device::default();
+    let too_large = |error: MaskError| assert!(matches!(error, MaskError::TooLarge { .. }), "{error}");
+    let absurd = [[1, 1, 1, 1 << 40], [1 << 40, 1 << 40, 1, 1], [usize::MAX, 3, 1, 1], [1, 1, 1 << 31, 1 << 30]];
+    for shape in absurd.map(MaskShape::new) {
+        let csr = Csr { indices: vec![], ptr: vec![0], data: vec![] };
+        let refused = Mask::<B>::from_csr(shape, &csr, &device).unwrap_err();
+        assert!(matches!(refused, MaskError::TooLarge { .. } | MaskError::Length { .. }), "{refused}");
+        let rows = Rows::<B>::new(Tensor::zeros([1, 1, 1, 1], &device), tensor(&[1.0], [1, 1, 1, 1])).unwrap();
+        let refused = Mask::from_rows(shape, rows).unwrap_err();
+        assert!(matches!(refused, MaskError::TooLarge { .. } | MaskError::Shape { .. }), "{refused}");
+        too_large(Mask::<B>::full(shape, &device).try_to_csr().unwrap_err());
+        too_large(Mask::<B>::full(shape, &device).try_to_dense().unwrap_err());
+        // No pattern says both.
+        let local = |offset| Mask::<B>::pattern(shape, Pattern::local(1 << 30, offset), &device);
+        too_large(local(0).merge(&local(7)).unwrap_err());
+    }
+    // A key that exists and has no index in 32 bits.
+    let csr = Csr { indices: vec![(1 << 32) + 1], ptr: vec![0, 1], data: vec![1.0] };
+    too_large(Mask::<B>::from_csr(MaskShape::new([1, 1, 1, 1 << 33]), &csr, &device).unwrap_err());
+    // Positions far from every key: all is kept, or nothing.
+    let shape = MaskShape::new([1, 1, 3, 5]);
+    for (pattern, kept) in [
+        (Pattern::causal(isize::MAX), 1.0),
+        (Pattern::causal(isize::MIN), 0.0),
+        (Pattern::local(7, isize::MAX), 0.0),
+        (Pattern::local(usize::MAX - 1, 1 << 40), 1.0),
+        (Pattern::sink(usize::MAX), 1.0),
+    ] {
+        let mask = Mask::<B>::pattern(shape, pattern, &device);
+        assert_eq!(host(&mask.to_dense()), [kept; 15], "{pattern:?}");
+        assert_eq!(mask.to_csr().indices.len(), 15 * kept as usize, "{pattern:?}");
+    }
 }
 
 /// The mask of 32,768 queries over as many keys would take 4 GiB in dense form.

@@ -2,10 +2,9 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{Tensor, backend::Backend};
-use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use sparse_attention_hub::{
     attention::AttentionError,
@@ -14,43 +13,16 @@ use sparse_attention_hub::{
     scorer::{Activation, HashConfig, HashWeights},
 };
 
-use common::{Sizes, inputs as inputs_of, on_each_backend};
+use common::{Sizes, files::Folder, inputs as inputs_of, on_each_backend};
 
-on_each_backend!(bad_files_are_named, weights_for_other_layers_and_heads_are_refused, checkpoints);
+on_each_backend!(
+    bad_files_are_named,
+    repeated_keys_are_refused,
+    weights_for_other_layers_and_heads_are_refused,
+    checkpoints,
+);
 
 const SIZES: Sizes = Sizes::new(1, 2, 1, 3, 20, 4);
-
-/// A folder of this test's own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new<B: Backend>(name: &str) -> Self {
-        let backend = B::name(&B::Device::default()).replace(|c: char| !c.is_alphanumeric(), "_");
-        let folder = std::env::temp_dir().join(format!("{name}_{backend}_{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
-        Self(folder)
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        std::fs::write(self.0.join(name), content).expect("the temporary folder can be written");
-    }
-
-    /// Tensors of zeros.
-    fn write_tensors(&self, name: &str, tensors: &[(&str, &[usize])]) {
-        let zeros = [0u8; 4096];
-        let view =
-            |dims: &[usize]| TensorView::new(Dtype::F32, dims.to_vec(), &zeros[..4 * dims.iter().product::<usize>()]);
-        let views = tensors.iter().map(|(name, dims)| (*name, view(dims).expect("the bytes are those of the shape")));
-        self.write(name, safetensors::serialize(views, None).expect("the names differ"));
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // A folder that stays behind in the temporary directory does no harm.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn build<B: Backend>(folder: &Path, config: Value) -> Result<ResearchAttention<B>, ConfigError> {
     let registry = MaskerRegistry::new();
@@ -66,6 +38,13 @@ fn hash(file: &str) -> Value {
 fn channels(file: &str, group_factor: usize) -> Value {
     json!({"type": "double_sparsity_top_k", "heavy_size": 4, "sorted_channel_file": file,
            "group_factor": group_factor, "label_bits": 4, "channel_selection": "q_proj"})
+}
+
+/// More than memory holds of anything.
+const ABSURD: u64 = 1_000_000_000_000;
+
+fn with_scorer(scorer: Value) -> Value {
+    json!({"type": "top_k", "heavy_size": 4, "scorer": scorer})
 }
 
 /// The tensors of a perceptron of two layers for layer 2 of a model.
@@ -89,6 +68,15 @@ fn bad_files_are_named<B: Backend>() {
     wide[2].1 = &[2, 3, 6];
     folder.write_tensors("wide.safetensors", &wide);
     folder.write("text.json", "no channels");
+    folder
+        .write("twice.json", r#"{"model.layers.0.self_attn.q_proj": [[0]], "model.layers.0.self_attn.q_proj": [[1]]}"#);
+    folder.write(
+        "again.json",
+        r#"{"model.layers.0.self_attn.q_proj": [[0]], "model.layers.00.self_attn.q_proj": [[1]]}"#,
+    );
+    let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    folder.write("twice.safetensors", [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat());
+    std::fs::create_dir(folder.path("folder.safetensors")).expect("the temporary folder can be written");
     folder.write("other.json", r#"{"model.layers.0.self_attn.k_proj": [[0, 1, 2, 3]]}"#);
     let cases = [
         (hash("none.safetensors"), vec!["cannot open", "none.safetensors"]),
@@ -97,6 +85,10 @@ fn bad_files_are_named<B: Backend>() {
         (hash("short.safetensors"), vec!["has no `hat.2.key_bias.1`"]),
         (hash("wide.safetensors"), vec!["`hat.2.query_matrix.1`", "[2, 3, 6]", "[heads, 3, 5]"]),
         (hash("none.pt"), vec!["none.pt"]),
+        (hash("twice.safetensors"), vec!["twice.safetensors", "the key `a` stands twice"]),
+        (hash("folder.safetensors"), vec!["folder.safetensors is a folder"]),
+        (channels("twice.json", 2), vec!["twice.json", "`model.layers.0.self_attn.q_proj` stands twice"]),
+        (channels("again.json", 2), vec!["again.json", "`model.layers.0.self_attn.q_proj` stands twice"]),
         (channels("none.json", 2), vec!["cannot open", "none.json"]),
         (channels("text.json", 2), vec!["text.json is not a file of sorted channels"]),
         (channels("other.json", 2), vec!["has no `model.layers.0.self_attn.q_proj`", "it has model.layers.0"]),
@@ -109,10 +101,45 @@ fn bad_files_are_named<B: Backend>() {
         (json!({"type": "quest_top_k", "heavy_size": 4, "page_size": 0, "label_bits": 8}), vec!["`page_size` is 0"]),
         (json!({"type": "quest_top_k", "heavy_size": 4, "page_size": 4, "label_bits": 17}), vec!["`label_bits` is 17"]),
         (json!({"type": "magic_pig", "lsh_l": 4, "lsh_k": 65}), vec!["`lsh_k` is 65"]),
+        (json!({"type": "magic_pig", "lsh_l": ABSURD, "lsh_k": 4}), vec!["`lsh_l` is 1000000000000", "in 1..=16384"]),
+        (json!({"type": "magic_pig", "lsh_l": 4, "lsh_k": ABSURD, "packing": "float32"}), vec!["`lsh_k`", "1..=1024"]),
+        (
+            json!({"type": "magic_pig", "lsh_l": 16384, "lsh_k": 1024, "packing": "float32"}),
+            vec!["`lsh_l * lsh_k` is 16777216"],
+        ),
+        (with_scorer(json!({"type": "socket", "tables": ABSURD, "bits": 4, "temperature": 0.4})), vec!["`tables`"]),
+        (with_scorer(json!({"type": "pages", "page_size": ABSURD})), vec!["`page_size` is 1000000000000"]),
+        (with_scorer(json!({"type": "pq", "pq_sub_dim": ABSURD, "pq_bits": 4})), vec!["`pq_sub_dim`"]),
+        (
+            json!({"type": "hash_attention_top_k", "heavy_size": 4, "hat_bits": ABSURD, "hat_mlp_layers": 2,
+                   "hat_mlp_hidden_size": 3, "hat_mlp_activation": "silu"}),
+            vec!["`hat_bits` is 1000000000000"],
+        ),
+        (
+            json!({"type": "hash_attention_top_k", "heavy_size": 4, "hat_bits": 5, "hat_mlp_layers": u64::MAX,
+                   "hat_mlp_hidden_size": 3, "hat_mlp_activation": "silu", "hat_weights": "other.safetensors"}),
+            vec!["`hat_mlp_layers` is 18446744073709551615"],
+        ),
     ];
     for (config, parts) in cases {
-        let message = build::<B>(&folder.0, config.clone()).unwrap_err().to_string();
+        let message = build::<B>(folder.root(), config.clone()).unwrap_err().to_string();
         assert!(parts.iter().all(|part| message.contains(part)), "{config}: {message}");
+    }
+}
+
+/// JSON leaves open which of two values counts.
+fn repeated_keys_are_refused<B: Backend>() {
+    for (json, key) in [
+        (r#"[{"type": "sink", "sink_size": 1, "sink_size": 2}]"#, "sink_size"),
+        (r#"[{"type": "sink", "sink_size": 1, "type": "local"}]"#, "type"),
+        (r#"[{"type": "top_k", "heavy_size": 4, "scorer": {"type": "oracle", "type": "pages"}}]"#, "type"),
+    ] {
+        let found = MaskerRegistry::<B>::new().research_attention(json, &B::Device::default()).map(|_| ());
+        let chain = MaskerChainConfig::from_json(json).map(|_| ());
+        for error in [found.unwrap_err(), chain.unwrap_err()] {
+            assert!(matches!(error, ConfigError::NotAChain { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("the key `{key}` stands twice")), "{error}");
+        }
     }
 }
 
@@ -129,7 +156,7 @@ fn weights_for_other_layers_and_heads_are_refused<B: Backend>() {
         inputs_of::<B>(sizes, 7).with_layer(layer)
     };
     let run = |config: &Value, inputs| {
-        let attention = build::<B>(&folder.0, config.clone()).expect("the files are right");
+        let attention = build::<B>(folder.root(), config.clone()).expect("the files are right");
         attention.mask(&inputs, &mut LayerState::new(1)).map(|_| ())
     };
     for config in [hash("hash.safetensors"), channels("channels.json", 2)] {

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --features ndarray --example agreement`
 
+#[path = "../common/mod.rs"]
+mod common;
 mod measure;
 mod problem;
 mod reference;
@@ -11,16 +13,18 @@ use std::{
     collections::BTreeMap,
     error::Error,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use burn::tensor::{DType, backend::Backend};
 use clap::Parser;
+use common::{count, count_or_none, end, files, find, say};
 use measure::{OF_BURN, Row, dense, method, of_burn};
 use problem::Problem;
 use sparse_attention_hub::{
     backend::{self, COMPILED, Work},
+    io::OutputFile,
     mask::Csr,
 };
 
@@ -45,13 +49,13 @@ struct Arguments {
     #[arg(long, default_value = "f32", value_parser = precision)]
     precision: DType,
     /// Keys of the timed decode step; 0 times nothing
-    #[arg(long, default_value_t = 16384)]
+    #[arg(long, default_value_t = 16384, value_parser = count_or_none())]
     keys: usize,
     /// Sequences of the timed decode step
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = count())]
     batch: usize,
     /// Timed steps, of which the median counts
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 15, value_parser = count())]
     steps: usize,
     /// Also write the rows to this JSON file
     #[arg(long)]
@@ -68,29 +72,14 @@ fn precision(name: &str) -> Result<DType, String> {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// A file beside where the command is run, or else where the crate lies.
-fn find(name: &str) -> PathBuf {
-    let here = PathBuf::from(name);
-    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
+    end(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let mut methods = arguments.methods.clone();
-    if methods.is_empty() {
-        let files = std::fs::read_dir(find("configs"))?.map(|entry| Ok(entry?.path()));
-        methods = files.collect::<Result<_, std::io::Error>>()?;
-        methods.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
-        methods.sort();
-    }
+    // Before the work, so that an hour of it is not lost to a misspelt folder.
+    let json = arguments.json.clone().map(OutputFile::new).transpose()?;
+    let given = arguments.methods.clone();
+    let methods = if given.is_empty() { files(&find("configs"), "json")? } else { given };
     let mut backends = arguments.backend.clone();
     if backends.is_empty() {
         // The host first: what it keeps is what the others are held against.
@@ -105,13 +94,12 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         // A device that is not there says so by a panic.
         match catch_unwind(AssertUnwindSafe(|| backend::run_on(Some(backend), device, &mut study))) {
             Ok(done) => done??,
-            Err(_) if arguments.backend.is_empty() => table::absent(name),
+            Err(_) if arguments.backend.is_empty() => table::absent(name)?,
             Err(_) => return Err(format!("{name}: there is no such device").into()),
         }
     }
-    if let Some(path) = &arguments.json {
-        let file = std::fs::File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        serde_json::to_writer_pretty(file, &serde_json::json!({"rows": study.rows}))?;
+    if let Some(file) = json {
+        file.write_json(&serde_json::json!({"rows": study.rows}))?;
     }
     match study.rows.iter().find(|row| row.failure.is_some()) {
         Some(row) => Err(format!("{} does not work on {}", row.method, row.backend).into()),
@@ -136,20 +124,21 @@ impl Work for &mut Study<'_> {
         let described = backend::describe::<B>(&device);
         let backend = B::name(&device);
         if !B::supports_dtype(&device, arguments.precision) {
-            table::unsupported(&backend, arguments.precision);
+            table::unsupported(&backend, arguments.precision)?;
             return Ok(());
         }
         let problem = Problem::<B>::open(arguments, &device)?;
-        table::heading(&backend, &described, &problem, self.arguments);
-        let mut add = |row: Row| {
-            table::row(&row);
+        table::heading(&backend, &described, &problem, self.arguments)?;
+        let mut add = |row: Row| -> std::io::Result<()> {
+            table::row(&row)?;
             self.rows.push(row);
+            Ok(())
         };
-        add(dense(&backend, &problem, arguments));
+        add(dense(&backend, &problem, arguments))?;
         match catch_unwind(AssertUnwindSafe(|| of_burn(&backend, &problem, arguments))) {
-            Ok(Ok(row)) => add(row),
+            Ok(Ok(row)) => add(row)?,
             // It is only there to be compared with.
-            _ => println!("{OF_BURN:<22} does not run here"),
+            _ => say!("{OF_BURN:<22} does not run here")?,
         }
         for file in &self.methods {
             let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
@@ -158,13 +147,13 @@ impl Work for &mut Study<'_> {
             match run {
                 Ok(Ok((row, csr))) => {
                     self.kept.entry(name).or_insert(csr);
-                    add(row);
+                    add(row)?;
                 }
-                Ok(Err(error)) => add(Row::failed(&backend, &name, error.to_string())),
-                Err(_) => add(Row::failed(&backend, &name, "panics".into())),
+                Ok(Err(error)) => add(Row::failed(&backend, &name, error.to_string()))?,
+                Err(_) => add(Row::failed(&backend, &name, "panics".into()))?,
             }
         }
-        println!();
+        say!("")?;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use sparse_attention_hub::{attention::AttentionError, kernels::native_path, mask::Csr, prelude::*};
+use sparse_attention_hub::{attention::AttentionError, io::from_json, kernels::native_path, mask::Csr, prelude::*};
 
 use crate::{
     Arguments,
@@ -135,7 +135,7 @@ pub fn method<B: Backend>(
         on_host: if native_path::<B>() {
             "-".to_owned()
         } else {
-            on_host(&serde_json::from_str(&std::fs::read_to_string(file)?)?)
+            on_host(&from_json(&std::fs::read_to_string(file)?)?)
         },
     };
     Ok((row, csr))
@@ -151,7 +151,7 @@ fn milliseconds<B: Backend>(
         let _ = step()?.into_data();
     }
     let mut times = Vec::new();
-    for _ in 0..steps.max(1) {
+    for _ in 0..steps {
         let start = Instant::now();
         let _ = step()?.into_data();
         times.push(start.elapsed().as_secs_f64() * 1e3);

@@ -5,7 +5,10 @@ use std::error::Error;
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::{eval::Recording, prelude::*};
 
-use crate::{Arguments, find};
+use crate::{
+    Arguments,
+    common::{find, fits_in_memory},
+};
 
 /// Tensors on a device, in the precision that was asked for.
 pub struct Problem<B: Backend> {
@@ -30,7 +33,10 @@ impl<B: Backend> Problem<B> {
         let step = match arguments.keys {
             0 => None,
             wanted => {
-                let batch = arguments.batch.max(1);
+                let batch = arguments.batch;
+                let [_, heads, _, width] = keys.dims();
+                // Keys and values, and a copy of either while they are put together.
+                fits_in_memory("the decode step", &[4, batch, heads, wanted, width, size_of::<f32>()])?;
                 let long = |tensor: &Tensor<B, 4>| {
                     let copies = vec![tensor.clone(); wanted.div_ceil(length)];
                     let long = Tensor::cat(copies, 2).slice_dim(2, 0..wanted);

@@ -2,24 +2,23 @@
 //!
 //! `cargo run --release --example compare -- configs/vattention.json`
 
+#[path = "../common/mod.rs"]
+mod common;
 mod measure;
 mod table;
 
-use std::{
-    error::Error,
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use burn::tensor::backend::Backend;
 use clap::Parser;
+use common::{BackendArguments, end, files, find};
 use indicatif::{ProgressBar, ProgressStyle};
 use measure::{Row, measure};
 use serde_json::json;
 use sparse_attention_hub::{
     backend::{self, Work},
     eval::Recording,
+    io::OutputFile,
     prelude::*,
 };
 
@@ -41,12 +40,8 @@ struct Arguments {
     /// Also write the figures to this JSON file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
-    #[arg(long)]
-    backend: Option<String>,
-    /// A device of the backend, such as cpu, cuda:0 or discrete:0
-    #[arg(long)]
-    device: Option<String>,
+    #[command(flatten)]
+    backend: BackendArguments,
 }
 
 /// A method and the name of its file.
@@ -56,17 +51,8 @@ pub struct Method<B: Backend> {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), Compare { arguments })?
+    let arguments = Arguments::parse();
+    end(arguments.backend.run(Compare { arguments: &arguments }))
 }
 
 struct Compare<'a> {
@@ -84,11 +70,11 @@ impl Work for Compare<'_> {
 fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let described = backend::describe::<B>(device);
     let name = format!("{} on {described}", B::name(device));
+    // Before the work, so that an hour of it is not lost to a misspelt folder.
+    let json = arguments.json.clone().map(OutputFile::new).transpose()?;
     let methods = methods::<B>(&arguments.methods, device)?;
     let recordings = recordings::<B>(arguments, device)?;
-    // Before the work, so that an hour of it is not lost to a misspelt folder.
-    let json = arguments.json.as_deref().map(JsonFile::create).transpose()?;
-    table::heading(&recordings[0].inputs, &name, arguments.seed);
+    table::heading(&recordings[0].inputs, &name, arguments.seed)?;
     let progress = ProgressBar::new((recordings.len() * methods.len()) as u64);
     progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}")?);
     let mut rows = Vec::<Row>::new();
@@ -96,38 +82,19 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
         for method in &methods {
             progress.set_message(format!("layer {}, {}", recording.inputs.layer(), method.name));
             let row = measure(method, recording, arguments.seed)?;
-            progress.suspend(|| table::row(&row));
+            progress.suspend(|| table::row(&row))?;
             rows.push(row);
             progress.inc(1);
         }
     }
     progress.finish_and_clear();
     if recordings.len() > 1 {
-        table::means(&rows);
+        table::means(&rows)?;
     }
-    match json {
-        Some(file) => file.finish(&json!({"rows": rows})),
-        None => Ok(()),
+    if let Some(file) = json {
+        file.write_json(&json!({"rows": rows}))?;
     }
-}
-
-/// A file beside where the command is run, or else where the crate lies.
-fn find(name: &str) -> PathBuf {
-    let here = PathBuf::from(name);
-    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
-}
-
-/// The files of a folder with an extension, sorted by name.
-fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
-    let listing =
-        std::fs::read_dir(folder).map_err(|error| format!("cannot open the folder {}: {error}", folder.display()))?;
-    let mut files = listing.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, std::io::Error>>()?;
-    files.retain(|file| file.extension().is_some_and(|found| found == extension));
-    files.sort();
-    match files.is_empty() {
-        true => Err(format!("the folder {} has no .{extension} file", folder.display()).into()),
-        false => Ok(files),
-    }
+    Ok(())
 }
 
 fn methods<B: Backend>(given: &[PathBuf], device: &B::Device) -> Result<Vec<Method<B>>, Box<dyn Error>> {
@@ -158,27 +125,4 @@ fn recordings<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<V
         recordings.retain(|recording| arguments.layer.contains(&recording.inputs.layer()));
     }
     Ok(recordings)
-}
-
-/// A JSON file that appears when it is whole.
-struct JsonFile {
-    path: PathBuf,
-    partial: PathBuf,
-    file: std::fs::File,
-}
-
-impl JsonFile {
-    fn create(path: &Path) -> Result<Self, Box<dyn Error>> {
-        let partial = path.with_extension("partial");
-        let file = std::fs::File::create(&partial)
-            .map_err(|error| format!("cannot write {}: {error}; does its folder exist?", path.display()))?;
-        Ok(Self { path: path.to_owned(), partial, file })
-    }
-
-    fn finish(mut self, value: &serde_json::Value) -> Result<(), Box<dyn Error>> {
-        serde_json::to_writer_pretty(&mut self.file, value)?;
-        self.file.write_all(b"\n")?;
-        std::fs::rename(&self.partial, &self.path)?;
-        Ok(())
-    }
 }

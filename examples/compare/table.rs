@@ -1,29 +1,38 @@
+use std::io;
+
 use burn::tensor::backend::Backend;
 use sparse_attention_hub::prelude::*;
 
-use crate::measure::Row;
+use crate::{common::say, measure::Row};
 
 /// What the rows are of, and the names of their columns.
-pub fn heading<B: Backend>(inputs: &AttentionInputs<B>, backend: &str, seed: u64) {
+pub fn heading<B: Backend>(inputs: &AttentionInputs<B>, backend: &str, seed: u64) -> io::Result<()> {
     let MaskShape { heads, queries, keys, .. } = inputs.mask_shape();
     let head_dim = inputs.queries().dims()[3];
-    println!(
+    say!(
         "{queries} queries over {keys} keys, {heads} heads on {} key-value heads, head_dim {head_dim}; {backend}, seed {seed}\n",
         inputs.kv_heads(),
-    );
-    println!(
+    )?;
+    say!(
         "{:<26} {:>5} {:>8} {:>13} {:>12} {:>10} {:>8} {:>9}",
-        "method", "layer", "density", "error median", "error worst", "mass kept", "ms", "dense ms"
-    );
+        "method",
+        "layer",
+        "density",
+        "error median",
+        "error worst",
+        "mass kept",
+        "ms",
+        "dense ms"
+    )
 }
 
-pub fn row(row: &Row) {
-    line(row, &row.layer.to_string());
+pub fn row(row: &Row) -> io::Result<()> {
+    line(row, &row.layer.to_string())
 }
 
 /// The mean over the layers of each method, in the order in which the methods came.
-pub fn means(rows: &[Row]) {
-    println!();
+pub fn means(rows: &[Row]) -> io::Result<()> {
+    say!("")?;
     let mut names = Vec::<&str>::new();
     for row in rows {
         if !names.contains(&row.method.as_str()) {
@@ -44,12 +53,13 @@ pub fn means(rows: &[Row]) {
             milliseconds: mean(|row| row.milliseconds),
             dense_milliseconds: mean(|row| row.dense_milliseconds),
         };
-        line(&mean, "mean");
+        line(&mean, "mean")?;
     }
+    Ok(())
 }
 
-fn line(row: &Row, layer: &str) {
-    println!(
+fn line(row: &Row, layer: &str) -> io::Result<()> {
+    say!(
         "{:<26} {layer:>5} {:>6.1} % {:>13.4} {:>12.4} {:>8.1} % {:>8.1} {:>9.1}",
         row.method,
         100.0 * row.density,
@@ -58,5 +68,5 @@ fn line(row: &Row, layer: &str) {
         100.0 * row.mass_kept,
         row.milliseconds,
         row.dense_milliseconds,
-    );
+    )
 }

@@ -2,17 +2,20 @@
 //!
 //! `cargo run --release --example coverage`
 
+#[path = "../common/mod.rs"]
+mod common;
 mod original;
 
-use std::error::Error;
+use std::{error::Error, process::ExitCode};
 
 use burn::tensor::backend::Backend;
 use clap::Parser;
+use common::{BackendArguments, count, end, say, seed_count};
 use indicatif::{ProgressBar, ProgressStyle};
 use original::OriginalAdaptiveConfig;
 use serde_json::{Value, json};
 use sparse_attention_hub::{
-    backend::{self, Work},
+    backend::Work,
     eval::{ErrorStudy, Recording},
     prelude::*,
 };
@@ -21,10 +24,10 @@ use sparse_attention_hub::{
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Draws of each sampler
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = seed_count())]
     runs: u64,
     /// Queries of each layer, the last ones
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = count())]
     queries: usize,
     /// Relative error to keep to
     #[arg(long, default_value_t = 0.1)]
@@ -32,31 +35,26 @@ struct Arguments {
     /// How often it may be exceeded
     #[arg(long, default_value_t = 0.1)]
     delta: f64,
-    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
-    #[arg(long)]
-    backend: Option<String>,
-    /// A device of the backend, such as cpu, cuda:0 or discrete:0
-    #[arg(long)]
-    device: Option<String>,
+    #[command(flatten)]
+    backend: BackendArguments,
 }
 
 const LAYERS: [usize; 3] = [3, 5, 7];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (backend, device) = (arguments.backend.clone(), arguments.device.clone());
-    backend::run_on(backend.as_deref(), device.as_deref(), Coverage { arguments })?
+    end(arguments.backend.run(Coverage { arguments: &arguments }))
 }
 
-struct Coverage {
-    arguments: Arguments,
+struct Coverage<'a> {
+    arguments: &'a Arguments,
 }
 
-impl Work for Coverage {
+impl Work for Coverage<'_> {
     type Output = Result<(), Box<dyn Error>>;
 
     fn run<B: Backend>(self, device: B::Device) -> Self::Output {
-        coverage::<B>(&self.arguments, &device)
+        coverage::<B>(self.arguments, &device)
     }
 }
 
@@ -68,13 +66,10 @@ fn coverage<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
         .map(|(name, sampler)| Ok((name, registry.research_attention(&chain(sampler).to_string(), device)?)))
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let Arguments { runs, queries, epsilon, delta, .. } = *arguments;
-    println!("sink 16 + local 64 + oracle top-k 2.5 % + sampler, {runs} draws of each of the last {queries} queries");
-    println!(
-        "epsilon {epsilon}, delta {delta}: errors above epsilon may come in {:.0} % of the draws\n",
-        100.0 * delta
-    );
-    println!("                                          share of draws with an error above epsilon      error");
-    println!("layer  sampler                   density  denominator (worst row)   output (worst row)   median");
+    say!("sink 16 + local 64 + oracle top-k 2.5 % + sampler, {runs} draws of each of the last {queries} queries")?;
+    say!("epsilon {epsilon}, delta {delta}: errors above epsilon may come in {:.0} % of the draws\n", 100.0 * delta)?;
+    say!("                                          share of draws with an error above epsilon      error")?;
+    say!("layer  sampler                   density  denominator (worst row)   output (worst row)   median")?;
     let progress = ProgressBar::new(runs * (methods.len() * LAYERS.len()) as u64);
     progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {eta} left")?);
     for layer in LAYERS {
@@ -89,7 +84,7 @@ fn coverage<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
             let mut errors = study.rows.iter().flat_map(|row| row.output.iter().copied()).collect::<Vec<_>>();
             errors.sort_by(f64::total_cmp);
             progress.suspend(|| {
-                println!(
+                say!(
                     "{layer:>5}  {name:<24} {:>6.1} %   {:>7.1} %  ({:>5.1} %)      {:>7.1} %  ({:>5.1} %)   {:.4}",
                     100.0 * study.density,
                     100.0 * mean(&denominator),
@@ -97,8 +92,8 @@ fn coverage<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
                     100.0 * mean(&output),
                     100.0 * greatest(&output),
                     errors[errors.len() / 2],
-                );
-            });
+                )
+            })?;
         }
     }
     progress.finish_and_clear();

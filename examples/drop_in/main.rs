@@ -3,10 +3,12 @@
 //!
 //! `cargo run --release --features train --example drop_in`
 
+#[path = "../common/mod.rs"]
+mod common;
 mod data;
 mod model;
 
-use std::{error::Error, process::ExitCode, time::Instant};
+use std::{error::Error, io, path::PathBuf, process::ExitCode, time::Instant};
 
 use burn::{
     backend::Autodiff,
@@ -17,6 +19,7 @@ use burn::{
     tensor::{ElementConversion, Int, Tensor, backend::Backend},
 };
 use clap::Parser;
+use common::{BackendArguments, Usage, count, count_or_none, end, say};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Classifier, DenseClassifier, Encoder, SparseClassifier};
 use sparse_attention_hub::{
@@ -28,19 +31,19 @@ use sparse_attention_hub::{
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Words in a text, 60 to 1,024.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = count())]
     words: usize,
     /// Texts in a step and in a batch to judge by.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = count())]
     batch: usize,
     /// Texts to judge by.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = count())]
     texts: usize,
     /// Steps of training on short texts at most; it ends sooner when they are understood.
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1500, value_parser = count_or_none())]
     short_steps: usize,
     /// Steps of training on texts of full length at most.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = count_or_none())]
     long_steps: usize,
     /// The learning rate on short texts; on those of full length it is a third of this.
     #[arg(long, default_value_t = 2e-3)]
@@ -48,12 +51,8 @@ struct Arguments {
     /// The seed of the parameters and the texts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray.
-    #[arg(long)]
-    backend: Option<String>,
-    /// A device of the backend, such as cpu, cuda:0 or discrete:0.
-    #[arg(long)]
-    device: Option<String>,
+    #[command(flatten)]
+    backend: BackendArguments,
 }
 
 /// Some steps of training on texts of one length.
@@ -85,15 +84,7 @@ const HELD_OUT: u64 = 1 << 32;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let drop_in = DropIn { arguments: &arguments };
-    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), drop_in);
-    match done.map_err(Into::into).flatten() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end(arguments.backend.run(DropIn { arguments: &arguments }))
 }
 
 struct DropIn<'a> {
@@ -110,32 +101,46 @@ impl Work for DropIn<'_> {
 
 fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     if !(SHORT.0..=model::LONGEST).contains(&arguments.words) {
-        return Err(format!("--words is {}, but must be in {}..={}", arguments.words, SHORT.0, model::LONGEST).into());
+        let range = format!("{}..={}", SHORT.0, model::LONGEST);
+        return Err(Usage(format!("--words is {}, but must be in {range}", arguments.words)).into());
     }
-    println!("{} on {}", B::name(device), backend::describe::<B>(device));
-    let dense = train::<B>(arguments, device).valid();
+    say!("{} on {}", B::name(device), backend::describe::<B>(device))?;
+    let dense = train::<B>(arguments, device)?.valid();
 
-    let file = std::env::temp_dir().join(format!("drop_in-{}.mpk", std::process::id()));
+    let record = Record(std::env::temp_dir().join(format!("drop_in-{}.mpk", std::process::id())));
+    let file = &record.0;
     let recorder = NamedMpkFileRecorder::<FullPrecisionSettings>::new();
-    dense.clone().save_file(&file, &recorder)?;
+    dense.clone().save_file(file, &recorder)?;
 
-    println!(
+    say!(
         "What changes in the code: `TransformerEncoder` becomes `SparseTransformerEncoder`, and the causal mask a word."
-    );
-    println!("\n{:<28}{:>10}{:>12}{:>16}", "", "accuracy", "ms a text", "times as fast");
+    )?;
+    say!("\n{:<28}{:>10}{:>12}{:>16}", "", "accuracy", "ms a text", "times as fast")?;
     let (accuracy, dense_time) = judge(&dense, arguments, device);
-    print_line("burn, dense", accuracy, dense_time, dense_time);
+    print_line("burn, dense", accuracy, dense_time, dense_time)?;
     for (name, method) in METHODS {
         let sparse = SparseClassifier::<B>::new(MaskerChainConfig::from_json(method)?, device)?;
-        let sparse = sparse.load_file(&file, &recorder, device)?;
+        let sparse = sparse.load_file(file, &recorder, device)?;
         let (accuracy, time) = judge(&sparse, arguments, device);
-        print_line(name, accuracy, time, dense_time);
+        print_line(name, accuracy, time, dense_time)?;
     }
-    std::fs::remove_file(&file)?;
     Ok(())
 }
 
-fn train<B: Backend>(arguments: &Arguments, device: &B::Device) -> DenseClassifier<Autodiff<B>> {
+/// The file of a record, removed when it is not needed any more, be it because of an error.
+struct Record(PathBuf);
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // A file that stays behind in the temporary folder does no harm.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn train<B: Backend>(
+    arguments: &Arguments,
+    device: &B::Device,
+) -> Result<DenseClassifier<Autodiff<B>>, Box<dyn Error>> {
     Autodiff::<B>::seed(device, arguments.seed);
     let mut model = DenseClassifier::<Autodiff<B>>::new(device);
     let mut optimizer = AdamConfig::new().init();
@@ -144,12 +149,12 @@ fn train<B: Backend>(arguments: &Arguments, device: &B::Device) -> DenseClassifi
     let short = Stage { steps: short_steps, batch: SHORT.1, words: SHORT.0, learning_rate };
     let long = Stage { steps: long_steps, batch, words, learning_rate: learning_rate / 3.0 };
     for (number, stage) in [short, long].into_iter().enumerate() {
-        println!("Training burn's encoder on texts of {} words, {} in a step.", stage.words, stage.batch);
+        say!("Training burn's encoder on texts of {} words, {} in a step.", stage.words, stage.batch)?;
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} {msg}");
         let progress = ProgressBar::new(stage.steps as u64).with_style(style.expect("the template is sound"));
         let mut average = std::f64::consts::LN_2;
         for step in 0..stage.steps {
-            let seed = (2 * arguments.seed + number as u64) << 20 | step as u64;
+            let seed = arguments.seed.wrapping_mul(2).wrapping_add(number as u64) << 20 | step as u64;
             let texts = data::texts(stage.batch, stage.words, seed, device);
             let loss = loss.forward(model.forward(texts.words), texts.labels);
             average = 0.95 * average + 0.05 * loss.clone().into_scalar().elem::<f64>();
@@ -163,9 +168,9 @@ fn train<B: Backend>(arguments: &Arguments, device: &B::Device) -> DenseClassifi
             }
         }
         progress.abandon();
-        println!("{} steps in {:.0} s, loss {average:.3}", progress.position(), progress.elapsed().as_secs_f64());
+        say!("{} steps in {:.0} s, loss {average:.3}", progress.position(), progress.elapsed().as_secs_f64())?;
     }
-    model
+    Ok(model)
 }
 
 /// Accuracy on texts that training has not seen, and milliseconds a text.
@@ -187,6 +192,6 @@ fn judge<B: Backend, E: Encoder<B> + Module<B>>(
     (right as f64 / texts, 1000.0 * seconds / texts)
 }
 
-fn print_line(name: &str, accuracy: f64, time: f64, dense: f64) {
-    println!("{name:<28}{:>8.1} %{time:>12.2}{:>16.1}", 100.0 * accuracy, dense / time);
+fn print_line(name: &str, accuracy: f64, time: f64, dense: f64) -> io::Result<()> {
+    say!("{name:<28}{:>8.1} %{time:>12.2}{:>16.1}", 100.0 * accuracy, dense / time)
 }

@@ -104,3 +104,25 @@ pub fn line() -> Vec<Case> {
     let lengths = [4_096, 8_192, 16_384, 32_768, 65_536, 131_072];
     lengths.into_iter().flat_map(|keys| methods.map(|method| decode(keys, 32, 8, method))).collect()
 }
+
+/// The cases with at most so many keys and a part of a name in that of their method.
+pub fn named(cases: Vec<Case>, most_keys: Option<usize>, part: Option<&str>) -> Result<Vec<Case>, String> {
+    let fits = |case: &Case| most_keys.is_none_or(|most| case.keys <= most);
+    let is_named = |case: &Case| part.is_none_or(|part| case.method.name().contains(part));
+    let found = cases.iter().copied().filter(|case| fits(case) && is_named(case)).collect::<Vec<_>>();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let (least, most) =
+        cases.iter().fold((usize::MAX, 0), |(least, most), case| (least.min(case.keys), most.max(case.keys)));
+    let mut methods = cases.iter().map(|case| format!("`{}`", case.method.name())).collect::<Vec<_>>();
+    methods.sort();
+    methods.dedup();
+    Err(format!(
+        "no case has {}{}; there are {} with {least} to {most} keys",
+        part.map_or(String::new(), |part| format!("a method with `{part}` in its name")),
+        most_keys
+            .map_or(String::new(), |keys| format!("{}at most {keys} keys", if part.is_some() { " and " } else { "" })),
+        methods.join(", ")
+    ))
+}

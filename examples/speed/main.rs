@@ -5,6 +5,8 @@
 
 mod bandwidth;
 mod cases;
+#[path = "../common/mod.rs"]
+mod common;
 mod measure;
 #[cfg(feature = "plot")]
 mod picture;
@@ -19,7 +21,9 @@ use serde_json::json;
 
 use bandwidth::Probe;
 use cases::Case;
+use common::{Usage, count, end, say};
 use measure::{Row, measure};
+use sparse_attention_hub::io::OutputFile;
 
 /// Counts what is allocated, for the column of extra memory.
 #[global_allocator]
@@ -42,7 +46,7 @@ struct Arguments {
     #[arg(long)]
     backend: Option<String>,
     /// Steps of each decode case, of which the median counts
-    #[arg(long, default_value_t = 21)]
+    #[arg(long, default_value_t = 21, value_parser = count())]
     steps: usize,
     /// A line of cases from 4,096 to 131,072 keys instead of the table
     #[arg(long)]
@@ -54,14 +58,16 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run(&Arguments::parse()))
 }
+
+/// The backends that can be timed.
+const BACKENDS: &[&str] = &[
+    #[cfg(feature = "flex")]
+    "flex",
+    #[cfg(feature = "ndarray")]
+    "ndarray",
+];
 
 #[allow(unused_variables)] // Without a CPU backend there is nothing to time.
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
@@ -69,18 +75,20 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         return Err("nothing to time: build with the feature `flex` or `ndarray`".into());
     }
     let cases = if arguments.line { cases::line() } else { cases::table() };
-    let matches = |case: &Case| {
-        arguments.keys.is_none_or(|most| case.keys <= most)
-            && arguments.method.as_ref().is_none_or(|part| case.method.name().contains(part))
-    };
-    let cases = cases.into_iter().filter(matches).collect::<Vec<_>>();
-    // Created before the work, so that an hour of it is not lost to a misspelt folder.
-    let json =
-        arguments.json.as_ref().map(|path| std::fs::File::create(path).map_err(|e| format!("{}: {e}", path.display())));
-    let json = json.transpose()?;
+    let cases = cases::named(cases, arguments.keys, arguments.method.as_deref()).map_err(Usage)?;
+    if let Some(part) = &arguments.backend
+        && !BACKENDS.iter().any(|name| name.contains(part.as_str()))
+    {
+        let known = BACKENDS.join(", ");
+        return Err(Usage(format!("there is no backend with `{part}` in its name; there are {known}")).into());
+    }
+    // Before the work, so that an hour of it is not lost to a misspelt folder.
+    let json = arguments.json.clone().map(OutputFile::new).transpose()?;
+    #[cfg(feature = "plot")]
+    let plot = arguments.plot.clone().map(OutputFile::new).transpose()?;
     let probe = Probe::new();
-    println!("{} threads\n", rayon::current_num_threads());
-    table::heading();
+    say!("{} threads\n", rayon::current_num_threads())?;
+    table::heading()?;
     #[allow(unused_mut)] // Without a CPU backend it stays empty.
     let mut rows = Vec::<Row>::new();
     #[cfg(feature = "flex")]
@@ -88,11 +96,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     #[cfg(feature = "ndarray")]
     rows.extend(backend::<burn_ndarray::NdArray>("ndarray", arguments, &cases, &probe)?);
     #[cfg(feature = "plot")]
-    if let Some(path) = &arguments.plot {
-        picture::draw(&rows, path)?;
+    if let Some(file) = plot {
+        picture::draw(&rows, &file)?;
     }
     if let Some(file) = json {
-        serde_json::to_writer_pretty(file, &json!({"rows": rows}))?;
+        file.write_json(&json!({"rows": rows}))?;
     }
     Ok(())
 }
@@ -113,7 +121,7 @@ fn backend<B: Backend>(
     for case in cases {
         progress.set_message(format!("{name}, {} keys, {}", case.keys, case.method.name()));
         let row = measure::<B>(name, case, arguments.steps, probe)?;
-        progress.suspend(|| table::row(&row));
+        progress.suspend(|| table::row(&row))?;
         rows.push(row);
         progress.inc(1);
     }

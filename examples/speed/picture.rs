@@ -1,11 +1,12 @@
-use std::{error::Error, path::Path};
-
-use sparse_attention_hub::plot::{LinePlot, Scale};
+use sparse_attention_hub::{
+    io::OutputFile,
+    plot::{LinePlot, PlotError, Scale},
+};
 
 use crate::measure::Row;
 
 /// Milliseconds of a step over the number of keys, a line for each method of each backend, as SVG.
-pub fn draw(rows: &[Row], path: &Path) -> Result<(), Box<dyn Error>> {
+pub fn draw(rows: &[Row], file: &OutputFile) -> Result<(), PlotError> {
     let mut names = Vec::<(&str, &str)>::new();
     for row in rows {
         let name = (row.backend, row.method.as_str());
@@ -23,5 +24,5 @@ pub fn draw(rows: &[Row], path: &Path) -> Result<(), Box<dyn Error>> {
         let name = if several { format!("{backend}: {method}") } else { method.to_owned() };
         plot = plot.line(name, points.map(|row| (row.keys as f64, row.milliseconds)));
     }
-    Ok(plot.save(path)?)
+    plot.write(file)
 }

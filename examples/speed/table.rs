@@ -1,7 +1,9 @@
-use crate::measure::Row;
+use std::io;
 
-pub fn heading() {
-    println!(
+use crate::{common::say, measure::Row};
+
+pub fn heading() -> io::Result<()> {
+    say!(
         "{:<8} {:>7} {:>7} {:>6}  {:<34} {:>8} {:>9} {:>9} {:>8} {:>6} {:>9} {:>8} {:>9}",
         "backend",
         "keys",
@@ -16,13 +18,13 @@ pub fn heading() {
         "floor ms",
         "x floor",
         "extra MB"
-    );
+    )
 }
 
-pub fn row(row: &Row) {
+pub fn row(row: &Row) -> io::Result<()> {
     let optional =
         |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
-    println!(
+    say!(
         "{:<8} {:>7} {:>7} {:>6}  {:<34} {:>6.1} % {:>9.3} {:>9} {:>8} {:>6.1} {:>9.3} {:>8.2} {:>9.2}",
         row.backend,
         row.keys,
@@ -37,5 +39,5 @@ pub fn row(row: &Row) {
         row.floor_milliseconds,
         row.ratio_to_floor,
         row.extra_bytes as f64 / 1e6,
-    );
+    )
 }

@@ -14,7 +14,11 @@ use sparse_attention_hub::{
     scorer::{Activation, Hash, HashWeights, HeadPerceptrons, LayerPerceptrons},
 };
 
-use crate::{data::Layer, find, shape};
+use crate::{
+    common::{find, say},
+    data::Layer,
+    shape,
+};
 
 const SINK_AND_WINDOW: usize = 128;
 const HEAVY: Size = Size::Fraction(1.0 / 16.0);
@@ -53,26 +57,26 @@ pub fn report<B: Backend>(file: &Path, random: HashWeights<B>, device: &B::Devic
     }
     maskers.push(heavy);
     let random_attention = ResearchAttention::new(maskers)?;
-    println!("\nhash_attention_top_k on a recorded prompt of 4,096 tokens, twice as long as the text trained on:");
-    println!("| layer | density | median output error, random | trained | mass kept, random | trained |");
-    println!("|---|---|---|---|---|---|");
+    say!("\nhash_attention_top_k on a recorded prompt of 4,096 tokens, twice as long as the text trained on:")?;
+    say!("| layer | density | median output error, random | trained | mass kept, random | trained |")?;
+    say!("|---|---|---|---|---|---|")?;
     for (layer, _) in random.layers() {
         let recording = find(&format!("examples/data/layer{layer}.safetensors"));
         if !recording.exists() {
-            println!("| {layer} | no values are recorded for this layer, so there is no output to compare | | | | |");
+            say!("| {layer} | no values are recorded for this layer, so there is no output to compare | | | | |")?;
             continue;
         }
         let inputs = Recording::<B>::open(&recording, device)?.inputs;
         let random = random_attention.report(&inputs, &mut LayerState::new(0))?;
         let trained = trained.report(&inputs, &mut LayerState::new(0))?;
-        println!(
+        say!(
             "| {layer} | {:.3} | {:.3} | {:.3} | {:.3} | {:.3} |",
             trained.density(),
             random.output_error_median(),
             trained.output_error_median(),
             random.mass_kept(),
             trained.mass_kept()
-        );
+        )?;
     }
     Ok(())
 }

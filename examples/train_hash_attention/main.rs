@@ -3,25 +3,24 @@
 //! `cargo run --release --features train --example train_hash_attention`
 
 mod check;
+#[path = "../common/mod.rs"]
+mod common;
 mod data;
 
-use std::{
-    error::Error,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{error::Error, path::PathBuf, process::ExitCode, time::Instant};
 
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::backend::Backend};
 use clap::Parser;
+use common::{BackendArguments, Usage, count, end, find, say};
 use data::Layer;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use sparse_attention_hub::{
     attention::AttentionError,
-    backend::{self, Work},
+    backend::Work,
     eval::TopKRecall,
+    io::OutputFile,
     prelude::*,
     scorer::{Activation, Hash, HashConfig, HashWeights, LayerPerceptrons},
     train::HashDistillationConfig,
@@ -32,7 +31,7 @@ use sparse_attention_hub::{
 #[command(name = "train_hash_attention")]
 struct Arguments {
     /// Steps of the optimizer for each layer, 256 queries a step
-    #[arg(long, default_value_t = 240)]
+    #[arg(long, default_value_t = 240, value_parser = count())]
     steps: usize,
     /// Seed of the first weights and of the order of the steps
     #[arg(long, default_value_t = 42)]
@@ -46,12 +45,8 @@ struct Arguments {
     /// Folder of queries and keys, NAME_layerNUMBER.safetensors
     #[arg(long)]
     data: Option<PathBuf>,
-    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
-    #[arg(long)]
-    backend: Option<String>,
-    /// A device of the backend, such as cpu, cuda:0 or discrete:0
-    #[arg(long)]
-    device: Option<String>,
+    #[command(flatten)]
+    backend: BackendArguments,
 }
 
 /// The perceptrons, as the paper has them.
@@ -67,21 +62,7 @@ pub fn shape() -> HashConfig {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let distil = Distil { arguments: &arguments };
-    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), distil);
-    match done.map_err(Into::into).flatten() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// A folder beside where the command is run, or else where the crate lies.
-pub fn find(name: &str) -> PathBuf {
-    let here = PathBuf::from(name);
-    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
+    end(arguments.backend.run(Distil { arguments: &arguments }))
 }
 
 struct Distil<'a> {
@@ -97,16 +78,19 @@ impl Work for Distil<'_> {
 }
 
 fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    // Before the work, so that minutes of it are not lost to a misspelt folder.
+    if arguments.out.extension().is_none_or(|extension| extension != "safetensors") {
+        return Err(Usage(format!("--out is {}, but must end in .safetensors", arguments.out.display())).into());
+    }
+    OutputFile::new(&arguments.out)?;
     let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data/qk_text"));
     let layers = data::read::<B>(&folder, device)?;
-    // Before the work, so that minutes of it are not lost to a misspelt folder.
     let saved = initial(arguments, &layers, device)?;
-    saved.save(arguments.out.clone())?;
-    println!(
+    say!(
         "Signatures of {} bits; recall of the exact top 32 within a sixteenth of the keys, outside of a sink and a \
          window of 128, on held-out text.",
         shape().hat_bits
-    );
+    )?;
     let mut trained = Vec::new();
     let mut rows = Vec::new();
     for layer in &layers {
@@ -129,8 +113,8 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
     }
     let trained = HashWeights::new(trained);
     trained.save(arguments.out.clone())?;
-    table(&rows);
-    println!("\nwrote {}", arguments.out.display());
+    table(&rows)?;
+    say!("\nwrote {}", arguments.out.display())?;
     let random = HashWeights::new(layers.iter().map(|layer| (layer.number, random::<B, B>(layer, arguments.seed))));
     check::report(&arguments.out, random, device)
 }
@@ -151,7 +135,7 @@ fn initial<B: Backend>(
 fn random<B: Backend, R: Backend<Device = B::Device>>(layer: &Layer<B>, seed: u64) -> LayerPerceptrons<R> {
     let queries = layer.held_out.queries();
     let [_, heads, _, head_dim] = queries.dims();
-    LayerPerceptrons::random(&shape(), heads, head_dim, seed + layer.number as u64, &queries.device())
+    LayerPerceptrons::random(&shape(), heads, head_dim, seed.wrapping_add(layer.number as u64), &queries.device())
 }
 
 /// The perceptrons after some steps, and the mean loss of the first and of the last tenth of them.
@@ -214,11 +198,12 @@ struct Row {
     seconds: f64,
 }
 
-fn table(rows: &[Row]) {
-    println!("\n| layer | random perceptrons | random hyperplanes | start | trained | loss, first to last tenth | s |");
-    println!("|---|---|---|---|---|---|---|");
+fn table(rows: &[Row]) -> std::io::Result<()> {
+    say!("\n| layer | random perceptrons | random hyperplanes | start | trained | loss, first to last tenth | s |")?;
+    say!("|---|---|---|---|---|---|---|")?;
     for Row { layer, random, hyperplanes, before, after, losses: [first, last], seconds } in rows {
         let recall = format!("{random:.3} | {hyperplanes:.3} | {before:.3} | {after:.3}");
-        println!("| {layer} | {recall} | {first:.3} to {last:.3} | {seconds:.0} |");
+        say!("| {layer} | {recall} | {first:.3} to {last:.3} | {seconds:.0} |")?;
     }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release --features train,plot --example train_recall`
 
+#[path = "../common/mod.rs"]
+mod common;
 mod data;
 mod first_weights;
 mod model;
@@ -13,9 +15,11 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use burn::tensor::backend::Backend;
 use clap::Parser;
+use common::{BackendArguments, count, end, say};
 use data::Task;
 use sparse_attention_hub::{
     backend::{self, Work},
+    io::OutputFile,
     masker::MaskerChainConfig,
     plot::{LinePlot, Scale},
 };
@@ -26,10 +30,10 @@ use training::{Run, Sequences, accuracy, train};
 #[command(name = "train_recall")]
 struct Arguments {
     /// Passes over the training data
-    #[arg(long, default_value_t = 14)]
+    #[arg(long, default_value_t = 14, value_parser = count())]
     passes: usize,
     /// Number of sequences to train on
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = count())]
     sequences: usize,
     /// Seed of the data, of the first weights and of the methods that draw
     #[arg(long, default_value_t = 42)]
@@ -40,12 +44,8 @@ struct Arguments {
     /// Keep the models in the folder that are trained to the end; one that was cut short is trained anew
     #[arg(long)]
     resume: bool,
-    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
-    #[arg(long)]
-    backend: Option<String>,
-    /// A device of the backend, such as cpu, cuda:0 or discrete:0
-    #[arg(long)]
-    device: Option<String>,
+    #[command(flatten)]
+    backend: BackendArguments,
     /// Show burn's dashboard instead of a progress bar
     #[arg(long)]
     dashboard: bool,
@@ -70,15 +70,7 @@ const METHODS: [(&str, &str); 3] = [
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let recall = Recall { arguments: &arguments };
-    let done = backend::run_on(arguments.backend.as_deref(), arguments.device.as_deref(), recall);
-    match done.map_err(Into::into).flatten() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end(arguments.backend.run(Recall { arguments: &arguments }))
 }
 
 struct Recall<'a> {
@@ -97,6 +89,10 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
     let described = backend::describe::<B>(device);
     std::fs::create_dir_all(&arguments.out)
         .map_err(|error| format!("cannot write to {}: {error}", arguments.out.display()))?;
+    // Before the work, so that an hour of it is not lost to what cannot be written.
+    let [loss, accuracy_over_passes] =
+        ["loss.svg", "accuracy.svg"].map(|name| OutputFile::new(arguments.out.join(name)));
+    let (loss, accuracy_over_passes) = (loss?, accuracy_over_passes?);
     let sequences = Sequences {
         train: TASK.sequences(arguments.sequences, arguments.seed),
         held_out: TASK.sequences(512, !arguments.seed),
@@ -106,20 +102,20 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
         .map(|(name, method)| Ok((*name, MaskerChainConfig::from_json(method)?)))
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let Task { vocabulary, length, pairs } = TASK;
-    println!(
+    say!(
         "Recall of {pairs} pairs in {length} tokens of {vocabulary}; {} sequences, {} passes, seed {}; {} on {described}\n",
         arguments.sequences,
         arguments.passes,
         arguments.seed,
         B::name(device)
-    );
-    println!("| trained | loss, first and last pass | accuracy | density | output error | seconds |");
-    println!("|---|---|---|---|---|---|");
+    )?;
+    say!("| trained | loss, first and last pass | accuracy | density | output error | seconds |")?;
+    say!("|---|---|---|---|---|---|")?;
     let mut runs = Vec::new();
     for (name, method) in &methods {
         let run = train::<B>(arguments, &TASK, &sequences, name, method, device)?;
         let last = |values: &[f64]| values.last().copied().unwrap_or(f64::NAN);
-        println!(
+        say!(
             "| {name} | {:.3}, {:.3} | {:.1} % | {:.1} % | {:.3} | {:.0} |",
             run.losses[0],
             last(&run.losses),
@@ -127,27 +123,25 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
             last(&run.densities),
             last(&run.errors),
             run.seconds
-        );
+        )?;
         runs.push(run);
     }
     // Other sequences than those looked at during training.
     let test = TASK.sequences(1024, arguments.seed ^ 0x7e57);
-    println!(
+    say!(
         "\nAccuracy in percent on 1,024 other sequences, the model of each row under the attention of each column:\n"
-    );
-    println!("| trained | {} |", methods.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | "));
-    println!("|---|{}", "---|".repeat(methods.len()));
+    )?;
+    say!("| trained | {} |", methods.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | "))?;
+    say!("|---|{}", "---|".repeat(methods.len()))?;
     for ((name, _), run) in methods.iter().zip(&runs) {
         let row = methods.iter().map(|(_, method)| Ok(format!("{:.1}", accuracy(&run.model, method, &test, device)?)));
-        println!("| {name} | {} |", row.collect::<Result<Vec<_>, Box<dyn Error>>>()?.join(" | "));
+        say!("| {name} | {} |", row.collect::<Result<Vec<_>, Box<dyn Error>>>()?.join(" | "))?;
     }
     let names = methods.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-    let loss = arguments.out.join("loss.svg");
-    let accuracy = arguments.out.join("accuracy.svg");
-    lines("Loss in training", "mean loss of a pass", Scale::Log, &names, &runs, |run| &run.losses).save(&loss)?;
+    lines("Loss in training", "mean loss of a pass", Scale::Log, &names, &runs, |run| &run.losses).write(&loss)?;
     lines("Accuracy on held-out sequences", "percent", Scale::Linear, &names, &runs, |run| &run.accuracies)
-        .save(&accuracy)?;
-    println!("\nwrote {} and {}", loss.display(), accuracy.display());
+        .write(&accuracy_over_passes)?;
+    say!("\nwrote {} and {}", loss.path().display(), accuracy_over_passes.path().display())?;
     Ok(())
 }
 

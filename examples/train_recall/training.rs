@@ -1,6 +1,11 @@
 //! Training runs with burn's learner, and what its logs say of them.
 
-use std::{error::Error, path::Path};
+use std::{
+    error::Error,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use burn::{
     backend::Autodiff,
@@ -89,7 +94,7 @@ pub fn train<B: Backend>(
         false => training.renderer(Progress::new(name)?),
     };
     let learner = Learner::new(model, AdamWConfig::new().with_weight_decay(0.01).init(), LEARNING_RATE);
-    let model = training.launch(learner).model;
+    let model = without_panic(name, || training.launch(learner).model)?;
     let logs = |metric: &str, split: Split| logged(&folder, metric, split, arguments.passes);
     Ok(Run {
         model,
@@ -99,6 +104,29 @@ pub fn train<B: Backend>(
         errors: logs("Attention output error", Split::Valid)?,
         seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// What the learner gives, or an error where it panics: burn's writers of logs and checkpoints do that on a full disk, on
+/// threads of their own.
+fn without_panic<T>(name: &str, launch: impl FnOnce() -> T) -> Result<T, Box<dyn Error>> {
+    let first = Arc::new(OnceLock::new());
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new({
+        let first = first.clone();
+        // The first panic is the reason, and others follow from it.
+        move |info: &panic::PanicHookInfo<'_>| {
+            _ = first.set(info.payload_as_str().unwrap_or("the learner panicked").to_owned())
+        }
+    }));
+    let launched = panic::catch_unwind(AssertUnwindSafe(launch));
+    panic::set_hook(usual);
+    match (launched, first.get()) {
+        (Ok(launched), None) => Ok(launched),
+        (_, reason) => {
+            let reason = reason.map_or("the learner panicked", String::as_str);
+            Err(format!("training \"{name}\" failed: {reason}").into())
+        }
+    }
 }
 
 /// Whether all was saved after the last pass.

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use crate::{
     FileError,
     attention::{AttentionInputs, Visibility},
-    tensor_file::TensorFile,
+    io::TensorFile,
 };
 
 /// Queries, keys and values of one layer, recorded from a model.

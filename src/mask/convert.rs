@@ -2,8 +2,8 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, backend::Backend};
 
-use super::{Mask, MaskForm, Pattern, Rows};
-use crate::kernels::{DeviceLimit, check_size};
+use super::{Mask, MaskError, MaskForm, Pattern, Rows};
+use crate::kernels::check_size;
 
 /// Weights are f32 whatever the model computes in: a probability of 0.1 is 0.100098 in bf16, a bias and not a noise.
 pub(super) fn as_f32<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {
@@ -20,7 +20,7 @@ impl<B: Backend> Mask<B> {
     /// - output: `[batch, heads, queries, keys]`, f32, each weight in [0, 1].
     ///
     /// # Panics
-    /// If that is larger than the device can hold.
+    /// If that is larger than the device can hold; [try_to_dense](Self::try_to_dense) returns an error.
     pub fn to_dense(&self) -> Tensor<B, 4> {
         match self.try_to_dense() {
             Ok(weights) => weights,
@@ -28,9 +28,20 @@ impl<B: Backend> Mask<B> {
         }
     }
 
-    /// The weight of every query-key pair, if the device can hold so many.
-    pub(super) fn try_to_dense(&self) -> Result<Tensor<B, 4>, DeviceLimit> {
+    /// The weight of every query-key pair.
+    ///
+    /// # Shapes
+    /// - output: `[batch, heads, queries, keys]`, f32, each weight in [0, 1].
+    ///
+    /// # Errors
+    /// If that is larger than the device or memory can hold.
+    pub fn try_to_dense(&self) -> Result<Tensor<B, 4>, MaskError> {
+        if let MaskForm::Dense(weights) = self.form() {
+            return Ok(weights.clone());
+        }
         let dims = self.shape().dims();
+        self.shape().check()?;
+        self.shape().check_memory("weights of all pairs", size_of::<f32>())?;
         check_size::<B>("weights of all pairs", &dims, DType::F32, &self.device())?;
         let options = (&self.device(), DType::F32);
         Ok(match self.form() {
@@ -76,7 +87,7 @@ impl<B: Backend> Mask<B> {
         shape.queries = rows.len();
         let form = match self.form() {
             MaskForm::Pattern(pattern) => {
-                MaskForm::Pattern(Pattern { offset: pattern.offset + rows.start as isize, ..*pattern })
+                MaskForm::Pattern(Pattern { offset: pattern.offset.saturating_add_unsigned(rows.start), ..*pattern })
             }
             MaskForm::Rows(lists) => MaskForm::Rows(lists.narrow([0..shape.batch, 0..shape.heads, rows])),
             MaskForm::Dense(weights) => MaskForm::Dense(weights.clone().slice_dim(2, rows)),
@@ -100,12 +111,12 @@ pub(crate) fn pattern_kept<B: Backend>(
     keys: usize,
     device: &B::Device,
 ) -> Tensor<B, 4, Bool> {
+    let pattern = pattern.within_reach(rows.end, keys);
     let column = columns_index::<B>(columns, device);
     let row = Tensor::<B, 1, Int>::arange(rows.start as i64..rows.end as i64, device).reshape([1, 1, rows.len(), 1]);
     let distance = row.add_scalar(pattern.offset as i64).sub(column.clone());
-    let window = pattern.window.min(keys + pattern.offset.unsigned_abs() + rows.end) as i64;
-    let in_window = distance.clone().greater_equal_elem(0).bool_and(distance.lower_elem(window));
-    in_window.bool_or(column.lower_elem(pattern.sink.min(keys) as i64))
+    let in_window = distance.clone().greater_equal_elem(0).bool_and(distance.lower_elem(pattern.window as i64));
+    in_window.bool_or(column.lower_elem(pattern.sink as i64))
 }
 
 /// The key of each column, `[1, 1, 1, columns]`.

@@ -23,12 +23,13 @@ impl<B: Backend> Mask<B> {
     ///
     /// # Errors
     /// If a list has the wrong length, the pointers fall, a key does not exist or stands twice in a row, or a weight is
-    /// not in (0, 1].
+    /// not in (0, 1]; or if there can be no mask of the shape.
     pub fn from_csr(shape: MaskShape, csr: &Csr, device: &B::Device) -> Result<Self, MaskError> {
         let length = |field, found, expected| match found == expected {
             true => Ok(()),
             false => Err(MaskError::Length { field, found, expected }),
         };
+        shape.check()?;
         length("ptr", csr.ptr.len(), shape.rows() + 1)?;
         length("data", csr.data.len(), csr.indices.len())?;
         let mut rows = Vec::with_capacity(shape.rows());
@@ -44,13 +45,28 @@ impl<B: Backend> Mask<B> {
             rows.push(kept.collect::<Result<Vec<_>, _>>()?);
         }
         length("indices", csr.indices.len(), csr.ptr[shape.rows()])?;
-        validate_rows(rows.iter().map(Vec::as_slice), shape.keys)?;
+        validate_rows(rows.iter().map(Vec::as_slice))?;
         Ok(Self::from_host_rows(shape, &rows, device))
     }
 
     /// The mask as compressed sparse rows. A mask of rows keeps the order of its slots, every other form lists the keys
     /// in ascending order.
+    ///
+    /// # Panics
+    /// If memory cannot hold it; [try_to_csr](Self::try_to_csr) returns an error.
     pub fn to_csr(&self) -> Csr {
+        match self.try_to_csr() {
+            Ok(csr) => csr,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The mask as compressed sparse rows, as [to_csr](Self::to_csr) gives it.
+    ///
+    /// # Errors
+    /// If memory cannot hold it.
+    pub fn try_to_csr(&self) -> Result<Csr, MaskError> {
+        self.check_rows()?;
         let rows = self.to_host_rows();
         let mut csr = Csr { indices: Vec::new(), ptr: vec![0], data: Vec::new() };
         for row in rows {
@@ -58,7 +74,24 @@ impl<B: Backend> Mask<B> {
             csr.data.extend(row.iter().map(|kept| kept.probability));
             csr.ptr.push(csr.indices.len());
         }
-        csr
+        Ok(csr)
+    }
+
+    /// Checks that memory can hold a closed form as rows; the others are in memory already.
+    fn check_rows(&self) -> Result<(), MaskError> {
+        let shape = self.shape();
+        let most = match self.form() {
+            MaskForm::Rows(_) | MaskForm::Dense(_) => return Ok(()),
+            MaskForm::Empty => 0,
+            MaskForm::Full => shape.keys,
+            MaskForm::Pattern(pattern) => pattern.sink.saturating_add(pattern.window).min(shape.keys),
+        };
+        shape.check()?;
+        // Each row is a list of its own.
+        let bytes = most.saturating_mul(size_of::<Kept>()).saturating_add(size_of::<Vec<Kept>>());
+        MaskShape { keys: 1, ..shape }
+            .check_memory("compressed sparse rows", bytes)
+            .map_err(|_| MaskError::TooLarge { what: "compressed sparse rows", shape })
     }
 
     pub(crate) fn from_host_rows(shape: MaskShape, rows: &[Vec<Kept>], device: &B::Device) -> Self {
@@ -81,8 +114,11 @@ impl<B: Backend> Mask<B> {
             MaskForm::Rows(rows) => rows.to_host(),
             MaskForm::Dense(weights) => {
                 let weights = weights.to_data().convert::<f32>().iter::<f32>().collect::<Vec<_>>();
+                if keys == 0 {
+                    return vec![Vec::new(); self.shape().rows()];
+                }
                 weights
-                    .chunks(keys.max(1))
+                    .chunks(keys)
                     .map(|row| {
                         (0..)
                             .zip(row)

@@ -92,6 +92,9 @@ impl<B: Backend> Mask<B> {
 
     fn pairs_dense(&self, visibility: &Visibility<B>) -> Vec<Pairs> {
         let MaskShape { batch, heads, queries, keys } = self.shape();
+        if queries * keys == 0 {
+            return vec![Pairs::default(); batch * heads];
+        }
         let kept = self.support().to_dense();
         let shape = self.shape();
         let visible = match visibility.hidden(shape, 0..queries, &[shape.all_keys()], &self.device()) {

@@ -47,6 +47,14 @@ pub enum MaskError {
         /// The number of keys.
         keys: usize,
     },
+    /// A key index does not fit in the 32 bits of an index.
+    #[error("row {row} names key {index}, but an index is at most 2147483647 (and -1 for an unused slot)")]
+    IndexWidth {
+        /// The row, counted over batch, heads and queries.
+        row: usize,
+        /// The offending index; one above `i64::MAX` is given as that.
+        index: i64,
+    },
     /// A row names a key twice.
     #[error("row {row} names key {key} twice; a key is kept once, with the probability of it being kept")]
     Duplicate {
@@ -66,6 +74,16 @@ pub enum MaskError {
         weight: f32,
         /// The allowed range.
         allowed: &'static str,
+    },
+    /// There are more keys than indices, or more pairs than memory can count or hold.
+    #[error(
+        "{what} would have the shape {shape}, but a mask has at most 2147483647 keys and no more pairs than memory holds"
+    )]
+    TooLarge {
+        /// What would be made.
+        what: &'static str,
+        /// The shape of the mask.
+        shape: MaskShape,
     },
     /// The weights of all pairs would be larger than the device can hold.
     #[error(transparent)]

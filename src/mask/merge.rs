@@ -6,13 +6,13 @@ impl<B: Backend> Mask<B> {
     /// The union of two masks.
     ///
     /// A key kept by both has the larger probability; where both *sampled* it, with probabilities `a` and `b` below 1,
-    /// the draws were independent and it has `a + b - ab`. Merging is commutative, associative and never lowers a
-    /// weight.
+    /// the draws were independent and it has `a + b - ab`. Merging is commutative, associative up to rounding, and never
+    /// lowers a weight.
     ///
     /// Patterns merge to a pattern, a narrow pattern and rows to rows; other pairs are merged in dense form.
     ///
     /// # Errors
-    /// If the shapes differ, or the device cannot hold the dense form where it is needed.
+    /// If the shapes differ, or the device or memory cannot hold the dense form where it is needed.
     pub fn merge(&self, other: &Self) -> Result<Self, MaskError> {
         if self.shape() != other.shape() {
             return Err(MaskError::Shape {
@@ -83,6 +83,8 @@ impl<B: Backend> Mask<B> {
         let both_sampled = sampled(&a).bool_and(sampled(&b));
         let independent = a.clone() + b.clone() - a.clone() * b.clone();
         let larger = a.max_pair(b);
+        // Rounding may leave the sum a little below the larger of the two, or above 1.
+        let independent = independent.max_pair(larger.clone()).clamp_max(1.0);
         Ok(MaskForm::Dense(larger.mask_where(both_sampled, independent)))
     }
 

@@ -89,11 +89,13 @@ impl<B: Backend> Mask<B> {
     ///
     /// # Errors
     /// If a shape does not fit, an index is neither a key nor -1, a row names a key twice, or a probability is not in
-    /// (0, 1]. The lists are read back to check this.
+    /// (0, 1]; or if there can be no mask of the shape. The lists are read back to check this.
     pub fn from_rows(shape: MaskShape, rows: Rows<B>) -> Result<Self, MaskError> {
         rows.validate(shape)?;
         let device = rows.device();
-        Ok(Self::with_form(shape, MaskForm::Rows(rows), &device))
+        // Lists of no slots need no tensors, which some backends cannot have without elements.
+        let form = if rows.width() == 0 { MaskForm::Empty } else { MaskForm::Rows(rows) };
+        Ok(Self::with_form(shape, form, &device))
     }
 
     /// A mask from weights, `[batch, heads, queries, keys]`, each in [0, 1].

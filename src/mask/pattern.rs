@@ -37,8 +37,8 @@ impl Pattern {
     /// The keys of one row: two ascending, disjoint ranges, either of which may be empty.
     pub fn row(&self, row: usize, keys: usize) -> [Range<usize>; 2] {
         let sink = self.sink.min(keys);
-        let end = clamp(self.offset + row as isize + 1, keys);
-        let start = end_minus(self.offset + row as isize + 1, self.window, keys);
+        let after = self.position(row).saturating_add(1);
+        let (start, end) = (end_minus(after, self.window, keys), clamp(after, keys));
         if start >= end {
             [0..sink, sink..sink]
         } else if start <= sink {
@@ -55,8 +55,8 @@ impl Pattern {
             return [0..0, 0..0];
         }
         let sink = self.sink.min(keys);
-        let start = end_minus(self.offset + rows.start as isize + 1, self.window, keys);
-        let end = clamp(self.offset + rows.end as isize, keys);
+        let start = end_minus(self.position(rows.start).saturating_add(1), self.window, keys);
+        let end = clamp(self.position(rows.end), keys);
         if start >= end {
             [0..sink, 0..0]
         } else if start <= sink {
@@ -68,8 +68,28 @@ impl Pattern {
 
     /// Whether `row` keeps `key`.
     pub fn keeps(&self, row: usize, key: usize) -> bool {
-        let distance = self.offset + row as isize - key as isize;
-        key < self.sink || (distance >= 0 && (distance as usize) < self.window)
+        let position = usize::try_from(self.position(row)).ok();
+        let distance = position.and_then(|position| position.checked_sub(key));
+        key < self.sink || distance.is_some_and(|distance| distance < self.window)
+    }
+
+    /// The position of a row.
+    fn position(&self, row: usize) -> isize {
+        self.offset.saturating_add_unsigned(row)
+    }
+
+    /// A pattern that keeps the same of some first rows and keys, and whose numbers are no larger than theirs call for:
+    /// what fits in an integer of the backend.
+    pub(super) fn within_reach(&self, rows: usize, keys: usize) -> Self {
+        let sink = self.sink.min(keys);
+        // Behind the last key only how far the window reaches back into the keys counts.
+        let beyond = usize::try_from(self.offset).map_or(0, |offset| offset.saturating_sub(keys));
+        // No row is further from a key than this.
+        let furthest = keys.saturating_add(rows);
+        let window = self.window.saturating_sub(beyond).min(furthest);
+        // Further to the left than there are rows, no row reaches the first key.
+        let first = isize::try_from(rows).map_or(isize::MIN, |rows| -rows);
+        Self { sink, window, offset: self.offset.saturating_sub_unsigned(beyond).max(first) }
     }
 
     /// The union with another pattern, if it is a pattern: it is unless both have a window and differ in the position
@@ -119,6 +139,31 @@ mod tests {
                     let by_ranges: Vec<usize> = pattern.row(row, keys).into_iter().flatten().collect();
                     let by_membership: Vec<usize> = (0..keys).filter(|&key| pattern.keeps(row, key)).collect();
                     assert_eq!(by_ranges, by_membership, "{pattern:?} row {row} keys {keys}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_within_reach_keep_the_same() {
+        let far = [0, 1, 5, 62, 63, 64, 70, 90, 1 << 40, usize::MAX - 1, usize::MAX];
+        let offsets = far.iter().flat_map(|&far| {
+            let far = isize::try_from(far).unwrap_or(isize::MAX);
+            [far, -far, isize::MIN]
+        });
+        for offset in offsets {
+            for (window, sink) in far.iter().flat_map(|&window| [(window, 0), (window, 3), (window, usize::MAX)]) {
+                let pattern = Pattern { sink, window, offset };
+                for (rows, keys) in [(1, 63), (9, 7), (111, 63), (3, 0)] {
+                    let within = pattern.within_reach(rows, keys);
+                    assert!(within.sink <= keys && within.window <= rows + keys, "{pattern:?}: {within:?}");
+                    assert!(-(rows as isize) <= within.offset && within.offset <= keys as isize, "{within:?}");
+                    for row in 0..rows {
+                        assert_eq!(within.row(row, keys), pattern.row(row, keys), "{pattern:?} {row} {keys}");
+                        for key in [0, keys / 2, keys.saturating_sub(1)].into_iter().filter(|&key| key < keys) {
+                            assert_eq!(within.keeps(row, key), pattern.keeps(row, key), "{pattern:?} {row} {key}");
+                        }
+                    }
                 }
             }
         }

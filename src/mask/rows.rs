@@ -65,7 +65,7 @@ impl<B: Backend> Rows<B> {
     ///   unused slots.
     ///
     /// # Errors
-    /// If the shapes differ.
+    /// If the shapes differ, or an index does not fit in 32 bits. Indices of a wider type are read back to check this.
     pub fn new(indices: Tensor<B, 4, Int>, probability: Tensor<B, 4>) -> Result<Self, MaskError> {
         let dims = indices.dims();
         if dims != probability.dims() {
@@ -76,6 +76,7 @@ impl<B: Backend> Rows<B> {
                 expected: MaskShape { batch, heads, queries, keys },
             });
         }
+        check_width(&indices)?;
         let indices = as_indices(indices);
         let used = indices.clone().greater_equal_elem(0);
         let probability = as_f32(probability).mask_fill(used.bool_not(), 0.0);
@@ -206,7 +207,10 @@ impl<B: Backend> Rows<B> {
     /// The rows as lists on the host, in slot order.
     pub(crate) fn to_host(&self) -> Vec<Vec<Kept>> {
         let lists = self.lists();
-        let width = self.width().max(1);
+        let [batch, heads, queries, width] = self.dims;
+        if width == 0 {
+            return vec![Vec::new(); batch * heads * queries];
+        }
         let probability = lists.probability();
         let rows = lists.indices.chunks(width).zip(probability.chunks(width));
         rows.map(|(indices, probability)| {
@@ -235,6 +239,10 @@ impl<B: Backend> Rows<B> {
     pub(super) fn narrow(&self, ranges: [Range<usize>; 3]) -> Self {
         let [batch, heads, queries] = ranges;
         let width = self.width();
+        if width == 0 {
+            let none = Lists { indices: Vec::new(), probability: None };
+            return Self::from_lists([batch.len(), heads.len(), queries.len(), 0], none, &self.device);
+        }
         match self.lists.get() {
             Some(lists) => {
                 let dims = [batch.len(), heads.len(), queries.len(), width];
@@ -272,16 +280,23 @@ impl<B: Backend> Rows<B> {
 
     /// The slots of both, side by side.
     pub(super) fn concatenate(self, other: Self) -> Self {
+        if other.width() == 0 {
+            return self;
+        }
+        if self.width() == 0 {
+            return other;
+        }
         let (Some(a), Some(b)) = (self.lists.get(), other.lists.get()) else {
             let indices = Tensor::cat(vec![self.indices(), other.indices()], 3);
             return Self::from_tensors(indices, Tensor::cat(vec![self.probability(), other.probability()], 3));
         };
         let ([batch, heads, queries, left], right) = (self.dims, other.width());
+        let (rows, widths) = (batch * heads * queries, [left, right]);
         let lists = Lists {
-            indices: side_by_side(&a.indices, left, &b.indices, right),
+            indices: side_by_side(rows, [&a.indices, &b.indices], widths),
             probability: match (&a.probability, &b.probability) {
                 (None, None) => None,
-                _ => Some(side_by_side(&a.probability(), left, &b.probability(), right)),
+                _ => Some(side_by_side(rows, [&a.probability(), &b.probability()], widths)),
             },
         };
         Self::from_lists([batch, heads, queries, left + right], lists, &self.device)
@@ -300,6 +315,9 @@ impl<B: Backend> Rows<B> {
     /// The rows without the keys that a pattern keeps, or without all others.
     fn without(&self, pattern: Pattern, kept: bool) -> Self {
         let [_, _, queries, width] = self.dims;
+        if width == 0 {
+            return self.clone();
+        }
         if let Some(lists) = self.lists.get() {
             let mut lists = Lists::clone(lists);
             for (slot, index) in lists.indices.iter_mut().enumerate() {
@@ -313,6 +331,8 @@ impl<B: Backend> Rows<B> {
             }
             return Self::from_lists(self.dims, lists, &self.device);
         }
+        // A row has keys of its own only, so that those beyond the greatest index are none.
+        let pattern = pattern.within_reach(queries, i32::MAX as usize - queries);
         let indices = self.indices();
         let first = pattern.offset as i64;
         let position =
@@ -326,6 +346,7 @@ impl<B: Backend> Rows<B> {
 
     /// Checks what the type promises, on the host.
     pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), MaskError> {
+        shape.check()?;
         if self.dims[..3] != [shape.batch, shape.heads, shape.queries] {
             let what = "the tensor of indices";
             return Err(MaskError::Shape { what, found: self.dims.to_vec(), expected: shape });
@@ -336,33 +357,58 @@ impl<B: Backend> Rows<B> {
                 return Err(MaskError::Index { row: slot / width, index: i64::from(index), keys: shape.keys });
             }
         }
-        validate_rows(self.to_host().iter().map(Vec::as_slice), shape.keys)
+        validate_rows(self.to_host().iter().map(Vec::as_slice))
     }
 }
 
-/// Rows of `left` and of `right` elements, joined row by row.
-fn side_by_side<T: Copy>(a: &[T], left: usize, b: &[T], right: usize) -> Vec<T> {
-    let mut joined = Vec::with_capacity(a.len() + b.len());
-    for (a, b) in a.chunks(left.max(1)).zip(b.chunks(right.max(1))) {
-        joined.extend_from_slice(a);
-        joined.extend_from_slice(b);
+/// Rows of `widths[0]` and of `widths[1]` elements, joined row by row.
+fn side_by_side<T: Copy>(rows: usize, parts: [&[T]; 2], widths: [usize; 2]) -> Vec<T> {
+    let mut joined = Vec::with_capacity(parts[0].len() + parts[1].len());
+    for row in 0..rows {
+        for (part, width) in parts.into_iter().zip(widths) {
+            joined.extend_from_slice(&part[row * width..][..width]);
+        }
     }
     joined
 }
 
+/// Checks that indices of a type that is wider than 32 bits do not lose what makes them wrong.
+fn check_width<B: Backend>(indices: &Tensor<B, 4, Int>) -> Result<(), MaskError> {
+    let width = indices.dims()[3].max(1);
+    let wrong = match indices.dtype() {
+        DType::I64 => {
+            let host = indices.to_data();
+            host.iter::<i64>().enumerate().find(|(_, index)| i32::try_from(*index).is_err())
+        }
+        DType::U32 | DType::U64 => {
+            let host = indices.to_data();
+            let wrong = host.iter::<u64>().enumerate().find(|(_, index)| i32::try_from(*index).is_err());
+            wrong.map(|(slot, index)| (slot, i64::try_from(index).unwrap_or(i64::MAX)))
+        }
+        _ => None,
+    };
+    match wrong {
+        Some((slot, index)) => Err(MaskError::IndexWidth { row: slot / width, index }),
+        None => Ok(()),
+    }
+}
+
 /// Each key at most once in a row, each probability in (0, 1].
-pub(super) fn validate_rows<'a>(rows: impl Iterator<Item = &'a [Kept]>, keys: usize) -> Result<(), MaskError> {
-    let mut last_row_naming = vec![usize::MAX; keys];
+pub(super) fn validate_rows<'a>(rows: impl Iterator<Item = &'a [Kept]>) -> Result<(), MaskError> {
+    let mut sorted = Vec::new();
     for (row, kept) in rows.enumerate() {
         for &Kept { key, probability } in kept {
-            let key = key as usize;
-            if last_row_naming[key] == row {
-                return Err(MaskError::Duplicate { row, key });
-            }
-            last_row_naming[key] = row;
             if !(probability > 0.0 && probability <= 1.0) {
+                let key = key as usize;
                 return Err(MaskError::Weight { row, key, weight: probability, allowed: "(0, 1]" });
             }
+        }
+        // By what the row holds: there may be more keys than memory.
+        sorted.clear();
+        sorted.extend(kept.iter().map(|kept| kept.key));
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(MaskError::Duplicate { row, key: twice[0] as usize });
         }
     }
     Ok(())
@@ -404,8 +450,35 @@ mod tests {
             assert_eq!(a.indices().to_data(), b.indices().to_data(), "{name}");
             assert_eq!(a.probability().to_data(), b.probability().to_data(), "{name}");
         }
+        // A window without an end, and one beyond every key, on tensors too.
+        for pattern in [Pattern::causal(4), Pattern::causal(isize::MAX), Pattern::local(3, isize::MAX)] {
+            for kept in [false, true] {
+                let (a, b) = (lists().without(pattern, kept), tensors().without(pattern, kept));
+                assert_eq!(a.to_host(), b.to_host(), "{pattern:?} {kept}");
+            }
+        }
         let gone = lists().outside(pattern);
         assert!(gone.to_host().iter().flatten().all(|kept| kept.key >= 2));
         assert_eq!(lists().to_host(), rows);
+    }
+
+    /// Lists of no slots are those of rows that keep nothing.
+    #[test]
+    fn lists_of_width_0_keep_their_rows() {
+        let shape = MaskShape::new([1, 2, 3, 11]);
+        let device = Default::default();
+        let none = || {
+            let dims = [1, 2, 3, 0];
+            Rows::<Flex>::new(Tensor::zeros(dims, &device), Tensor::zeros(dims, &device)).expect("the shapes agree")
+        };
+        let some = vec![vec![Kept::certainly(4)]; shape.rows()];
+        let one = || Rows::<Flex>::from_host(shape, &some, &device).expect("some are kept");
+        let pattern = Pattern::sink(2);
+        for none in [none(), none().outside(pattern), none().inside(pattern), none().support()] {
+            assert_eq!(none.to_host(), vec![Vec::new(); shape.rows()]);
+            assert_eq!(none.clone().concatenate(one()).to_host(), some);
+            assert_eq!(one().concatenate(none).to_host(), some);
+        }
+        assert_eq!(none().narrow([0..1, 1..2, 0..2]).to_host(), vec![Vec::new(); 2]);
     }
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    io::from_json,
     mask::Mask,
 };
 
@@ -74,7 +75,7 @@ impl MaskerChainConfig {
     }
 
     fn parse(origin: &str, json: &str, directory: PathBuf) -> Result<Self, ConfigError> {
-        let configs = serde_json::from_str::<Vec<Value>>(json)
+        let configs = from_json::<Vec<Value>>(json)
             .map_err(|error| ConfigError::NotAChain { origin: origin.to_owned(), reason: error.to_string() })?;
         let named = configs.into_iter().enumerate().map(|(place, config)| {
             NamedConfig::deserialize(config).map_err(|_| ConfigError::NoType { place, known: NAMES.join(", ") })

@@ -8,6 +8,7 @@ mod chain_record;
 mod context;
 mod error;
 mod exact_logits;
+pub(crate) mod limits;
 mod local;
 mod magic_pig;
 mod population;

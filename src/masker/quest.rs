@@ -15,7 +15,7 @@ use crate::{
 pub struct QuestTopKConfig {
     /// How many keys to add for each query, in whole pages.
     pub heavy_size: Size,
-    /// Keys to a page, at least 1.
+    /// Keys to a page, in 1..=1073741824.
     pub page_size: usize,
     /// To how many bits the bounds of a page are quantised, in 1..=16; 16: not at all.
     pub label_bits: u32,

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     attention::ResearchAttention,
+    io::from_json,
     scorer::{self, Scorer, ScorerConfig},
 };
 
@@ -136,7 +137,7 @@ impl<B: Backend> MaskerRegistry<B> {
     }
 
     fn chain(&self, origin: &str, json: &str, context: &Context<B>) -> Result<ResearchAttention<B>, ConfigError> {
-        let configs = serde_json::from_str::<Vec<Value>>(json)
+        let configs = from_json::<Vec<Value>>(json)
             .map_err(|error| ConfigError::NotAChain { origin: origin.to_owned(), reason: error.to_string() })?;
         let maskers = configs
             .iter()

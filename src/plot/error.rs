@@ -1,6 +1,6 @@
-use std::path::PathBuf;
-
 use thiserror::Error;
+
+use crate::FileError;
 
 /// Why a plot could not be made.
 #[derive(Debug, Error)]
@@ -41,11 +41,6 @@ pub enum PlotError {
         reason: String,
     },
     /// The file cannot be written.
-    #[error("cannot write the plot {}: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }

@@ -14,7 +14,7 @@ use plotters::{
 };
 
 use super::PlotError;
-use crate::whole_file;
+use crate::io::OutputFile;
 
 /// Width and height of a plot, in pixels.
 const SIZE: (u32, u32) = (900, 560);
@@ -118,9 +118,16 @@ impl LinePlot {
     /// # Errors
     /// If the plot cannot be [drawn](Self::to_svg), or the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PlotError> {
-        let path = path.as_ref();
-        whole_file::write(path, self.to_svg()?.as_bytes())
-            .map_err(|source| PlotError::Write { path: path.to_owned(), source })
+        let file = OutputFile::new(path.as_ref())?;
+        self.write(&file)
+    }
+
+    /// Writes the plot to a file that was checked before the work.
+    ///
+    /// # Errors
+    /// As [save](Self::save).
+    pub fn write(&self, file: &OutputFile) -> Result<(), PlotError> {
+        Ok(file.write(self.to_svg()?.as_bytes())?)
     }
 
     /// The plot as the text of an SVG file.

@@ -1,9 +1,9 @@
-use std::{collections::BTreeMap, io::Write, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use burn::tensor::backend::Backend;
 
 use super::{ChannelSelection, keys::Host};
-use crate::{FileError, attention::AttentionInputs};
+use crate::{FileError, attention::AttentionInputs, io::OutputFile};
 
 /// Finds the outlier channels of each layer and head from sample queries and keys, and writes the file that
 /// [ChannelsConfig](super::ChannelsConfig) names.
@@ -74,25 +74,21 @@ impl ChannelCalibration {
         self.layers.get(&layer).map(|magnitudes| magnitudes.sorted(ChannelSelection::QkProj))
     }
 
-    /// Writes the channel file, with the lists by queries, by keys and by products. The file appears when it is whole.
+    /// Writes the channel file, with the lists by queries, by keys and by products, [whole or not at all](OutputFile).
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
-        let path = path.as_ref();
+        let file = OutputFile::new(path.as_ref())?;
         let selections = [ChannelSelection::QProj, ChannelSelection::KProj, ChannelSelection::QkProj];
         let entries = self.layers.iter().flat_map(|(&layer, magnitudes)| {
             selections.map(|selection| (selection.entry(layer), magnitudes.sorted(selection)))
         });
         let entries = entries.collect::<BTreeMap<_, _>>();
-        let partial = path.with_extension("partial");
-        let write = || {
-            let mut file = std::fs::File::create(&partial)?;
-            serde_json::to_writer(&mut file, &entries)?;
-            file.write_all(b"\n")?;
-            std::fs::rename(&partial, path)
-        };
-        write().map_err(|source| FileError::Open { path: path.to_owned(), source })
+        file.write_with(|file| {
+            serde_json::to_writer(&mut *file, &entries)?;
+            file.write_all(b"\n")
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     FileError,
     attention::{AttentionError, AttentionInputs},
+    io::{from_json, read_file},
     kernels::cpu::softcap,
     masker::{ConfigError, Context, KeyMemory, LayerState, ShareGroup},
 };
@@ -135,19 +136,24 @@ impl<B: Backend> ScorerConfig<B> for ChannelsConfig {
 }
 
 fn read(path: &Path, selection: ChannelSelection) -> Result<BTreeMap<usize, Vec<Vec<usize>>>, FileError> {
-    let text = std::fs::read_to_string(path).map_err(|source| FileError::Open { path: path.to_owned(), source })?;
-    let entries = serde_json::from_str::<BTreeMap<String, Vec<Vec<usize>>>>(&text).map_err(|error| {
-        FileError::Format { path: path.to_owned(), format: "a file of sorted channels", reason: error.to_string() }
-    })?;
+    let bytes = read_file(path)?;
+    let unusable = |reason: String| {
+        let format = "a file of sorted channels";
+        FileError::Format { path: path.to_owned(), format, reason }
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|error| unusable(error.to_string()))?;
+    let entries = from_json::<BTreeMap<String, Vec<Vec<usize>>>>(text).map_err(|error| unusable(error.to_string()))?;
     let found = entries.keys().take(12).cloned().collect::<Vec<_>>().join(", ");
     let suffix = format!(".self_attn.{}", selection.name());
-    let layers = entries
-        .into_iter()
-        .filter_map(|(name, heads)| {
-            let layer = name.strip_prefix("model.layers.")?.strip_suffix(&suffix)?.parse().ok()?;
-            Some((layer, heads))
-        })
-        .collect::<BTreeMap<usize, _>>();
+    let mut layers = BTreeMap::new();
+    for (name, heads) in entries {
+        let number = name.strip_prefix("model.layers.").and_then(|rest| rest.strip_suffix(&suffix)?.parse().ok());
+        let Some(layer) = number else { continue };
+        // `model.layers.01` and `model.layers.1` are one layer.
+        if layers.insert(layer, heads).is_some() {
+            return Err(unusable(format!("`{}` stands twice, once as `{name}`", selection.entry(layer))));
+        }
+    }
     match layers.is_empty() {
         true => Err(FileError::Missing { path: path.to_owned(), missing: selection.entry(0), found }),
         false => Ok(layers),

@@ -19,7 +19,7 @@ use crate::{
         cpu::{add_agreement, agreement, exp_f32},
         host_tensor,
     },
-    masker::{ConfigError, Context, KeyMemory, LayerState},
+    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
 };
 
 /// Configuration of [Hash](struct@Hash).
@@ -31,11 +31,11 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HashConfig {
-    /// Length of a signature, at least 1.
+    /// Length of a signature, in 1..=65536.
     pub hat_bits: usize,
-    /// Number of matrices of each perceptron, at least 1.
+    /// Number of matrices of each perceptron, in 1..=256.
     pub hat_mlp_layers: usize,
-    /// Width between the matrices, at least 1.
+    /// Width between the matrices, in 1..=65536.
     pub hat_mlp_hidden_size: usize,
     /// What stands between the matrices.
     pub hat_mlp_activation: Activation,
@@ -57,6 +57,15 @@ pub enum Activation {
     Gelu,
     /// `tanh(x)`.
     Tanh,
+}
+
+impl HashConfig {
+    /// Checks the sizes.
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        limits::WIDTH.check("hat_bits", self.hat_bits)?;
+        limits::MATRICES.check("hat_mlp_layers", self.hat_mlp_layers)?;
+        limits::WIDTH.check("hat_mlp_hidden_size", self.hat_mlp_hidden_size)
+    }
 }
 
 impl Activation {
@@ -110,15 +119,7 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
     type Scorer = Hash<B>;
 
     fn init(&self, context: &Context<B>) -> Result<Hash<B>, ConfigError> {
-        for (field, value) in [
-            ("hat_bits", self.hat_bits),
-            ("hat_mlp_layers", self.hat_mlp_layers),
-            ("hat_mlp_hidden_size", self.hat_mlp_hidden_size),
-        ] {
-            if value == 0 {
-                return Err(ConfigError::value(field, value, "at least 1"));
-            }
-        }
+        self.validate()?;
         let weights = match (&self.hat_weights, context.layer()) {
             (Some(file), None) => HashWeights::from_file(context.path(file), self, context.device())?,
             (Some(file), Some(layer)) => {

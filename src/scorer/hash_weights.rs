@@ -15,12 +15,12 @@ use super::{Activation, HashConfig, keys::Host};
 use crate::{
     FileError,
     attention::AttentionError,
+    io::{OutputFile, TensorFile, write_tensors},
     kernels::{
         Heads, HostTensor,
         cpu::{Matrix, add_products},
         host_tensor,
     },
-    tensor_file::{self, TensorFile},
 };
 
 /// So many vectors of a head are few: reading the weights is then most of the work. Measured at one vector, a decode step.
@@ -299,6 +299,10 @@ impl<B: Backend> HashWeights<B> {
     /// # Errors
     /// If the file cannot be read, lacks a tensor, or a shape is not what the configuration says.
     pub fn from_file(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
+        if let Err(error) = config.validate() {
+            let format = "a file of weights for this configuration";
+            return Err(FileError::Format { path, format, reason: error.to_string() });
+        }
         let origin = path.clone();
         let mut weights = match is_checkpoint(&path) {
             true => Self::from_checkpoint(path, config, device),
@@ -328,7 +332,7 @@ impl<B: Backend> HashWeights<B> {
                 }
             }
         }
-        tensor_file::write(path, tensors)
+        write_tensors(&OutputFile::new(path)?, tensors)
     }
 
     #[cfg(not(feature = "hf"))]

@@ -16,14 +16,14 @@ use super::{
 use crate::{
     attention::{AttentionError, AttentionInputs, RowKeys, VisibleKeys},
     kernels::cpu::{products, softcap},
-    masker::{ConfigError, Context, KeyMemory, LayerState},
+    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
 };
 
 /// Configuration of [Pages], `{"type": "pages", "page_size": 16}`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PagesConfig {
-    /// Keys to a page, at least 1.
+    /// Keys to a page, in 1..=1073741824.
     pub page_size: usize,
     /// To how many bits the bounds are quantised, in 1..=16. Default: 16, not at all.
     #[serde(default = "sixteen")]
@@ -67,9 +67,7 @@ impl<B: Backend> ScorerConfig<B> for PagesConfig {
     type Scorer = Pages;
 
     fn init(&self, _context: &Context<B>) -> Result<Pages, ConfigError> {
-        if self.page_size == 0 {
-            return Err(ConfigError::value("page_size", 0, "at least 1"));
-        }
+        limits::PAGE_SIZE.check("page_size", self.page_size)?;
         validate_label_bits(self.label_bits)?;
         Ok(Pages { config: *self })
     }

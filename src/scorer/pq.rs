@@ -14,14 +14,14 @@ use super::{
 use crate::{
     attention::{AttentionError, AttentionInputs, VisibleKeys},
     kernels::cpu::{products, softcap},
-    masker::{ConfigError, Context, KeyMemory, LayerState},
+    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
 };
 
 /// Configuration of [Pq], `{"type": "pq", "pq_sub_dim": 32, "pq_bits": 6}`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PqConfig {
-    /// Channels to a part, at least 1; the last part is shorter where the head dimension is no multiple.
+    /// Channels to a part, in 1..=65536; the last part is shorter where the head dimension is no multiple.
     pub pq_sub_dim: usize,
     /// Bits of a code, in 1..=16: there are `2^bits` centroids for each part.
     pub pq_bits: u32,
@@ -51,9 +51,7 @@ impl<B: Backend> ScorerConfig<B> for PqConfig {
     type Scorer = Pq;
 
     fn init(&self, _context: &Context<B>) -> Result<Pq, ConfigError> {
-        if self.pq_sub_dim == 0 {
-            return Err(ConfigError::value("pq_sub_dim", 0, "at least 1"));
-        }
+        limits::CHANNELS.check("pq_sub_dim", self.pq_sub_dim)?;
         match self.pq_bits {
             1..=16 => Ok(Pq { config: *self }),
             bits => Err(ConfigError::value("pq_bits", bits, "in 1..=16, since a code is held in 16 bits")),

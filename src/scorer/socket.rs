@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, KeyMemory, LayerState},
+    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
 };
 
 /// Configuration of [Socket], `{"type": "socket", "tables": 60, "bits": 8, "temperature": 0.4}`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SocketConfig {
-    /// Number of hash tables, at least 1.
+    /// Number of hash tables, in 1..=16384.
     pub tables: usize,
     /// Bits of a bucket, in 1..=16: a table has `2^bits` buckets.
     pub bits: usize,
@@ -45,9 +45,7 @@ impl<B: Backend> ScorerConfig<B> for SocketConfig {
     type Scorer = Socket;
 
     fn init(&self, _context: &Context<B>) -> Result<Socket, ConfigError> {
-        if self.tables == 0 {
-            return Err(ConfigError::value("tables", 0, "at least 1"));
-        }
+        limits::TABLES.check("tables", self.tables)?;
         if !(1..=16).contains(&self.bits) {
             let allowed = "in 1..=16, since a bucket is held in 16 bits";
             return Err(ConfigError::value("bits", self.bits, allowed));

@@ -1,5 +1,9 @@
 //! Files of weights and channels that fit some sizes, and the scorers that read them.
 
+use std::path::{Path, PathBuf};
+
+use burn::tensor::backend::Backend;
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 use super::{Sizes, generator, normal};
@@ -43,4 +47,55 @@ pub fn channels(sizes: &Sizes) -> Value {
     let factor = if sizes.head_dim > 2 { 2 } else { 1 };
     json!({"type": "channels", "sorted_channel_file": path, "group_factor": factor, "label_bits": 4,
            "channel_selection": "qk_proj"})
+}
+
+/// A folder of a test's own, removed at the end.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new<B: Backend>(name: &str) -> Self {
+        let backend = B::name(&B::Device::default()).replace(|c: char| !c.is_alphanumeric(), "_");
+        let folder = std::env::temp_dir().join(format!("{name}_{backend}_{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        Self(folder)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).expect("the temporary folder can be written");
+    }
+
+    /// Tensors of zeros.
+    pub fn write_tensors(&self, name: &str, tensors: &[(&str, &[usize])]) {
+        let zeros = [0u8; 4096];
+        let view =
+            |dims: &[usize]| TensorView::new(Dtype::F32, dims.to_vec(), &zeros[..4 * dims.iter().product::<usize>()]);
+        let views = tensors.iter().map(|(name, dims)| (*name, view(dims).expect("the bytes are those of the shape")));
+        self.write(name, safetensors::serialize(views, None).expect("the names differ"));
+    }
+
+    /// The names of what lies in the folder, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let listing = std::fs::read_dir(&self.0).expect("the folder is there");
+        let name = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.expect("the folder can be read").file_name().to_string_lossy().into_owned()
+        };
+        let mut names = listing.map(name).collect::<Vec<_>>();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder that stays behind in the temporary directory does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

@@ -2,7 +2,9 @@
 #![allow(dead_code, unused_imports, unused_macros)] // Each test file uses its part.
 
 pub mod backends;
-mod files;
+#[cfg(feature = "hf")]
+pub mod checkpoints;
+pub mod files;
 pub mod gqa;
 mod methods;
 

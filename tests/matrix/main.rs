@@ -11,6 +11,8 @@ mod attention;
 mod cached_layers;
 #[path = "../cached_methods.rs"]
 mod cached_methods;
+#[path = "../checkpoints.rs"]
+mod checkpoints;
 #[path = "../conformance.rs"]
 mod conformance;
 #[path = "../coverage.rs"]
@@ -19,6 +21,8 @@ mod coverage;
 mod devices;
 #[path = "../efficient.rs"]
 mod efficient;
+#[path = "../examples.rs"]
+mod examples;
 #[path = "../gradients.rs"]
 mod gradients;
 #[path = "../hidden/mod.rs"]

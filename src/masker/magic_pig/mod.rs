@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tables::{HeadTables, Longer, Tables, sign};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig,
+    ConfigError, Context, LayerState, Masker, MaskerConfig, limits,
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
@@ -27,9 +27,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MagicPigConfig {
-    /// Number of hash tables, at least 1 (and at least `minimum_hits`).
+    /// Number of hash tables, in 1..=16384 (and at least `minimum_hits`).
     pub lsh_l: usize,
-    /// Bits of a hash, in 1..=64.
+    /// Bits of a hash, in 1..=64; in 1..=1024 for the packing `float32`. `lsh_l` times `lsh_k` is at most 1048576.
     pub lsh_k: usize,
     /// Whether the mean of the keys that are fitted to is subtracted from the keys, which changes no attention weight and
     /// spreads their directions. Default: true.
@@ -111,13 +111,14 @@ impl<B: Backend> MaskerConfig<B> for MagicPigConfig {
     type Masker = MagicPig<B>;
 
     fn init(&self, _context: &Context<B>) -> Result<MagicPig<B>, ConfigError> {
-        if self.lsh_l == 0 {
-            return Err(ConfigError::value("lsh_l", 0, "at least 1"));
+        limits::TABLES.check("lsh_l", self.lsh_l)?;
+        match self.packing {
+            Packing::Int64 if self.lsh_k > 64 => {
+                return Err(ConfigError::value("lsh_k", self.lsh_k, "in 1..=64 for the packing `int64`"));
+            }
+            _ => limits::HASH_BITS.check("lsh_k", self.lsh_k)?,
         }
-        let most = if self.packing == Packing::Int64 { 64 } else { usize::MAX };
-        if self.lsh_k == 0 || self.lsh_k > most {
-            return Err(ConfigError::value("lsh_k", self.lsh_k, "at least 1, and at most 64 for the packing `int64`"));
-        }
+        limits::DIRECTIONS.check("lsh_l * lsh_k", self.lsh_l * self.lsh_k)?;
         match self.minimum_hits {
             1 | 2 if self.minimum_hits <= self.lsh_l => Ok(MagicPig { config: *self, projection: None }),
             hits => Err(ConfigError::value("minimum_hits", hits, "1 or 2, and at most lsh_l")),

@@ -3,7 +3,7 @@ use std::{collections::HashMap, path::PathBuf};
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::{FileError, whole_file};
+use super::{FileError, OutputFile, json::from_json, read_file};
 
 /// A safetensors file in memory.
 pub(crate) struct TensorFile {
@@ -16,16 +16,16 @@ pub(crate) struct TensorFile {
 impl TensorFile {
     /// Reads a file.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(source) => return Err(FileError::Open { path, source }),
-        };
+        let bytes = read_file(&path)?;
+        if let Err(error) = check_header(&bytes) {
+            return Err(not_safetensors(path, error));
+        }
         let (names, metadata) = match (SafeTensors::deserialize(&bytes), SafeTensors::read_metadata(&bytes)) {
             (Ok(file), Ok((_, header))) => {
                 let names = file.names().into_iter().map(str::to_owned).collect();
                 (names, header.metadata().clone().unwrap_or_default())
             }
-            (Err(error), _) | (_, Err(error)) => return Err(not_safetensors(path, &error)),
+            (Err(error), _) | (_, Err(error)) => return Err(not_safetensors(path, error)),
         };
         Ok(Self { path, bytes, names, metadata })
     }
@@ -51,7 +51,7 @@ impl TensorFile {
         name: &str,
         device: &B::Device,
     ) -> Result<Tensor<B, D>, FileError> {
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| not_safetensors(self.path.clone(), &error))?;
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| not_safetensors(self.path.clone(), error))?;
         let view = file.tensor(name).map_err(|_| self.missing(name))?;
         let shape = view.shape().to_vec();
         if shape.len() != D {
@@ -86,16 +86,26 @@ impl TensorFile {
 }
 
 /// Writes tensors of floating-point numbers as f32.
-pub(crate) fn write(path: PathBuf, tensors: Vec<(String, TensorData)>) -> Result<(), FileError> {
+pub(crate) fn write_tensors(file: &OutputFile, tensors: Vec<(String, TensorData)>) -> Result<(), FileError> {
     let tensors = tensors.into_iter().map(|(name, data)| (name, data.convert::<f32>())).collect::<Vec<_>>();
     let views = tensors.iter().map(|(name, data)| {
         TensorView::new(Dtype::F32, data.shape.to_vec(), data.as_bytes()).map(|view| (name.as_str(), view))
     });
     let bytes = views.collect::<Result<Vec<_>, _>>().and_then(|views| safetensors::serialize(views, None));
-    let bytes = bytes.map_err(|error| not_safetensors(path.clone(), &error))?;
-    whole_file::write(&path, &bytes).map_err(|source| FileError::Open { path, source })
+    file.write(&bytes.map_err(|error| not_safetensors(file.path().to_owned(), error))?)
 }
 
-fn not_safetensors(path: PathBuf, error: &safetensors::SafeTensorError) -> FileError {
+/// Checks that no tensor, nor anything else, is named twice in the JSON at the start. What else may be wrong with a file
+/// is found when it is read.
+fn check_header(bytes: &[u8]) -> Result<(), serde_json::Error> {
+    let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(()) };
+    let header = usize::try_from(u64::from_le_bytes(*length)).ok().and_then(|length| rest.get(..length));
+    match header.and_then(|header| std::str::from_utf8(header).ok()) {
+        Some(header) => from_json::<serde::de::IgnoredAny>(header).map(|_| ()),
+        None => Ok(()),
+    }
+}
+
+fn not_safetensors(path: PathBuf, error: impl ToString) -> FileError {
     FileError::Format { path, format: "a safetensors file", reason: error.to_string() }
 }

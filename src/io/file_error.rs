@@ -2,17 +2,33 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a file with weights or channels cannot be used.
+/// Why a file cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FileError {
-    /// The file cannot be read or written.
+    /// The file cannot be read.
     #[error("cannot open {}: {source}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The file cannot be written. What stood there before still does.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The path names something else than a file.
+    #[error("{} is {found}, but must be a file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it names.
+        found: &'static str,
     },
     /// The file is not in its format.
     #[error("{} is not {format}: {reason}", path.display())]
@@ -46,4 +62,10 @@ pub enum FileError {
         /// What it must be.
         expected: String,
     },
+}
+
+/// The error for a path that names no file.
+pub(super) fn not_a_file(path: PathBuf, metadata: &std::fs::Metadata) -> FileError {
+    let found = if metadata.is_dir() { "a folder" } else { "a device, a pipe or a socket" };
+    FileError::NotAFile { path, found }
 }

@@ -1,0 +1,40 @@
+use std::error::Error;
+
+use clap::{Args, builder::RangedU64ValueParser};
+use sparse_attention_hub::backend::{self, Work};
+
+/// Where an example runs.
+#[derive(Debug, Clone, Args)]
+pub struct BackendArguments {
+    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
+    #[arg(long)]
+    pub backend: Option<String>,
+    /// A device of the backend, such as cpu, cuda:0 or discrete:0
+    #[arg(long)]
+    pub device: Option<String>,
+}
+
+impl BackendArguments {
+    /// Does the work there.
+    pub fn run<W: Work<Output = Result<(), Box<dyn Error>>>>(&self, work: W) -> Result<(), Box<dyn Error>> {
+        backend::run_on(self.backend.as_deref(), self.device.as_deref(), work)?
+    }
+}
+
+/// The most of anything that is counted: more is a mistake, and would not fit in memory or a life.
+const MOST: u64 = 1_000_000_000;
+
+/// An argument of at least 1.
+pub fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=MOST)
+}
+
+/// An argument that may be 0.
+pub fn count_or_none() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=MOST)
+}
+
+/// A number of seeds, at least 1.
+pub fn seed_count() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(1..=MOST)
+}
