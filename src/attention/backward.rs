@@ -24,8 +24,8 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         [inputs.queries(), inputs.keys(), inputs.values(), &trace.output_gradient]
             .map(|tensor| cast(tensor.clone(), dtype));
     let (mut of_keys, mut of_values) = (all_keys.zeros_like(), all_values.zeros_like());
-    // An infinity has no sign in a product with slopes of either: a gradient through it is not a number.
-    let [queries_or_none, keys_or_none] = [&all_queries, &all_keys].map(finite_or_none);
+    // The slopes of a row have both signs, so that an infinity in their product with it leaves no number.
+    let [queries_without_infinities, keys_without_infinities] = [&all_queries, &all_keys].map(without_infinities);
     let mut of_queries = Vec::new();
     let block = rows_at_a_time(inputs, mask, Requested::default());
     for start in (0..queries).step_by(block) {
@@ -53,7 +53,7 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
             None => slopes,
         };
         let slopes = fill(slopes);
-        of_queries.push(weigh(slopes.clone(), of_columns(&keys_or_none), dropped.as_ref()));
+        of_queries.push(weigh(slopes.clone(), of_columns(&keys_without_infinities), dropped.as_ref()));
         // The heads of a group are stacked as rows, so that the product sums over them.
         let stack = |tensor: Tensor<B, 4>| {
             let width = tensor.dims()[3];
@@ -65,7 +65,7 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         });
         let by_key =
             |pairs: Tensor<B, 4>, rows: Tensor<B, 4>| weigh(stack(pairs).swap_dims(2, 3), stack(rows), turned.as_ref());
-        let block_keys = by_key(slopes, of_rows(&queries_or_none));
+        let block_keys = by_key(slopes, of_rows(&queries_without_infinities));
         let block_values = by_key(weights, gradient);
         let mut first = 0;
         for range in &columns {
@@ -87,9 +87,9 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
     }
 }
 
-/// The tensor with NaN in place of what is not finite.
-fn finite_or_none<B: Backend>(tensor: &Tensor<B, 4>) -> Tensor<B, 4> {
-    tensor.clone().mask_fill(tensor.clone().is_finite().bool_not(), f32::NAN)
+/// The tensor with NaN in place of its infinities.
+fn without_infinities<B: Backend>(tensor: &Tensor<B, 4>) -> Tensor<B, 4> {
+    tensor.clone().mask_fill(tensor.clone().is_inf(), f32::NAN)
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -158,5 +158,47 @@ mod tests {
                 close(found.values, native.values, what);
             }
         }
+    }
+
+    /// Of two keys that hold no numbers the first query sees none, and the others one.
+    #[test]
+    fn hidden_keys_leave_no_trace() {
+        let plain = inputs(5, 9);
+        let device = plain.device();
+        let hidden = (0..5 * 9).map(|at| at % 9 == 6 || at == 2).collect::<Vec<_>>();
+        let hidden = Tensor::from_data(TensorData::new(hidden, [1, 1, 5, 9]), &device);
+        let mask = Mask::full(plain.mask_shape(), &device);
+        let gradients = |bad: &[usize]| {
+            let spoil = |tensor: &Tensor<Flex, 4>| {
+                bad.iter().fold(tensor.clone(), |tensor, &key| {
+                    let [batch, heads, _, width] = tensor.dims();
+                    let none = Tensor::full([batch, heads, 1, width], f32::NAN, &device);
+                    tensor.slice_assign([0..batch, 0..heads, key..key + 1, 0..width], none)
+                })
+            };
+            let inputs = AttentionInputs::new(plain.queries().clone(), spoil(plain.keys()), spoil(plain.values()))
+                .and_then(|inputs| inputs.with_visibility(Visibility::Masked(hidden.clone())))
+                .expect("the shapes fit");
+            let requested = Requested { weights: false, statistics: true };
+            let forward = reference_attention(&inputs, &mask, requested).expect("the shapes fit");
+            let AttentionOutput { output, statistics, .. } = forward;
+            let output_gradient = output.ones_like();
+            let trace = AttentionTrace {
+                mean: output.sum_dim(3),
+                log_sum_exp: statistics.expect("asked for").log_sum_exp,
+                output_gradient,
+            };
+            gradients_in_blocks(&inputs, &mask, &trace)
+        };
+        let numbers = |tensor: Tensor<Flex, 4>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+        let (wanted, by_all, by_some) = (gradients(&[]), gradients(&[6]), gradients(&[2, 6]));
+        assert_eq!(numbers(by_all.queries), numbers(wanted.queries.clone()));
+        assert_eq!(numbers(by_all.keys), numbers(wanted.keys.clone()));
+        assert_eq!(numbers(by_all.values), numbers(wanted.values));
+        let (first, rest) = (by_some.queries.clone().slice_dim(2, 0..1), by_some.queries.slice_dim(2, 1..5));
+        assert_eq!(numbers(first), numbers(wanted.queries.slice_dim(2, 0..1)));
+        assert!(numbers(rest).iter().all(|x| x.is_nan()));
+        assert!(numbers(by_some.keys.slice_dim(2, 6..7)).iter().all(|&x| x == 0.0));
+        assert!(numbers(by_some.values.slice_dim(2, 6..7)).iter().all(|&x| x == 0.0));
     }
 }

@@ -31,7 +31,8 @@ pub trait SparseBackend: Backend {
     }
 
     /// Attention over the keys that a pattern keeps and the [visibility](AttentionInputs::visibility) shows. Time and
-    /// memory should grow with these. The weights are never requested.
+    /// memory should grow with these. What a key and its value hold must not matter to a query that does not keep or see
+    /// the key. The weights are never requested.
     fn band_attention(
         inputs: &AttentionInputs<Self>,
         pattern: Pattern,
@@ -52,7 +53,8 @@ pub trait SparseBackend: Backend {
         None
     }
 
-    /// The gradients of [band attention](Self::band_attention), at its cost in time and memory.
+    /// The gradients of [band attention](Self::band_attention), at its cost in time and memory. Pairs of queries and keys
+    /// that are not kept or seen add nothing, not 0 times something.
     fn band_backward(
         inputs: &AttentionInputs<Self>,
         pattern: Pattern,
