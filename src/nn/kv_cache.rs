@@ -3,7 +3,7 @@ use std::fmt;
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{
-    growing::Growing,
+    kv_part::{Part, check_tokens},
     real_tokens::{RealTokens, pick},
 };
 use crate::{attention::AttentionError, masker::LayerState};
@@ -57,13 +57,6 @@ pub struct KvCache<B: Backend> {
     parts: Vec<Part<B>>,
     /// Which tokens are real, where the sequences are apart.
     real: Option<RealTokens>,
-}
-
-/// The keys and values of one sequence, or of some that are alike in their padding.
-struct Part<B: Backend> {
-    keys: Growing<B, 4>,
-    values: Growing<B, 4>,
-    state: LayerState,
 }
 
 /// What a layer attends to in one part of a cache.
@@ -278,9 +271,7 @@ impl<B: Backend> KvCache<B> {
     fn cut(&mut self, length: usize) {
         for (row, part) in self.parts.iter_mut().enumerate() {
             let real = self.real.as_ref().map_or(length, |real| real.count_before(row, length));
-            part.keys.truncate(real);
-            part.values.truncate(real);
-            part.state.truncate(real);
+            part.truncate(real);
         }
         if let Some(real) = &mut self.real {
             real.truncate(length);
@@ -293,9 +284,7 @@ impl<B: Backend> KvCache<B> {
         let reach = (window - 1).saturating_add(before);
         self.reach = Some(reach);
         for part in &mut self.parts {
-            let needed = part.keys.len().saturating_sub(reach.saturating_add(self.spare));
-            part.keys.give_up_before(needed);
-            part.values.give_up_before(needed);
+            part.keep_last(reach.saturating_add(self.spare));
         }
     }
 
@@ -351,65 +340,15 @@ impl<B: Backend> KvCache<B> {
     /// the keys.
     fn separate(&mut self, batch: usize) -> Vec<Part<B>> {
         let whole = &self.parts[0];
-        let parts = (0..batch).map(|row| {
-            let of_row = |whole: &Growing<B, 4>| {
-                let mut part = Growing::along(2).with_capacity(self.capacity).starting_at(whole.start());
-                if let Some(all) = whole.all() {
-                    part.append(all.slice_dim(0, row..row + 1));
-                }
-                part
-            };
-            Part { keys: of_row(&whole.keys), values: of_row(&whole.values), state: LayerState::new(self.seed) }
-        });
-        let parts = parts.collect();
+        let parts = (0..batch).map(|row| whole.of_sequence(row, self.seed, self.capacity)).collect();
         self.real = Some(RealTokens::all(batch, self.len()));
         std::mem::replace(&mut self.parts, parts)
     }
 
     fn validate(&self, keys: &Tensor<B, 4>, values: &Tensor<B, 4>) -> Result<(), AttentionError> {
-        let [batch, kv_heads, tokens, _] = keys.dims();
-        for (tensor, found) in [("keys", keys.dims()), ("values", values.dims())] {
-            if found.contains(&0) {
-                let expected = "at least 1 in every dimension".to_owned();
-                return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
-            }
-        }
-        if values.dims()[..3] != [batch, kv_heads, tokens] {
-            let expected = format!("[{batch}, {kv_heads}, {tokens}, value_dim], as the keys are");
-            return Err(AttentionError::Shape { tensor: "values", found: values.dims().to_vec(), expected });
-        }
+        check_tokens(keys, values)?;
         let batch = self.real.as_ref().map(RealTokens::batch);
-        for part in &self.parts {
-            validate("keys", &part.keys, keys, batch)?;
-            validate("values", &part.values, values, batch)?;
-        }
-        match keys.dtype() == values.dtype() {
-            true => Ok(()),
-            false => Err(AttentionError::FloatType {
-                tensor: "values",
-                found: values.dtype(),
-                expected: keys.dtype(),
-                others: "the keys",
-            }),
-        }
-    }
-}
-
-impl<B: Backend> Part<B> {
-    fn new(seed: u64, capacity: usize) -> Self {
-        let buffer = || Growing::along(2).with_capacity(capacity);
-        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed) }
-    }
-
-    fn append(&mut self, keys: Tensor<B, 4>, values: Tensor<B, 4>) {
-        self.keys.append(keys);
-        self.values.append(values);
-    }
-
-    fn clear(&mut self) {
-        self.keys.clear();
-        self.values.clear();
-        self.state.clear();
+        self.parts.iter().try_for_each(|part| part.check_append(keys, values, batch))
     }
 }
 
@@ -423,38 +362,4 @@ impl<B: Backend> fmt::Debug for KvCache<B> {
             .field("state", self.state())
             .finish()
     }
-}
-
-/// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
-fn validate<B: Backend>(
-    name: &'static str,
-    cached: &Growing<B, 4>,
-    tokens: &Tensor<B, 4>,
-    batch: Option<usize>,
-) -> Result<(), AttentionError> {
-    let found = tokens.dims();
-    let Some(buffer) = cached.buffer() else {
-        return match batch.is_none_or(|batch| batch == found[0]) {
-            true => cached.check_append(name, tokens),
-            false => {
-                let expected = format!("[{}, kv_heads, tokens, width], as in the cache", batch.unwrap_or(0));
-                Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected })
-            }
-        };
-    };
-    let [in_buffer, kv_heads, _, width] = buffer.dims();
-    let batch = batch.unwrap_or(in_buffer);
-    if [found[0], found[1], found[3]] != [batch, kv_heads, width] {
-        let expected = format!("[{batch}, {kv_heads}, tokens, {width}], as those in the cache");
-        return Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected });
-    }
-    if tokens.dtype() != buffer.dtype() {
-        return Err(AttentionError::FloatType {
-            tensor: name,
-            found: tokens.dtype(),
-            expected: buffer.dtype(),
-            others: "those in the cache",
-        });
-    }
-    cached.check_append(name, tokens)
 }

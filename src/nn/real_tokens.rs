@@ -174,6 +174,7 @@ pub(super) fn spread<B: Backend>(
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // Lists of ranges are meant, of one too.
 mod tests {
     use super::*;
 

@@ -1,0 +1,134 @@
+use burn::tensor::{Tensor, backend::Backend};
+
+use super::growing::Growing;
+use crate::{attention::AttentionError, masker::LayerState};
+
+/// The keys and values of one sequence, or of some that are alike in their padding.
+pub(super) struct Part<B: Backend> {
+    pub keys: Growing<B, 4>,
+    pub values: Growing<B, 4>,
+    pub state: LayerState,
+}
+
+impl<B: Backend> Part<B> {
+    /// An empty part.
+    pub fn new(seed: u64, capacity: usize) -> Self {
+        let buffer = || Growing::along(2).with_capacity(capacity);
+        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed) }
+    }
+
+    /// Takes in tokens that fit.
+    pub fn append(&mut self, keys: Tensor<B, 4>, values: Tensor<B, 4>) {
+        self.keys.append(keys);
+        self.values.append(values);
+    }
+
+    /// Forgets everything and keeps the capacity.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        self.values.clear();
+        self.state.clear();
+    }
+
+    /// Forgets all but the first tokens.
+    pub fn truncate(&mut self, length: usize) {
+        self.keys.truncate(length);
+        self.values.truncate(length);
+        self.state.truncate(length);
+    }
+
+    /// Gives up all but the last tokens, at once or later.
+    pub fn keep_last(&mut self, count: usize) {
+        let needed = self.keys.len().saturating_sub(count);
+        self.keys.give_up_before(needed);
+        self.values.give_up_before(needed);
+    }
+
+    /// One sequence of a batch, alone. What maskers remember is of all sequences together: they make it anew from the
+    /// keys.
+    pub fn of_sequence(&self, row: usize, seed: u64, capacity: usize) -> Self {
+        let of_row = |whole: &Growing<B, 4>| {
+            let mut part = Growing::along(2).with_capacity(capacity).starting_at(whole.start());
+            if let Some(all) = whole.all() {
+                part.append(all.slice_dim(0, row..row + 1));
+            }
+            part
+        };
+        Self { keys: of_row(&self.keys), values: of_row(&self.values), state: LayerState::new(seed) }
+    }
+
+    /// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
+    ///
+    /// # Errors
+    /// If they do not, in shape or type, or the memory cannot hold them.
+    pub fn check_append(
+        &self,
+        keys: &Tensor<B, 4>,
+        values: &Tensor<B, 4>,
+        batch: Option<usize>,
+    ) -> Result<(), AttentionError> {
+        validate("keys", &self.keys, keys, batch)?;
+        validate("values", &self.values, values, batch)
+    }
+}
+
+/// Checks that there are tokens, and that values fit the keys.
+///
+/// # Errors
+/// If they do not, in shape or type.
+pub(super) fn check_tokens<B: Backend>(keys: &Tensor<B, 4>, values: &Tensor<B, 4>) -> Result<(), AttentionError> {
+    let [batch, kv_heads, tokens, _] = keys.dims();
+    for (tensor, found) in [("keys", keys.dims()), ("values", values.dims())] {
+        if found.contains(&0) {
+            let expected = "at least 1 in every dimension".to_owned();
+            return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
+        }
+    }
+    if values.dims()[..3] != [batch, kv_heads, tokens] {
+        let expected = format!("[{batch}, {kv_heads}, {tokens}, value_dim], as the keys are");
+        return Err(AttentionError::Shape { tensor: "values", found: values.dims().to_vec(), expected });
+    }
+    match keys.dtype() == values.dtype() {
+        true => Ok(()),
+        false => Err(AttentionError::FloatType {
+            tensor: "values",
+            found: values.dtype(),
+            expected: keys.dtype(),
+            others: "the keys",
+        }),
+    }
+}
+
+/// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
+fn validate<B: Backend>(
+    name: &'static str,
+    cached: &Growing<B, 4>,
+    tokens: &Tensor<B, 4>,
+    batch: Option<usize>,
+) -> Result<(), AttentionError> {
+    let found = tokens.dims();
+    let Some(buffer) = cached.buffer() else {
+        return match batch.is_none_or(|batch| batch == found[0]) {
+            true => cached.check_append(name, tokens),
+            false => {
+                let expected = format!("[{}, kv_heads, tokens, width], as in the cache", batch.unwrap_or(0));
+                Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected })
+            }
+        };
+    };
+    let [in_buffer, kv_heads, _, width] = buffer.dims();
+    let batch = batch.unwrap_or(in_buffer);
+    if [found[0], found[1], found[3]] != [batch, kv_heads, width] {
+        let expected = format!("[{batch}, {kv_heads}, tokens, {width}], as those in the cache");
+        return Err(AttentionError::Shape { tensor: name, found: found.to_vec(), expected });
+    }
+    if tokens.dtype() != buffer.dtype() {
+        return Err(AttentionError::FloatType {
+            tensor: name,
+            found: tokens.dtype(),
+            expected: buffer.dtype(),
+            others: "those in the cache",
+        });
+    }
+    cached.check_append(name, tokens)
+}
