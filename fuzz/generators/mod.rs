@@ -1,0 +1,112 @@
+//! Inputs made from a seed, and what must hold of them: one place for the test, the long-running program and the fuzz
+//! targets.
+//!
+//! A [Kind] is a subject. Each of its cases is drawn from a [Source], so that the same seed and case give the same
+//! input. A case that fails says which property does not hold and with what values; a panic is left to the caller.
+
+mod attention;
+mod caches;
+mod caught;
+mod configs;
+mod fault;
+mod files;
+mod masks;
+mod methods;
+mod mutations;
+mod numbers;
+mod problem;
+mod source;
+mod weights;
+
+pub use caught::caught;
+pub use fault::{Checked, Fault};
+pub use source::Source;
+
+/// The backend on which cases run: the first one for the CPU.
+#[cfg(feature = "flex")]
+pub type B = burn_flex::Flex;
+#[cfg(all(feature = "ndarray", not(feature = "flex")))]
+pub type B = burn_ndarray::NdArray;
+
+/// The device on which cases run.
+fn device() -> burn::tensor::Device<B> {
+    Default::default()
+}
+
+/// What is fuzzed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Method files and the configurations of layers.
+    Configs,
+    /// Operations on masks, against dense weights in f64.
+    Masks,
+    /// Attention calls, against attention in f64.
+    Attention,
+    /// Files of weights and channels.
+    Files,
+    /// Caches, against the whole history.
+    Caches,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Configs, Self::Masks, Self::Attention, Self::Files, Self::Caches];
+
+    /// The name, as it stands on a command line and in the corpus.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Configs => "configs",
+            Self::Masks => "masks",
+            Self::Attention => "attention",
+            Self::Files => "files",
+            Self::Caches => "caches",
+        }
+    }
+
+    /// Runs one case of a seed.
+    ///
+    /// # Errors
+    /// If a property does not hold.
+    pub fn check(self, seed: u64, case: u64) -> Checked {
+        self.check_source(&mut Source::seeded(seed, case))
+    }
+
+    /// Runs the case that a source draws.
+    ///
+    /// # Errors
+    /// If a property does not hold.
+    pub fn check_source(self, source: &mut Source) -> Checked {
+        match self {
+            Self::Configs => configs::check(source),
+            Self::Masks => masks::check(source),
+            Self::Attention => attention::check(source),
+            Self::Files => files::check(source),
+            Self::Caches => caches::check(source),
+        }
+    }
+
+    /// Runs an entry of the corpus, or what a fuzz target is given.
+    ///
+    /// `seed N case M` is that case. Anything else is the input itself for configurations (the text) and files (the
+    /// content, read in the format that the name's extension says, or in all), and otherwise what is drawn from.
+    ///
+    /// # Errors
+    /// If a property does not hold.
+    pub fn check_input(self, bytes: &[u8], extension: Option<&str>) -> Checked {
+        match (self, seed_and_case(bytes)) {
+            (_, Some((seed, case))) => self.check(seed, case),
+            (Self::Configs, None) => configs::check_text(&String::from_utf8_lossy(bytes), &mut Source::of_bytes(bytes)),
+            (Self::Files, None) => files::check_content(bytes, extension),
+            (_, None) => self.check_source(&mut Source::of_bytes(bytes)),
+        }
+    }
+}
+
+/// The numbers in `seed N case M`.
+fn seed_and_case(bytes: &[u8]) -> Option<(u64, u64)> {
+    let mut words = std::str::from_utf8(bytes).ok()?.split_whitespace();
+    match [words.next()?, words.next()?, words.next()?, words.next()?] {
+        ["seed", seed, "case", case] => Some((seed.parse().ok()?, case.parse().ok()?)),
+        _ => None,
+    }
+}
