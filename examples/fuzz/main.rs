@@ -56,8 +56,7 @@ impl Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(step) = arguments.step {
-        worker::run(&arguments, step);
-        return ExitCode::SUCCESS;
+        return worker::run(&arguments, step);
     }
     if let Some(path) = &arguments.input {
         return run_input(&arguments, path);

@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{self, BufRead, BufReader},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
@@ -14,7 +14,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Arguments, generators::Kind, report::Report};
+use super::{Arguments, generators::Kind, report::Report, worker::AFTER_A_PANIC};
 
 /// Runs the cases of a kind.
 ///
@@ -41,12 +41,14 @@ pub fn run(arguments: &Arguments, kind: Kind) -> io::Result<Report> {
                 bar.set_message(format!("{} faults", report.count()));
             });
             match (process.end()?, last) {
-                (None, _) => break,
-                (Some(how), Some(case)) => {
+                (End::Done, _) => break,
+                (End::AfterAPanic, Some(case)) => first = case + jobs,
+                (End::Fault(how), Some(case)) => {
                     report.lock().unwrap_or_else(PoisonError::into_inner).add("a case ends", case, &how);
                     first = case + jobs;
                 }
-                (Some(how), None) => return Err(io::Error::other(how)),
+                (End::AfterAPanic, None) => break,
+                (End::Fault(how), None) => return Err(io::Error::other(how)),
             }
         }
         Ok(())
@@ -57,6 +59,16 @@ pub fn run(arguments: &Arguments, kind: Kind) -> io::Result<Report> {
     })?;
     bar.finish_and_clear();
     Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// How a process ended.
+enum End {
+    /// It ran all cases.
+    Done,
+    /// It ran all cases up to one with a panic, which is reported.
+    AfterAPanic,
+    /// The last case ended it, or did not end.
+    Fault(String),
 }
 
 /// A process that runs cases.
@@ -108,14 +120,18 @@ impl Process {
         }
     }
 
-    /// Waits for the end. How it ended, if not well.
-    fn end(mut self) -> io::Result<Option<String>> {
+    /// Waits for the end.
+    fn end(mut self) -> io::Result<End> {
         if self.too_long {
             self.child.kill()?;
             self.child.wait()?;
-            return Ok(Some("it took too long".to_owned()));
+            return Ok(End::Fault("it took too long".to_owned()));
         }
-        let status: ExitStatus = self.child.wait()?;
-        Ok((!status.success()).then(|| format!("its process ended: {status}")))
+        let status = self.child.wait()?;
+        Ok(match status.code() {
+            Some(0) => End::Done,
+            Some(code) if code == i32::from(AFTER_A_PANIC) => End::AfterAPanic,
+            _ => End::Fault(format!("its process ended: {status}")),
+        })
     }
 }

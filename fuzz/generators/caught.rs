@@ -26,7 +26,7 @@ pub fn caught(work: impl FnOnce() -> Checked) -> Checked {
     });
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|content| {
         let place = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Err(Fault::new("no panic", format!("at {place}: {}", message(content.as_ref()))))
+        Err(Fault::panic(format!("at {place}: {}", message(content.as_ref()))))
     })
 }
 

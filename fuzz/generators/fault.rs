@@ -12,10 +12,23 @@ pub struct Fault {
     pub found: String,
 }
 
+/// The property that a panic is the opposite of.
+const NO_PANIC: &str = "no panic";
+
 impl Fault {
     /// A fault with what was found.
     pub fn new(property: &'static str, found: impl Into<String>) -> Self {
         Self { property, found: found.into() }
+    }
+
+    /// A panic.
+    pub fn panic(found: impl Into<String>) -> Self {
+        Self::new(NO_PANIC, found)
+    }
+
+    /// Whether it is a panic.
+    pub fn is_panic(&self) -> bool {
+        self.property == NO_PANIC
     }
 
     /// The same fault with what it happened to.

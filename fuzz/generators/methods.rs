@@ -65,7 +65,8 @@ pub fn method(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Method {
         _ if names.is_empty() => names.push(*source.pick(&POSITIONS)),
         _ => {}
     }
-    if wanted == Wanted::Everything && names.iter().all(|name| *name == "causal") {
+    // It has no size with which it keeps what a query does not see.
+    if wanted == Wanted::Everything && names.last() == Some(&"causal") {
         names.push("sink");
     }
     let full = names.len() - 1;

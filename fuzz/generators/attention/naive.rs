@@ -69,8 +69,9 @@ fn attend(problem: &Problem, [batch, head, query]: [usize; 3], weights: &[f64]) 
         Some(sink) if logits.is_empty() => sink,
         _ => sum.ln() + largest,
     };
-    // A sink far above all logits leaves shares of 0.
-    shares.iter_mut().for_each(|share| *share = if sum.is_infinite() { 0.0 } else { *share / sum });
+    // Nothing that is kept has no shares, and a sink far above all logits leaves shares of 0.
+    let divisor = if logits.is_empty() { 1.0 } else { sum };
+    shares.iter_mut().for_each(|share| *share /= divisor);
     let (mut output, mut magnitude) = (vec![0.0; value_dim], 0.0_f64);
     for (key, _) in &logits {
         for (sum, value) in output.iter_mut().zip(problem.value(batch, head, *key)) {

@@ -16,39 +16,52 @@ const PICKLE: &str = "hash/data.pkl";
 pub fn make(source: &mut Source) -> Made {
     let mut parts = files(GOOD);
     // Without the feature there is no reader, and every checkpoint is refused.
-    let read = if cfg!(feature = "hf") { Expected::Read } else { Expected::Refused };
+    let unread = "a checkpoint without a reader is refused";
+    let read = if cfg!(feature = "hf") { Expected::Read } else { Expected::Refused(unread) };
     let (expected, how) = match source.below(12) {
         0 => (read, "good".to_owned()),
         1 => {
             parts.retain(|(name, _)| name != PICKLE);
-            (Expected::Refused, "without a description".to_owned())
+            (Expected::Refused("a checkpoint without a description is refused"), "without a description".to_owned())
         }
         2 => {
             let (name, _) = parts.remove(storage(source, &parts));
-            (Expected::Refused, format!("without {name}"))
+            (Expected::Refused("a checkpoint without the numbers of a tensor is refused"), format!("without {name}"))
         }
         3 => {
             let at = storage(source, &parts);
             let length = source.below(parts[at].1.len());
             parts[at].1.truncate(length);
-            (Expected::Refused, format!("{} cut to {length} bytes", parts[at].0))
+            (
+                Expected::Refused("a checkpoint with too few numbers is refused"),
+                format!("{} cut to {length} bytes", parts[at].0),
+            )
         }
         4 => {
             let length = source.below(pickle(&mut parts).len());
             pickle(&mut parts).truncate(length);
-            (Expected::Refused, format!("a description cut to {length} bytes"))
+            (
+                Expected::Refused("a checkpoint with a cut description is refused"),
+                format!("a description cut to {length} bytes"),
+            )
         }
-        5 => return of_bytes(Expected::Refused, "cut", GOOD[..source.below(GOOD.len())].to_vec()),
+        5 => {
+            return of_bytes(
+                Expected::Refused("a checkpoint that is cut is refused"),
+                "cut",
+                GOOD[..source.below(GOOD.len())].to_vec(),
+            );
+        }
         6 => return of_bytes(Expected::Either, "changed bytes", mutations::of_bytes(source, GOOD)),
         7 => {
             let number = *source.pick(&["18446744073709551615", "4611686018427387904", "10000000000", "1000000", "7"]);
             rename(pickle(&mut parts), &format!("2.learning_to_hash_transformation_q.{number}.0.weight"));
-            (Expected::Refused, format!("head {number}"))
+            (Expected::Refused("a checkpoint that lacks heads is refused"), format!("head {number}"))
         }
         8 => {
             let number = *source.pick(&["18446744073709551615", "18446744073709551616", "-1", "x"]);
             rename(pickle(&mut parts), &format!("{number}.learning_to_hash_transformation_q.0.0.weight"));
-            (Expected::Refused, format!("layer {number}"))
+            (Expected::Refused("a checkpoint with a tensor of another layer is refused"), format!("layer {number}"))
         }
         9 => {
             let changed = mutations::of_bytes(source, pickle(&mut parts));

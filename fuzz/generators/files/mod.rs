@@ -27,8 +27,8 @@ use super::{
 enum Expected {
     /// It is read.
     Read,
-    /// It is refused.
-    Refused,
+    /// It is refused, which is this property.
+    Refused(&'static str),
     /// Either.
     Either,
 }
@@ -56,7 +56,7 @@ pub fn check(source: &mut Source) -> Checked {
     let Made { extension, how, .. } = &made;
     match made.expected {
         Expected::Read => hold!(read.is_ok(), "a good file is read", "{extension}, {how}: {read:?}"),
-        Expected::Refused => hold!(read.is_err(), "a file that lacks something is refused", "{extension}, {how}"),
+        Expected::Refused(property) => hold!(read.is_err(), property, "{extension}, {how}"),
         Expected::Either => {}
     }
     Ok(())

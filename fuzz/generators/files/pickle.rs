@@ -74,5 +74,5 @@ pub fn make(source: &mut Source) -> Made {
     if !source.once_in(5) {
         content.push(b'.');
     }
-    Made { content, extension: "pt", expected: Expected::Refused, how }
+    Made { content, extension: "pt", expected: Expected::Refused("a pickle that is no checkpoint is refused"), how }
 }
