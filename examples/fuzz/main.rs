@@ -85,8 +85,8 @@ fn run_input(arguments: &Arguments, path: &PathBuf) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    let checked = arguments.kinds().into_iter().try_for_each(|kind| caught(|| kind.check_input(&bytes, extension)));
+    let name = path.file_name().and_then(|name| name.to_str());
+    let checked = arguments.kinds().into_iter().try_for_each(|kind| caught(|| kind.check_input(&bytes, name)));
     match checked {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {

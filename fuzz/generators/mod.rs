@@ -8,6 +8,7 @@ mod attention;
 mod caches;
 mod caught;
 mod configs;
+mod drawn;
 mod fault;
 mod files;
 mod masks;
@@ -85,19 +86,29 @@ impl Kind {
         }
     }
 
-    /// Runs an entry of the corpus, or what a fuzz target is given.
+    /// Runs an entry of the corpus, which has a name, or what a fuzz target is given, which has none.
     ///
     /// `seed N case M` is that case. Anything else is the input itself for configurations (the text) and files (the
-    /// content, read in the format that the name's extension says, or in all), and otherwise what is drawn from.
+    /// content, read in the format that the name's extension says, or in all), and otherwise what is drawn from. A text
+    /// or file whose name begins with `refused` must be.
     ///
     /// # Errors
     /// If a property does not hold.
-    pub fn check_input(self, bytes: &[u8], extension: Option<&str>) -> Checked {
-        match (self, seed_and_case(bytes)) {
-            (_, Some((seed, case))) => self.check(seed, case),
-            (Self::Configs, None) => configs::check_text(&String::from_utf8_lossy(bytes), &mut Source::of_bytes(bytes)),
-            (Self::Files, None) => files::check_content(bytes, extension),
-            (_, None) => self.check_source(&mut Source::of_bytes(bytes)),
+    pub fn check_input(self, bytes: &[u8], name: Option<&str>) -> Checked {
+        let must_be_refused = name.is_some_and(|name| name.starts_with("refused"));
+        let accepted = match (self, seed_and_case(bytes)) {
+            (_, Some((seed, case))) => return self.check(seed, case),
+            (Self::Configs, None) => {
+                configs::check_text(&String::from_utf8_lossy(bytes), &mut Source::of_bytes(bytes))?
+            }
+            (Self::Files, None) => {
+                files::check_content(bytes, name.and_then(|name| name.rsplit_once('.')).map(|(_, end)| end))?
+            }
+            (_, None) => return self.check_source(&mut Source::of_bytes(bytes)),
+        };
+        match accepted && must_be_refused {
+            true => Err(Fault::new("what was refused is refused", name.unwrap_or_default())),
+            false => Ok(()),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::generators::{
     B, Checked, Fault, device,
     fault::hold,
     methods::Method,
-    numbers::{numbers, same},
+    numbers::{first_far, numbers, rounding},
     problem::{Problem, Sizes},
 };
 
@@ -131,14 +131,19 @@ pub fn list(weights: &[f64]) -> String {
     kept.collect::<Vec<_>>().join(", ")
 }
 
-/// Compares outputs number by number.
+/// Compares outputs of the same rows over the same keys. What another row keeps may change how a mask is held, and with it
+/// the order of sums.
 ///
 /// # Errors
-/// If one differs.
+/// If one differs by more than that.
 pub fn check_same_output(property: &'static str, problem: &Problem, first: &[f64], second: &[f64]) -> Checked {
     let width = problem.sizes.value_dim;
+    let share = match problem.dtype {
+        DType::F16 | DType::BF16 => 2.0 * rounding(problem.dtype),
+        wide => 100.0 * rounding(wide),
+    };
     for (row, (a, b)) in first.chunks(width).zip(second.chunks(width)).enumerate() {
-        hold!(same(a, b), property, "the output of row {row} is {b:?} and was {a:?}");
+        hold!(first_far(a, b, share).is_none(), property, "the output of row {row} is {b:?} and was {a:?}");
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use sparse_attention_hub::{
 use super::Cut;
 use crate::generators::{
     B, Checked, Fault, Source, device,
+    drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
     numbers::{first_far, numbers, tensor},
@@ -124,17 +125,7 @@ fn layer(source: &mut Source) -> Result<(GroupedQueryAttention<B>, u64, String),
     let layer = config
         .init::<B>(&device())
         .map_err(|error| Fault::new("a valid layer is accepted", format!("{config}: {error}")))?;
-    let layer = with_weights(source, layer);
+    let layer = with_drawn_weights(source, layer);
     let window = config.sliding_window;
     Ok((layer, seed, format!("{heads}/{kv_heads} heads of {head_dim}, window {window:?}, {}", method.text())))
-}
-
-/// The layer with weights that are drawn from the case and not from the backend's own random numbers.
-fn with_weights(source: &mut Source, mut layer: GroupedQueryAttention<B>) -> GroupedQueryAttention<B> {
-    let mut draw = |linear: burn::nn::Linear<B>| super::multi_head::with_weights(source, linear);
-    layer.query = draw(layer.query);
-    layer.key = draw(layer.key);
-    layer.value = draw(layer.value);
-    layer.output = draw(layer.output);
-    layer
 }

@@ -1,5 +1,7 @@
 //! Caches under any sequence of calls, compared with the whole history computed anew.
 
+mod cross;
+mod encoder;
 mod grouped_query;
 mod key_value;
 mod multi_head;
@@ -12,9 +14,11 @@ use super::{Checked, Source};
 /// # Errors
 /// If a property does not hold.
 pub fn check(source: &mut Source) -> Checked {
-    match source.below(8) {
+    match source.below(12) {
         0 | 1 => key_value::check(source),
-        2..5 => grouped_query::check(source),
+        2..6 => grouped_query::check(source),
+        6 => cross::check(source),
+        7 => encoder::check(source),
         _ => multi_head::check(source),
     }
 }

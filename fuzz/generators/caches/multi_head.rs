@@ -1,6 +1,6 @@
 //! Multi-head attention over padded batches, with a cache and without.
 
-use burn::{module::Param, nn::Linear, tensor::DType};
+use burn::tensor::DType;
 use sparse_attention_hub::{
     masker::MaskerChainConfig,
     nn::{MhaCache, MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig},
@@ -9,6 +9,7 @@ use sparse_attention_hub::{
 use super::padded::Padded;
 use crate::generators::{
     B, Checked, Fault, Source, device,
+    drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
     numbers::{first_far, numbers, tensor},
@@ -155,23 +156,7 @@ fn layer(source: &mut Source) -> Result<(SparseMultiHeadAttention<B>, String), F
         .with_quiet_softmax(quiet)
         .with_seed(source.bits() >> 1);
     let layer = config.try_init::<B>(&device());
-    let mut layer = layer.map_err(|error| Fault::new("a valid layer is accepted", format!("{text}: {error}")))?;
-    let mut draw = |linear: Linear<B>| with_weights(source, linear);
-    layer.query = draw(layer.query);
-    layer.key = draw(layer.key);
-    layer.value = draw(layer.value);
-    layer.output = draw(layer.output);
+    let layer = layer.map_err(|error| Fault::new("a valid layer is accepted", format!("{text}: {error}")))?;
+    let layer = with_drawn_weights(source, layer);
     Ok((layer, format!("{heads}/{kv_heads} heads of {head_dim}, quiet {quiet}, {text}")))
-}
-
-/// A linear layer with weights that are drawn from the case and not from the backend's own random numbers.
-pub fn with_weights(source: &mut Source, linear: Linear<B>) -> Linear<B> {
-    let mut draw = |dims: &[usize]| (0..dims.iter().product()).map(|_| source.normal() * 0.7).collect::<Vec<_>>();
-    let dims = linear.weight.dims();
-    let weight = Param::from_tensor(tensor(&draw(&dims), dims, DType::F32));
-    let bias = linear.bias.map(|bias| {
-        let dims = bias.dims();
-        Param::from_tensor(tensor(&draw(&dims), dims, DType::F32))
-    });
-    Linear { weight, bias }
 }

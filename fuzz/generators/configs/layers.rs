@@ -8,6 +8,7 @@ use sparse_attention_hub::{
 
 use crate::generators::{
     B, Checked, Fault, Source, device,
+    drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
     numbers::{numbers, tensor},
@@ -63,6 +64,7 @@ fn grouped(source: &mut Source) -> Checked {
         config = config.with_norm_epsilon(Some(*source.pick(&odd)));
     }
     let Ok(layer) = config.init::<B>(&device()) else { return Ok(()) };
+    let layer = with_drawn_weights(source, layer);
     let tokens = tensor(&vec![0.5; 3 * config.d_model], [1, 3, config.d_model], DType::F32);
     let mut cache = KvCache::new(1);
     let step = layer.forward_cache(tokens.clone(), &mut cache);
@@ -87,6 +89,7 @@ fn multi_head(source: &mut Source) -> Checked {
         .with_burn_conventions(source.once_in(4))
         .with_fill_weights(source.once_in(4));
     let Ok(layer) = config.try_init::<B>(&device()) else { return Ok(()) };
+    let layer = with_drawn_weights(source, layer);
     let tokens = tensor(&vec![0.5; 3 * d_model], [1, 3, d_model], DType::F32);
     let Ok(output) = layer.try_forward(MhaInput::self_attn(tokens).causal()) else { return Ok(()) };
     let numbers = numbers(&output.context);

@@ -31,7 +31,7 @@ pub fn check(source: &mut Source) -> Checked {
         9..13 => {
             let text = method(source, &SIZES, Wanted::Any).text();
             let text = mutations::of_text(source, &text);
-            check_text(&text, source)
+            check_text(&text, source).map(|_| ())
         }
         13 => extreme(source),
         14 => layers::check(source),
@@ -47,16 +47,17 @@ fn valid(source: &mut Source) -> Checked {
     check_written(&text)
 }
 
-/// Any text is a method or is refused, in both ways of reading it, and without a panic.
+/// Any text is a method or is refused, in both ways of reading it, and without a panic. Whether it is accepted.
 ///
 /// # Errors
 /// If the two ways differ, or a method that is accepted is written as another.
-pub fn check_text(text: &str, source: &mut Source) -> Checked {
-    if check_both(text)? {
+pub fn check_text(text: &str, source: &mut Source) -> Result<bool, Fault> {
+    let accepted = check_both(text)?;
+    if accepted {
         check_written(text)?;
         check_call(text, source)?;
     }
-    Ok(())
+    Ok(accepted)
 }
 
 /// Whether a text is a method, by the registry and by the chain that is a module.
@@ -125,5 +126,5 @@ fn extreme(source: &mut Source) -> Checked {
         true => (*source.pick(&shares)).into(),
         false => (*source.pick(&whole)).into(),
     };
-    check_text(&json.to_string(), source)
+    check_text(&json.to_string(), source).map(|_| ())
 }
