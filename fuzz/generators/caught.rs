@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    cell::RefCell,
     panic::{self, AssertUnwindSafe},
     sync::{Mutex, Once, PoisonError},
 };
@@ -10,6 +11,16 @@ use super::{Checked, Fault};
 
 /// Where the last panic of any thread was. A panic in a thread pool is passed on without it.
 static LAST: Mutex<String> = Mutex::new(String::new());
+
+thread_local! {
+    /// What the case at work is about.
+    static SUBJECT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Says what the case at work is about, for when it panics.
+pub fn about(subject: String) {
+    SUBJECT.set(subject);
+}
 
 /// Runs work; a panic in it is a fault that says where it was. From the first call on, panics of the program are not
 /// printed.
@@ -24,9 +35,10 @@ pub fn caught(work: impl FnOnce() -> Checked) -> Checked {
             *LAST.lock().unwrap_or_else(PoisonError::into_inner) = place;
         }));
     });
+    SUBJECT.take();
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|content| {
         let place = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Err(Fault::panic(format!("at {place}: {}", message(content.as_ref()))))
+        Err(Fault::panic(format!("at {place}: {}: {}", message(content.as_ref()), SUBJECT.take())))
     })
 }
 

@@ -19,6 +19,7 @@ mod problem;
 mod source;
 mod weights;
 
+use caught::about;
 pub use caught::caught;
 pub use fault::{Checked, Fault};
 pub use source::Source;

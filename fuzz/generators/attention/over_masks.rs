@@ -6,7 +6,7 @@ use sparse_attention_hub::attention::{
 
 use super::{naive, runs};
 use crate::generators::{
-    B, Checked, Fault, Source,
+    B, Checked, Fault, Source, about,
     fault::hold,
     masks,
     numbers::{first_far, numbers},
@@ -29,6 +29,7 @@ pub fn check(source: &mut Source) -> Checked {
     let inputs = runs::inputs(&problem)?;
     let requested = Requested { weights: source.once_in(3), statistics: source.once_in(3) };
     let subject = format!("{} over {}", problem.summary(), drawn.made);
+    about(subject.clone());
     let failed = |error| Fault::new("attention over a valid mask works", format!("{subject}: {error}"));
     let native = masked_attention(&inputs, &drawn.mask, requested).map_err(failed)?;
     let plain = reference_attention(&inputs, &drawn.mask, requested).map_err(failed)?;

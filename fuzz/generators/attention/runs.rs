@@ -9,7 +9,7 @@ use sparse_attention_hub::{
 
 use super::naive;
 use crate::generators::{
-    B, Checked, Fault, device,
+    B, Checked, Fault, about, device,
     fault::hold,
     methods::Method,
     numbers::{first_far, numbers, rounding},
@@ -31,6 +31,7 @@ pub struct Run {
 /// If it is refused.
 pub fn built(method: &Method) -> Result<ResearchAttention<B>, Fault> {
     let text = method.text();
+    about(text.clone());
     MaskerRegistry::new()
         .research_attention(&text, &device())
         .map_err(|error| Fault::new("a valid method is accepted", format!("{text}: {error}")))

@@ -8,7 +8,7 @@ use sparse_attention_hub::{
 
 use super::padded::Padded;
 use crate::generators::{
-    B, Checked, Fault, Source, device,
+    B, Checked, Fault, Source, about, device,
     drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
@@ -25,6 +25,7 @@ const TOLERANCE: f64 = 1e-4;
 /// If a sequence differs from what it is alone, with a cache or without.
 pub fn check(source: &mut Source) -> Checked {
     let (layer, subject) = layer(source)?;
+    about(subject.clone());
     let [width, _] = layer.query.weight.dims();
     let [context_width, _] = layer.key.weight.dims();
     let context = Padded::draw(source, context_width);

@@ -8,7 +8,7 @@ use sparse_attention_hub::{
 
 use super::Cut;
 use crate::generators::{
-    B, Checked, Fault, Source, device,
+    B, Checked, Fault, Source, about, device,
     drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
@@ -25,6 +25,7 @@ const TOLERANCE: f64 = 1e-4;
 /// If a step differs from the same positions of the whole sequence.
 pub fn check(source: &mut Source) -> Checked {
     let (layer, seed, subject) = layer(source)?;
+    about(subject.clone());
     let [width, _] = layer.query.weight.dims();
     let batch = source.between(1, 2);
     let mut cache = KvCache::<B>::new(seed);

@@ -8,7 +8,7 @@ use sparse_attention_hub::{
 
 use super::padded::Padded;
 use crate::generators::{
-    B, Checked, Fault, Source, device,
+    B, Checked, Fault, Source, about, device,
     drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
@@ -27,6 +27,7 @@ pub fn check(source: &mut Source) -> Checked {
     let (layer, subject) = layer(source)?;
     let mut batch = Padded::draw(source, layer.d_model);
     let subject = format!("{}, {subject}", batch.summary());
+    about(subject.clone());
     let of = |fault: Fault| fault.of(&subject);
     match source.below(3) {
         0 => without_cache(&layer, &batch, source.once_in(3)).map_err(of),

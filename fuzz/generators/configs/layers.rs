@@ -7,7 +7,7 @@ use sparse_attention_hub::{
 };
 
 use crate::generators::{
-    B, Checked, Fault, Source, device,
+    B, Checked, Fault, Source, about, device,
     drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
@@ -63,6 +63,7 @@ fn grouped(source: &mut Source) -> Checked {
     if source.once_in(4) {
         config = config.with_norm_epsilon(Some(*source.pick(&odd)));
     }
+    about(config.to_string());
     let Ok(layer) = config.init::<B>(&device()) else { return Ok(()) };
     let layer = with_drawn_weights(source, layer);
     let tokens = tensor(&vec![0.5; 3 * config.d_model], [1, 3, config.d_model], DType::F32);
@@ -88,6 +89,7 @@ fn multi_head(source: &mut Source) -> Checked {
         .with_quiet_softmax(source.once_in(4))
         .with_burn_conventions(source.once_in(4))
         .with_fill_weights(source.once_in(4));
+    about(config.to_string());
     let Ok(layer) = config.try_init::<B>(&device()) else { return Ok(()) };
     let layer = with_drawn_weights(source, layer);
     let tokens = tensor(&vec![0.5; 3 * d_model], [1, 3, d_model], DType::F32);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sparse_attention_hub::masker::{LayerState, MaskerChain, MaskerChainConfig, MaskerRegistry};
 
 use super::{
-    B, Checked, Fault, Source, device,
+    B, Checked, Fault, Source, about, device,
     fault::hold,
     methods::{Wanted, method},
     mutations,
@@ -98,6 +98,7 @@ fn check_written(text: &str) -> Checked {
 /// A method that is accepted can be called, or says why not.
 fn check_call(text: &str, source: &mut Source) -> Checked {
     let Ok(chain) = chain(text) else { return Ok(()) };
+    about(text.to_owned());
     let problem = Problem::of(source, SIZES, DType::F32, Seen::Causal(2));
     let inputs = problem.inputs().map_err(|error| Fault::new("valid inputs are accepted", error.to_string()))?;
     let mask = sparse_attention_hub::masker::Masker::mask(&chain, &inputs, &mut LayerState::new(1));

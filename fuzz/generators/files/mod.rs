@@ -15,7 +15,7 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    B, Checked, Fault, Source, device,
+    B, Checked, Fault, Source, about, device,
     fault::hold,
     numbers::numbers,
     problem::{Problem, Seen, Sizes},
@@ -52,6 +52,7 @@ pub fn check(source: &mut Source) -> Checked {
         5 => pickle::make(source),
         _ => channel_file::make(source),
     };
+    about(format!("{}, {}", made.extension, made.how));
     let read = read(&made.content, made.extension).map_err(|fault| fault.of(&made.how))?;
     let Made { extension, how, .. } = &made;
     match made.expected {

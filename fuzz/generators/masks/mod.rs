@@ -9,7 +9,7 @@ use sparse_attention_hub::mask::{Mask, MaskError, MaskShape};
 pub use draw::{Drawn, draw};
 
 use super::{
-    B, Checked, Fault, Source,
+    B, Checked, Fault, Source, about,
     fault::hold,
     numbers::{first_far, numbers},
 };
@@ -26,6 +26,7 @@ pub fn check(source: &mut Source) -> Checked {
     if source.once_in(8) {
         return refused::check(source, shape);
     }
+    about(format!("masks of {:?}", shape.dims()));
     let mut masks = vec![drawn(source, shape)?, drawn(source, shape)?];
     for _ in 0..source.between(1, OPERATIONS) {
         let mask = source.pick(&masks).clone();
@@ -69,6 +70,7 @@ fn drawn(source: &mut Source, shape: MaskShape) -> Result<Drawn, Fault> {
 /// The mask with the weights that it has, once these are those that it should have.
 fn matches(drawn: Drawn, property: &'static str, share: f64) -> Result<Drawn, Fault> {
     let Drawn { mask, weights: wanted, made } = drawn;
+    about(format!("{made} of {:?}", mask.shape().dims()));
     let found = numbers(&mask.to_dense());
     let keys = mask.shape().keys.max(1);
     let far = first_far(&found, &wanted, share).or_else(|| {
@@ -96,6 +98,7 @@ fn union(a: f64, b: f64) -> f64 {
 fn merged(a: &Drawn, b: &Drawn) -> Result<Drawn, Fault> {
     let made = format!("({}) + ({})", a.made, b.made);
     let made = if made.len() > 400 { "a longer sum".to_owned() } else { made };
+    about(format!("{made} of {:?}", a.mask.shape().dims()));
     let merge = |a: &Mask<B>, b: &Mask<B>| {
         a.merge(b).map_err(|error: MaskError| Fault::new("masks of a shape merge", format!("{made}: {error}")))
     };
