@@ -89,7 +89,7 @@ impl Kind {
 
     /// Runs an entry of the corpus, which has a name, or what a fuzz target is given, which has none.
     ///
-    /// `seed N case M` is that case. Anything else is the input itself for configurations (the text) and files (the
+    /// Lines `seed N case M`, with anything after it, are these cases. Anything else is the input itself for configurations (the text) and files (the
     /// content, read in the format that the name's extension says, or in all), and otherwise what is drawn from. A text
     /// or file whose name begins with `refused` must be.
     ///
@@ -97,15 +97,17 @@ impl Kind {
     /// If a property does not hold.
     pub fn check_input(self, bytes: &[u8], name: Option<&str>) -> Checked {
         let must_be_refused = name.is_some_and(|name| name.starts_with("refused"));
-        let accepted = match (self, seed_and_case(bytes)) {
-            (_, Some((seed, case))) => return self.check(seed, case),
-            (Self::Configs, None) => {
-                configs::check_text(&String::from_utf8_lossy(bytes), &mut Source::of_bytes(bytes))?
-            }
-            (Self::Files, None) => {
+        if let Some(cases) = cases(bytes) {
+            return cases.into_iter().try_for_each(|(seed, case)| {
+                self.check(seed, case).map_err(|fault| fault.of(format!("seed {seed} case {case}")))
+            });
+        }
+        let accepted = match self {
+            Self::Configs => configs::check_text(&String::from_utf8_lossy(bytes), &mut Source::of_bytes(bytes))?,
+            Self::Files => {
                 files::check_content(bytes, name.and_then(|name| name.rsplit_once('.')).map(|(_, end)| end))?
             }
-            (_, None) => return self.check_source(&mut Source::of_bytes(bytes)),
+            _ => return self.check_source(&mut Source::of_bytes(bytes)),
         };
         match accepted && must_be_refused {
             true => Err(Fault::new("what was refused is refused", name.unwrap_or_default())),
@@ -114,11 +116,15 @@ impl Kind {
     }
 }
 
-/// The numbers in `seed N case M`.
-fn seed_and_case(bytes: &[u8]) -> Option<(u64, u64)> {
-    let mut words = std::str::from_utf8(bytes).ok()?.split_whitespace();
-    match [words.next()?, words.next()?, words.next()?, words.next()?] {
-        ["seed", seed, "case", case] => Some((seed.parse().ok()?, case.parse().ok()?)),
-        _ => None,
-    }
+/// The numbers in lines `seed N case M`, if all lines are such.
+fn cases(bytes: &[u8]) -> Option<Vec<(u64, u64)>> {
+    let numbers = |line: &str| {
+        let mut words = line.split_whitespace();
+        match [words.next()?, words.next()?, words.next()?, words.next()?] {
+            ["seed", seed, "case", case] => Some((seed.parse().ok()?, case.parse().ok()?)),
+            _ => None,
+        }
+    };
+    let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty())?;
+    text.lines().map(numbers).collect()
 }
