@@ -2,7 +2,6 @@
 #![no_main]
 
 #[path = "../generators/mod.rs"]
-#[allow(dead_code)] // The target needs the inputs of its kind only.
 mod generators;
 
 use libfuzzer_sys::fuzz_target;

@@ -47,7 +47,8 @@ impl fmt::Display for Fault {
 /// Returns a fault unless something holds.
 macro_rules! hold {
     ($condition:expr, $property:expr, $($found:tt)+) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::generators::Fault::new($property, format!($($found)+)));
         }
     };

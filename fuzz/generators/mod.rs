@@ -3,6 +3,7 @@
 //!
 //! A [Kind] is a subject. Each of its cases is drawn from a [Source], so that the same seed and case give the same
 //! input. A case that fails says which property does not hold and with what values; a panic is left to the caller.
+#![allow(dead_code)] // Each program uses its part.
 
 mod attention;
 mod caches;

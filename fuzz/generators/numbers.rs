@@ -38,5 +38,8 @@ pub fn first_difference(a: &[f64], b: &[f64]) -> Option<usize> {
 /// Where two lists first differ by more than a share of the largest number.
 pub fn first_far(a: &[f64], b: &[f64], share: f64) -> Option<usize> {
     let largest = a.iter().chain(b).copied().filter(|x| x.is_finite()).fold(1.0, |x: f64, y| x.max(y.abs()));
-    a.iter().zip(b).position(|(a, b)| a != b && !(a.is_nan() && b.is_nan()) && !((a - b).abs() <= share * largest))
+    a.iter().zip(b).position(|(a, b)| {
+        let close = (a - b).abs() <= share * largest;
+        a != b && !(a.is_nan() && b.is_nan()) && !close
+    })
 }

@@ -27,10 +27,11 @@ pub fn make(source: &mut Source) -> Made {
         }
         3 => {
             let names = ["model.layers.18446744073709551616", "layers.0", "model.layers.", "model.layers.-1", ""];
+            let name: &str = source.pick(&names);
             (
                 Expected::Refused("channels without the layer are refused"),
                 "another layer",
-                text.replace("model.layers.0", *source.pick(&names)),
+                text.replace("model.layers.0", name),
             )
         }
         4 => {
