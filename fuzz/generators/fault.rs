@@ -46,12 +46,12 @@ impl fmt::Display for Fault {
 
 /// Returns a fault unless something holds.
 macro_rules! hold {
-    ($condition:expr, $property:expr, $($found:tt)+) => {
+    ($condition:expr, $property:expr, $($found:tt)+) => {{
         let holds: bool = $condition;
         if !holds {
             return Err($crate::generators::Fault::new($property, format!($($found)+)));
         }
-    };
+    }};
 }
 
 pub(super) use hold;
