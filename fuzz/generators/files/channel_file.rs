@@ -27,7 +27,7 @@ pub fn make(source: &mut Source) -> Made {
         }
         3 => {
             let names = ["model.layers.18446744073709551616", "layers.0", "model.layers.", "model.layers.-1", ""];
-            let name: &str = source.pick(&names);
+            let name = source.pick::<&str>(&names);
             (
                 Expected::Refused("channels without the layer are refused"),
                 "another layer",
