@@ -1,0 +1,13 @@
+//! Operations on masks: the bytes are what is drawn from.
+#![no_main]
+
+#[path = "../generators/mod.rs"]
+mod generators;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Err(fault) = generators::Kind::Masks.check_input(bytes, None) {
+        panic!("{fault}");
+    }
+});

@@ -1,0 +1,25 @@
+//! Layers with weights that are drawn from the case and not from the backend's own random numbers.
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{DType, Tensor},
+};
+
+use super::{B, Source, numbers::tensor};
+
+/// The module with other weights.
+pub fn with_drawn_weights<M: Module<B>>(source: &mut Source, module: M) -> M {
+    module.map(&mut Draw(source))
+}
+
+struct Draw<'a>(&'a mut Source);
+
+impl ModuleMapper<B> for Draw<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        param.map(|old| {
+            let dims = old.dims();
+            let values = (0..dims.iter().product()).map(|_| 0.7 * self.0.normal()).collect::<Vec<_>>();
+            tensor(&values, dims, DType::F32)
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! Methods that are valid for some sizes.
+
+use serde_json::{Value, json};
+
+use super::{Source, problem::Sizes, weights};
+
+/// A method, and what is promised of it.
+#[derive(Debug, Clone)]
+pub struct Method {
+    /// The list of maskers.
+    pub json: Value,
+    /// Whether one of the maskers chooses by what queries and keys are, and keeps at least one key that a query sees.
+    pub chooses: bool,
+}
+
+impl Method {
+    /// What stands in a method file.
+    pub fn text(&self) -> String {
+        self.json.to_string()
+    }
+}
+
+/// What a method is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Anything that is valid.
+    Any,
+    /// One whose sizes are counts of keys.
+    Counts,
+    /// One that keeps every key.
+    Everything,
+}
+
+/// Maskers that choose by score and keep at least one of the keys that a query sees.
+const CHOOSERS: [&str; 9] = [
+    "oracle_top_k",
+    "top_k",
+    "oracle_top_p",
+    "top_p",
+    "hash_attention_top_k",
+    "double_sparsity_top_k",
+    "quest_top_k",
+    "pq_cache",
+    "priority_sampling",
+];
+
+/// Maskers that keep keys by position.
+const POSITIONS: [&str; 3] = ["sink", "local", "causal"];
+
+/// Maskers of which a chain has at most one.
+const SAMPLERS: [&str; 5] = ["random_sampling", "adaptive_sampling", "verified_sampling", "magic_pig", "pps_sampling"];
+
+/// A method for some sizes: up to three maskers.
+pub fn method(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Method {
+    let mut names = Vec::new();
+    for _ in 0..source.below(3) {
+        names.push(*source.pick(&POSITIONS));
+    }
+    let last = source.below(10);
+    match last {
+        0..6 => names.push(*source.pick(&CHOOSERS)),
+        6 => names.push("threshold"),
+        7..9 if wanted != Wanted::Everything => names.push(*source.pick(&SAMPLERS)),
+        7..9 => names.push(*source.pick(&["random_sampling", "pps_sampling"])),
+        _ if names.is_empty() => names.push(*source.pick(&POSITIONS)),
+        _ => {}
+    }
+    // It has no size with which it keeps what a query does not see.
+    if wanted == Wanted::Everything && names.last() == Some(&"causal") {
+        names.push("sink");
+    }
+    let full = names.len() - 1;
+    let configs = names.iter().enumerate().map(|(place, name)| {
+        let wanted = match wanted {
+            // One that keeps all is enough.
+            Wanted::Everything if place != full => Wanted::Any,
+            wanted => wanted,
+        };
+        masker(source, sizes, wanted, name)
+    });
+    Method { json: Value::Array(configs.collect()), chooses: names.iter().any(|name| CHOOSERS.contains(name)) }
+}
+
+/// A masker of a type.
+pub fn masker(source: &mut Source, sizes: &Sizes, wanted: Wanted, name: &str) -> Value {
+    let mut fields = match name {
+        "sink" => json!({"sink_size": size(source, sizes, wanted)}),
+        "local" => json!({"window_size": size(source, sizes, wanted)}),
+        "oracle_top_k" => json!({"heavy_size": size(source, sizes, wanted)}),
+        "top_k" => json!({"heavy_size": size(source, sizes, wanted), "scorer": scorer(source, sizes)}),
+        "oracle_top_p" => json!({"top_p": share(source, wanted, 1.0)}),
+        "top_p" => top_p(source, sizes, wanted),
+        "threshold" => json!({"threshold": share(source, wanted, 0.0), "scorer": scorer(source, sizes)}),
+        "hash_attention_top_k" => with(weights::hash(sizes), "heavy_size", size(source, sizes, wanted)),
+        "double_sparsity_top_k" => with(channel_fields(source, sizes), "heavy_size", size(source, sizes, wanted)),
+        "quest_top_k" => json!({"heavy_size": size(source, sizes, wanted), "page_size": source.between(1, 6),
+                                "label_bits": source.between(1, 16), "minimum_pages": source.below(4)}),
+        "pq_cache" => with(pq_fields(source), "heavy_size", size(source, sizes, wanted)),
+        "random_sampling" => json!({"sampling_rate": share(source, wanted, 1.0).max(0.01),
+                                    "replacement": wanted != Wanted::Everything && source.once_in(3)}),
+        "adaptive_sampling" => json!({"base_rate_sampling": *source.pick(&[0.1, 0.5, 0.9]),
+                                      "epsilon": fraction(source), "delta": fraction(source),
+                                      "init_offset": source.below(4), "local_offset": source.below(4),
+                                      "replacement": source.once_in(3)}),
+        "verified_sampling" => json!({"target": source.pick(&["denominator", "numerator", "output"]),
+                                      "epsilon": fraction(source), "delta": 0.2 * fraction(source),
+                                      "pilot_size": size(source, sizes, wanted)}),
+        "magic_pig" => json!({"lsh_l": source.between(2, 12), "lsh_k": source.between(1, 6),
+                              "minimum_hits": source.between(1, 2), "center": source.once_in(2),
+                              "seed": source.below(3)}),
+        "priority_sampling" => json!({"k": size(source, sizes, wanted), "scorer": scorer(source, sizes)}),
+        "pps_sampling" => json!({"sampling_size": size(source, sizes, wanted), "scorer": scorer(source, sizes),
+                                 "uniform_share": if wanted == Wanted::Everything { 0.0 } else { fraction(source) }}),
+        _ => json!({}),
+    };
+    if fields.get("heavy_size").is_some() && source.once_in(4) {
+        fields["share_group"] = source.pick(&[json!(true), json!(false), json!("mean"), json!("max")]).clone();
+    }
+    with(fields, "type", json!(name))
+}
+
+/// A scorer of any type.
+fn scorer(source: &mut Source, sizes: &Sizes) -> Value {
+    let name = *source.pick(&["oracle", "oracle", "oracle", "hash", "channels", "pages", "pq", "socket"]);
+    let fields = match name {
+        "oracle" if source.once_in(3) => json!({"label_bits": source.between(1, 16)}),
+        "hash" => weights::hash(sizes),
+        "channels" => channel_fields(source, sizes),
+        "pages" => json!({"page_size": source.between(1, 6), "label_bits": source.between(1, 16)}),
+        "pq" => pq_fields(source),
+        "socket" => json!({"tables": source.between(1, 5), "bits": source.between(1, 4),
+                           "temperature": 0.1 + source.unit()}),
+        _ => json!({}),
+    };
+    with(fields, "type", json!(name))
+}
+
+fn top_p(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Value {
+    let fields = json!({"top_p": share(source, wanted, 1.0), "scorer": scorer(source, sizes)});
+    match source.once_in(3) {
+        true => {
+            let candidates = json!({"heavy_size": size(source, sizes, wanted), "scorer": scorer(source, sizes)});
+            with(fields, "candidates", candidates)
+        }
+        false => fields,
+    }
+}
+
+fn channel_fields(source: &mut Source, sizes: &Sizes) -> Value {
+    let fields = with(weights::channels(sizes), "group_factor", json!(source.between(1, sizes.head_dim.min(4))));
+    with(fields, "label_bits", json!(source.between(1, 16)))
+}
+
+fn pq_fields(source: &mut Source) -> Value {
+    json!({"pq_sub_dim": source.between(1, 5), "pq_bits": source.between(1, 4)})
+}
+
+/// A number of keys.
+fn size(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Value {
+    match wanted {
+        Wanted::Everything if source.once_in(2) => json!(1.0),
+        Wanted::Everything => json!(sizes.keys + source.below(3)),
+        Wanted::Any if source.once_in(3) => json!(fraction(source)),
+        _ => json!(source.between(1, sizes.keys.min(9) + 1)),
+    }
+}
+
+/// A share in [0, 1]; `all` is the one with which everything is kept.
+fn share(source: &mut Source, wanted: Wanted, all: f64) -> f64 {
+    match (wanted, source.below(8)) {
+        (Wanted::Everything, _) => all,
+        (_, 0) => 0.0,
+        (_, 1) => 1.0,
+        _ => fraction(source),
+    }
+}
+
+/// A number in (0, 1).
+fn fraction(source: &mut Source) -> f64 {
+    (source.unit() * 999.0).ceil().max(1.0) / 1000.0
+}
+
+/// An object with one more field.
+fn with(mut fields: Value, name: &str, value: Value) -> Value {
+    fields[name] = value;
+    fields
+}
