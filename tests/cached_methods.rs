@@ -49,30 +49,8 @@ impl Fails {
     }
 }
 
-/// Methods whose draws a failed step moves on: until they draw by position.
-const DRAWS_GO_ON_TODAY: [&str; 5] =
-    ["random_sampling", "adaptive_sampling", "verified_sampling", "priority_sampling", "pps_sampling"];
-
-/// Methods that look ahead within a call, or draw by call: until they are fitted and draw by position.
-const CHUNKS_DIFFER_TODAY: [&str; 10] = [
-    "top_k pages",
-    "top_k pq",
-    "quest_top_k",
-    "pq_cache",
-    "top_p pages pages",
-    "random_sampling",
-    "adaptive_sampling",
-    "verified_sampling",
-    "priority_sampling",
-    "pps_sampling",
-];
-
-/// The same for the last one, whose tables are of the keys of the first call.
-const TABLES_DIFFER_TODAY: &str = "magic_pig";
-
-fn methods(sizes: &Sizes, but: &[&str]) -> Vec<Value> {
-    let configs = METHODS.iter().map(|method| (method.config)(sizes));
-    configs.filter(|config| !but.contains(&label(config).as_str())).collect()
+fn methods(sizes: &Sizes) -> Vec<Value> {
+    METHODS.iter().map(|method| (method.config)(sizes)).collect()
 }
 
 fn chain<B: Backend>(config: &Value, layer: usize) -> MaskerChain<B> {
@@ -88,7 +66,7 @@ fn a_failed_step_leaves_a_grouped_cache_as_it_was<B: Backend>() {
     let device = B::Device::default();
     let x = tokens::<B>(2, 30, 20, 1);
     let loud = tokens::<B>(2, 7, 20, 2) * 30.0;
-    for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12), &DRAWS_GO_ON_TODAY) {
+    for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12)) {
         for padded in [false, true] {
             let fails = Fails::default();
             let plain = layer::<B>(&common::gqa::config(4, 2), None);
@@ -132,7 +110,7 @@ fn a_failed_step_leaves_the_caches_of_burns_layers_as_they_were<B: Backend>() {
     let device = B::Device::default();
     let (x, context) = (tokens::<B>(2, 30, 24, 3), tokens::<B>(2, 26, 24, 4));
     let loud = tokens::<B>(2, 7, 24, 5) * 30.0;
-    for config in methods(&Sizes::new(1, 4, 4, 1, 1, 6), &DRAWS_GO_ON_TODAY) {
+    for config in methods(&Sizes::new(1, 4, 4, 1, 1, 6)) {
         let fails = Fails::default();
         let layer = drawn(SparseMultiHeadAttentionConfig::new(24, 4).with_dropout(0.0).init::<B>(&device));
         let layer = layer.with_maskers((chain(&config, 0), fails.clone()));
@@ -214,10 +192,7 @@ fn with_counts(mut config: Value) -> Value {
 /// Case 5.
 fn chunks_equal_one_call<B: Backend>() {
     let x = tokens::<B>(1, 61, 20, 7);
-    for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12), &CHUNKS_DIFFER_TODAY) {
-        if label(&config) == TABLES_DIFFER_TODAY {
-            continue;
-        }
+    for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12)) {
         let config = with_counts(config);
         let layer = layer::<B>(&common::gqa::config(4, 2), Some(json!([config])));
         let wanted = layer.forward(x.clone()).unwrap();

@@ -177,12 +177,10 @@ fn self_attention_of_a_batch_is_that_alone<B: Backend>() {
                 let real = side.real(length);
                 let prompt = chosen(&sequence(&x, row), &real);
                 let of_row = |found: &Tensor<B, 3>| chosen(&sequence(found, row), &real);
-                if !DRAWS_DIFFER_TODAY.contains(&label(&chain[1]).as_str()) {
-                    let wanted = layer.forward(MhaInput::self_attn(prompt.clone()).causal()).context;
-                    close_but_for_near_scores(&of_row(&whole), &wanted, &what);
-                    let wanted = layer.forward(MhaInput::self_attn(prompt.clone())).context;
-                    close_but_for_near_scores(&of_row(&all_see_all), &wanted, &format!("{what}, not causal"));
-                }
+                let wanted = layer.forward(MhaInput::self_attn(prompt.clone()).causal()).context;
+                close_but_for_near_scores(&of_row(&whole), &wanted, &what);
+                let wanted = layer.forward(MhaInput::self_attn(prompt.clone())).context;
+                close_but_for_near_scores(&of_row(&all_see_all), &wanted, &format!("{what}, not causal"));
                 let mut cache = MhaCache::autoregressive();
                 let wanted = layer.forward_step(MhaInput::self_attn(prompt), &mut cache).unwrap().context;
                 close_but_for_near_scores(&of_row(&steps[0]), &wanted, &format!("{what}, cached"));
@@ -331,11 +329,8 @@ fn padding_that_changes_is_refused<B: Backend>() {
 
 /// A sequence that has ended is padding while the others go on.
 fn padding_may_begin_late<B: Backend>() {
-    for method in METHODS.iter().filter(|method| !method.samples) {
+    for method in &METHODS {
         let chain = after_a_sink(method, &Sizes::new(1, 4, 2, 1, 1, 12));
-        if LATE_PADDING_DIFFERS_TODAY.contains(&label(&chain[1]).as_str()) {
-            continue;
-        }
         let layer = layer::<B>(&config(4, 2), Some(chain.clone()));
         let x = tokens::<B>(2, 30, WIDTH, 8);
         let mut cache = KvCache::new(0);
@@ -354,12 +349,3 @@ fn padding_may_begin_late<B: Backend>() {
         assert_eq!((cache.real_len(0), cache.real_len(1)), (30, 21));
     }
 }
-
-/// Methods that draw by the place of a query in the call, in which queries at padded positions are counted where there is
-/// no cache: until they draw by position.
-const DRAWS_DIFFER_TODAY: [&str; 5] =
-    ["random_sampling", "adaptive_sampling", "verified_sampling", "priority_sampling", "pps_sampling"];
-
-/// Methods whose memory, made anew from the keys of one sequence, is not what it was: until what they fit is fitted at
-/// fixed positions.
-const LATE_PADDING_DIFFERS_TODAY: [&str; 3] = ["top_k pq", "pq_cache", "magic_pig"];

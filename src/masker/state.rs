@@ -98,15 +98,22 @@ impl LayerState {
         self.randomness_for(Use::Rows(self.place), inputs)
     }
 
-    /// Randomness for the dropout of the weights of some inputs.
+    /// Randomness for the dropout of the weights of some inputs. Unlike a masker's, it differs between the sequences of
+    /// a batch.
     pub(crate) fn dropout_randomness<B: Backend>(&self, inputs: &AttentionInputs<B>) -> Randomness {
-        self.randomness_for(Use::Dropout, inputs)
+        Randomness { sequences_differ: true, ..self.randomness_for(Use::Dropout, inputs) }
     }
 
     fn randomness_for<B: Backend>(&self, purpose: Use, inputs: &AttentionInputs<B>) -> Randomness {
         let shape = inputs.mask_shape();
         let key = self.key(purpose, inputs.layer());
-        Randomness { key, heads: shape.heads, queries: shape.queries, first_position: inputs.offset() }
+        Randomness {
+            key,
+            heads: shape.heads,
+            queries: shape.queries,
+            first_position: inputs.offset(),
+            sequences_differ: false,
+        }
     }
 
     /// Random numbers for what a layer draws once and keeps: projections, first centroids. Different for every masker of
@@ -157,6 +164,14 @@ impl LayerState {
             .retain(|_, memory| memory.truncate.map(|truncate| truncate(memory.content.as_mut(), keys)).is_some());
     }
 
+    /// Takes the first keys as gone: those of the next call are counted from the one after them. For methods that
+    /// remember nothing of the keys.
+    pub(crate) fn give_up_first(&mut self, keys: usize) {
+        if let Some(sequence) = &mut self.sequence {
+            sequence.keys = sequence.keys.saturating_sub(keys);
+        }
+    }
+
     /// Back to the state before the first call, for another sequence.
     pub fn clear(&mut self) {
         *self = Self::new(self.seed).with_layer(self.layer);
@@ -204,15 +219,18 @@ pub struct Randomness {
     heads: usize,
     queries: usize,
     first_position: isize,
+    sequences_differ: bool,
 }
 
 impl Randomness {
-    /// The stream of a row, counted over batch, heads and queries: rows can be worked in any order. Rows of the same
-    /// head and position in different sequences of a batch have the same stream, as they have apart.
+    /// The stream of a row, counted over batch, heads and queries: rows can be worked in any order. What a masker draws
+    /// for rows of the same head and position in different sequences of a batch has the same stream, as it has where each
+    /// sequence is worked alone.
     pub fn row(&self, row: usize) -> impl Rng + use<> {
         let head = row / self.queries % self.heads;
         let position = self.first_position + (row % self.queries) as isize;
-        Xoshiro256PlusPlus::seed_from_u64(mix(mix(self.key, head as u64), position as u64))
+        let sequence = if self.sequences_differ { row / self.queries / self.heads } else { 0 };
+        Xoshiro256PlusPlus::seed_from_u64(mix(mix(mix(self.key, sequence as u64), head as u64), position as u64))
     }
 }
 
@@ -263,6 +281,8 @@ mod tests {
         assert_eq!(draw([2, 2, 1, 5], 3), prompt);
         assert_ne!(draw([1, 2, 1, 6], 1), prompt);
         assert_ne!(draw([1, 2, 1, 5], 0), prompt);
+        let dropout = |row| state.dropout_randomness(&inputs([2, 2, 1, 5], 0)).row(row).next_u64();
+        assert_ne!(dropout(1), dropout(3));
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl<B: Backend> KvCache<B> {
     }
 
     /// Forgets all tokens but the first `length`, in the buffers and in the [state](Self::state), as if they had never
-    /// come (only random numbers go on where they stand). The buffers keep their capacity. Without effect if there are
+    /// come. The buffers keep their capacity. Without effect if there are
     /// no more tokens than that.
     ///
     /// # Errors
@@ -323,8 +323,9 @@ impl<B: Backend> KvCache<B> {
 
     /// What there is to attend to in the only part, or in that of a sequence; `None` if that is nothing.
     pub(super) fn cached(&mut self, part: usize) -> Option<Cached<'_, B>> {
-        let Part { keys, values, state } = &mut self.parts[part];
-        Some(Cached { keys: keys.all()?, values: values.all()?, start: keys.start(), state })
+        let part = &mut self.parts[part];
+        let (keys, values, start) = (part.keys.all()?, part.values.all()?, part.keys.start());
+        Some(Cached { keys, values, start, state: part.state_of_kept() })
     }
 
     fn together(&self) -> Option<&Part<B>> {

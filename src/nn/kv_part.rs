@@ -8,13 +8,15 @@ pub(super) struct Part<B: Backend> {
     pub keys: Growing<B, 4>,
     pub values: Growing<B, 4>,
     pub state: LayerState,
+    /// How many keys at the start the state knows to be given up.
+    given_up: usize,
 }
 
 impl<B: Backend> Part<B> {
     /// An empty part.
     pub fn new(seed: u64, capacity: usize) -> Self {
         let buffer = || Growing::along(2).with_capacity(capacity);
-        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed) }
+        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed), given_up: 0 }
     }
 
     /// Takes in tokens that fit.
@@ -28,13 +30,22 @@ impl<B: Backend> Part<B> {
         self.keys.clear();
         self.values.clear();
         self.state.clear();
+        self.given_up = 0;
     }
 
     /// Forgets all but the first tokens.
     pub fn truncate(&mut self, length: usize) {
         self.keys.truncate(length);
         self.values.truncate(length);
-        self.state.truncate(length);
+        self.state.truncate(length.saturating_sub(self.given_up));
+    }
+
+    /// The state, which counts the keys that are there: those from the [start](Growing::start) on.
+    pub fn state_of_kept(&mut self) -> &mut LayerState {
+        let start = self.keys.start();
+        self.state.give_up_first(start.saturating_sub(self.given_up));
+        self.given_up = start;
+        &mut self.state
     }
 
     /// Gives up all but the last tokens, at once or later.
@@ -54,7 +65,8 @@ impl<B: Backend> Part<B> {
             }
             part
         };
-        Self { keys: of_row(&self.keys), values: of_row(&self.values), state: LayerState::new(seed) }
+        let (keys, values) = (of_row(&self.keys), of_row(&self.values));
+        Self { given_up: keys.start(), keys, values, state: LayerState::new(seed) }
     }
 
     /// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
