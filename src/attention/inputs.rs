@@ -127,11 +127,11 @@ impl<B: Backend> AttentionInputs<B> {
     /// What the products of queries and keys are multiplied with.
     ///
     /// # Errors
-    /// If it is not a finite number.
+    /// If it is not a finite number in f32, the type in which most logits are computed.
     pub fn with_scale(mut self, scale: f64) -> Result<Self, AttentionError> {
-        if !scale.is_finite() {
+        if !(scale as f32).is_finite() {
             let value = scale.to_string();
-            return Err(AttentionError::Value { field: "scale", value, allowed: "a finite number" });
+            return Err(AttentionError::Value { field: "scale", value, allowed: "a finite number in f32" });
         }
         self.scale = scale;
         Ok(self)
@@ -163,11 +163,11 @@ impl<B: Backend> AttentionInputs<B> {
     /// It is part of the logits, so that it holds in attention of every kind, and scorers and samplers see it.
     ///
     /// # Errors
-    /// If it is not a finite number above 0.
+    /// If it is not a finite number above 0 in f32.
     pub fn with_softcap(mut self, cap: f64) -> Result<Self, AttentionError> {
-        if !(cap > 0.0 && cap.is_finite()) {
+        if !(cap as f32 > 0.0 && (cap as f32).is_finite()) {
             let value = cap.to_string();
-            return Err(AttentionError::Value { field: "softcap", value, allowed: "a finite number above 0" });
+            return Err(AttentionError::Value { field: "softcap", value, allowed: "a finite number above 0 in f32" });
         }
         self.softcap = Some(cap);
         Ok(self)

@@ -132,7 +132,10 @@ mod tests {
 
     #[test]
     fn rows_and_membership_agree() {
-        for (sink, window, offset) in [(0, 0, 0), (3, 5, 2), (9, 1, -4), (2, usize::MAX, 0), (70, 3, 60)] {
+        let ends = [(0, 4, isize::MAX), (2, 4, isize::MIN), (1, usize::MAX, isize::MAX)];
+        for (sink, window, offset) in
+            [(0, 0, 0), (3, 5, 2), (9, 1, -4), (2, usize::MAX, 0), (70, 3, 60)].into_iter().chain(ends)
+        {
             let pattern = Pattern { sink, window, offset };
             for keys in [1, 7, 63] {
                 for row in 0..9 {

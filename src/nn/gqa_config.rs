@@ -121,14 +121,14 @@ impl GroupedQueryAttentionConfig {
             }
         };
         validate_matrix("head_dim", self.d_model.saturating_mul(self.n_heads), head_dim)?;
-        let above_zero = |value: f64| value > 0.0 && value.is_finite();
+        let above_zero = |value: f64| value as f32 > 0.0 && (value as f32).is_finite();
         for (field, value) in [("norm_epsilon", self.norm_epsilon), ("softcap", self.softcap)] {
             if let Some(value) = value.filter(|value| !above_zero(*value)) {
-                return Err(ConfigError::value(field, value, "a finite number above 0"));
+                return Err(ConfigError::value(field, value, "a finite number above 0 in f32"));
             }
         }
-        if let Some(scale) = self.scale.filter(|scale| !scale.is_finite()) {
-            return Err(ConfigError::value("scale", scale, "a finite number"));
+        if let Some(scale) = self.scale.filter(|scale| !(*scale as f32).is_finite()) {
+            return Err(ConfigError::value("scale", scale, "a finite number in f32"));
         }
         match self.sliding_window {
             Some(0) => Err(ConfigError::value("sliding_window", 0, "at least 1")),

@@ -245,7 +245,8 @@ impl RotaryScaling {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        let above_zero = |value: f64| value > 0.0 && value.is_finite();
+        // Cosines and sines are multiplied in f32.
+        let above_zero = |value: f64| value as f32 > 0.0 && (value as f32).is_finite();
         let check = |field, value: f64, holds: bool, allowed| match holds {
             true => Ok(()),
             false => Err(ConfigError::value(field, value, allowed)),
@@ -253,7 +254,7 @@ impl RotaryScaling {
         let check_factor =
             |factor: f64| check("factor", factor, factor >= 1.0 && factor.is_finite(), "a finite number of at least 1");
         let check_attention_factor = |factor: Option<f64>| match factor {
-            Some(factor) => check("attention_factor", factor, above_zero(factor), "a finite number above 0"),
+            Some(factor) => check("attention_factor", factor, above_zero(factor), "a finite number above 0 in f32"),
             None => Ok(()),
         };
         match self {
@@ -262,18 +263,18 @@ impl RotaryScaling {
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
                 check_factor(*factor)?;
                 let (low, high) = (*low_freq_factor, *high_freq_factor);
-                check("low_freq_factor", low, above_zero(low), "a finite number above 0")?;
+                check("low_freq_factor", low, above_zero(low), "a finite number above 0 in f32")?;
                 let holds = high > low && high.is_finite();
                 check("high_freq_factor", high, holds, "a finite number above `low_freq_factor`")
             }
             Self::Yarn { factor, beta_fast, beta_slow, attention_factor, mscale, mscale_all_dim, .. } => {
                 check_factor(*factor)?;
-                check("beta_slow", *beta_slow, above_zero(*beta_slow), "a finite number above 0")?;
+                check("beta_slow", *beta_slow, above_zero(*beta_slow), "a finite number above 0 in f32")?;
                 let holds = beta_fast > beta_slow && beta_fast.is_finite();
                 check("beta_fast", *beta_fast, holds, "a finite number above `beta_slow`")?;
                 for (field, scale) in [("mscale", *mscale), ("mscale_all_dim", *mscale_all_dim)] {
                     let scale = scale.unwrap_or(0.0);
-                    check(field, scale, scale >= 0.0 && scale.is_finite(), "a finite number of at least 0")?;
+                    check(field, scale, (0.0..=LARGEST_MSCALE).contains(&scale), "in 0..=1000000")?;
                 }
                 check_attention_factor(*attention_factor)
             }
@@ -289,6 +290,9 @@ impl RotaryScaling {
         }
     }
 }
+
+/// Models have scales of about 1. Their product with the logarithm of a factor must be a number in f32.
+const LARGEST_MSCALE: f64 = 1e6;
 
 impl Lengths {
     /// The longest sequence of the training, of which the table may say something.
