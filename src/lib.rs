@@ -46,6 +46,7 @@ mod file_error;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+pub mod metrics;
 pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;

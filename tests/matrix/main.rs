@@ -27,6 +27,8 @@ mod layers;
 mod maskers;
 #[path = "../masks.rs"]
 mod masks;
+#[path = "../metrics.rs"]
+mod metrics;
 #[path = "../plots.rs"]
 mod plots;
 #[path = "../rotary.rs"]
