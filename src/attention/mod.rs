@@ -3,14 +3,17 @@
 mod attend;
 #[cfg(feature = "train")]
 mod backward;
+mod comparison;
 mod efficient;
 mod error;
 mod gradients;
 mod inputs;
 mod report;
 mod research;
+mod row_counts;
 pub(crate) mod scores;
 mod sinks;
+mod step_log;
 mod visibility;
 mod window;
 
@@ -19,10 +22,11 @@ pub use attend::{
 };
 #[cfg(feature = "train")]
 pub(crate) use backward::gradients_in_blocks;
+pub use comparison::{DenseReference, RowError};
 pub use efficient::{DoubleSparsity, DoubleSparsityConfig, EfficientAttention, HashAttention, HashAttentionConfig};
 pub use error::AttentionError;
 pub use gradients::{AttentionGradients, AttentionTrace};
 pub use inputs::AttentionInputs;
-pub use report::{AttentionReport, HeadReport};
+pub use report::{AttentionReport, HeadReport, QueryReport};
 pub use research::{ResearchAttention, ResearchOutput};
 pub use visibility::Visibility;

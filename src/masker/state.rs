@@ -7,6 +7,8 @@ use std::{
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::SamplingReport;
+
 /// What a method keeps between the calls of one layer: where its random numbers stand, and what its parts remember of
 /// the keys.
 ///
@@ -18,6 +20,7 @@ pub struct LayerState {
     draws: u64,
     place: usize,
     memories: HashMap<(usize, TypeId), Memory>,
+    sampling: Option<SamplingReport>,
 }
 
 /// A memory of keys that can be cut back, see [LayerState::key_memory].
@@ -80,6 +83,16 @@ impl LayerState {
     pub fn truncate(&mut self, keys: usize) {
         self.memories
             .retain(|_, memory| memory.truncate.map(|truncate| truncate(memory.content.as_mut(), keys)).is_some());
+    }
+
+    /// What the sampler of the last call says of what it drew; `None` if there was none that does, or nothing was left to
+    /// draw from. [VerifiedSampling](super::VerifiedSampling) does.
+    pub fn sampling_report(&self) -> Option<&SamplingReport> {
+        self.sampling.as_ref()
+    }
+
+    pub(crate) fn set_sampling_report(&mut self, report: Option<SamplingReport>) {
+        self.sampling = report;
     }
 
     /// Back to the state before the first call, for another sequence.

@@ -7,6 +7,8 @@ mod common;
 
 #[path = "../attention.rs"]
 mod attention;
+#[path = "../attention_log.rs"]
+mod attention_log;
 #[path = "../cached_layers.rs"]
 mod cached_layers;
 #[path = "../conformance.rs"]
