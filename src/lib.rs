@@ -32,7 +32,7 @@
 //! | `cuda` | NVIDIA GPUs |
 //! | `tch` | libtorch |
 //! | `train` | burn's `Autodiff` and training loop |
-//! | `plot` | plots as SVG |
+//! | `plot` | plots as SVG and PNG, reports as HTML |
 //!
 //! A program that picks its backend itself needs none of them.
 
@@ -50,10 +50,13 @@ pub mod metrics;
 pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;
+#[cfg(feature = "plot")]
+pub mod report;
 pub mod scorer;
 mod tensor_file;
 #[cfg(feature = "train")]
 pub mod train;
+pub mod tune;
 mod whole_file;
 
 pub use file_error::FileError;

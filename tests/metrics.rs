@@ -9,7 +9,8 @@ use std::{
 };
 
 use sparse_attention_hub::metrics::{
-    Enabled, Metric, MetricError, MetricKind, MetricLogger, MetricLoggerConfig, MetricReader, MetricRegistry, Place,
+    Enabled, Metric, MetricError, MetricKind, MetricLog, MetricLogger, MetricLoggerConfig, MetricReader,
+    MetricRegistry, Place,
     built_in::{HEAD_DENSITY, HEAD_KV_BYTES, HEAD_LOG_SUM_EXP_ERROR, QUERY_DENSITY},
 };
 
@@ -345,4 +346,21 @@ fn what_is_no_log_is_refused_by_line_and_field() {
     assert!(error.to_string().contains("logged nothing"), "{error}");
     let error = MetricReader::open("/no/such/run.jsonl").unwrap_err().to_string();
     assert!(error.contains("/no/such/run.jsonl"), "{error}");
+}
+
+#[test]
+fn runs_stand_beside_one_another() {
+    let run = |value: f64| {
+        let logger = MetricLoggerConfig::default().init().unwrap();
+        logger.at("top-k").log(HEAD_DENSITY, value, place(0)).unwrap();
+        logger.log(HEAD_DENSITY, 10.0 * value, place(0)).unwrap();
+        MetricLog::in_memory(MetricRegistry::new().metrics().to_vec(), logger.records())
+    };
+    let both = MetricLog::side_by_side([("a".to_owned(), run(1.0)), ("b".to_owned(), run(2.0))]).unwrap();
+    let found = both.records.iter().map(|record| (record.location.as_deref().unwrap_or(""), record.value));
+    assert_eq!(found.collect::<Vec<_>>(), [("a: top-k", 1.0), ("a", 10.0), ("b: top-k", 2.0), ("b", 20.0)]);
+    let other = Metric::new(HEAD_DENSITY, MetricKind::Count, "", "");
+    let other = MetricLog::in_memory(vec![other], Vec::new());
+    let error = MetricLog::side_by_side([("a".to_owned(), run(1.0)), ("b".to_owned(), other)]).unwrap_err();
+    assert!(matches!(error, MetricError::Registered { name } if name == HEAD_DENSITY));
 }

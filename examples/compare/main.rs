@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release --example compare -- configs/vattention.json`
 
+mod log;
 mod measure;
 mod table;
 
@@ -15,6 +16,7 @@ use std::{
 use burn::tensor::backend::Backend;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use log::{Outcome, Outputs};
 use measure::{Row, measure};
 use serde_json::json;
 use sparse_attention_hub::{
@@ -41,6 +43,8 @@ struct Arguments {
     /// Also write the figures to this JSON file
     #[arg(long)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
     #[arg(long)]
     backend: Option<String>,
@@ -53,6 +57,8 @@ struct Arguments {
 pub struct Method<B: Backend> {
     name: String,
     attention: ResearchAttention<B>,
+    /// The same, which logs.
+    logged: ResearchAttention<B>,
 }
 
 fn main() -> ExitCode {
@@ -84,7 +90,9 @@ impl Work for Compare<'_> {
 fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let described = backend::describe::<B>(device);
     let name = format!("{} on {described}", B::name(device));
-    let methods = methods::<B>(&arguments.methods, device)?;
+    log::check(&arguments.outputs)?;
+    let mut outcome = Outcome::begin(&arguments.outputs)?;
+    let methods = methods::<B>(&arguments.methods, &outcome, device)?;
     let recordings = recordings::<B>(arguments, device)?;
     // Before the work, so that an hour of it is not lost to a misspelt folder.
     let json = arguments.json.as_deref().map(JsonFile::create).transpose()?;
@@ -95,7 +103,10 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
     for recording in &recordings {
         for method in &methods {
             progress.set_message(format!("layer {}, {}", recording.inputs.layer(), method.name));
-            let row = measure(method, recording, arguments.seed)?;
+            let (row, report) = measure(method, recording, arguments.seed)?;
+            outcome.row(&row)?;
+            let mask = || method.attention.mask(&recording.inputs, &mut LayerState::new(arguments.seed));
+            outcome.mask(&row, &report, mask)?;
             progress.suspend(|| table::row(&row));
             rows.push(row);
             progress.inc(1);
@@ -105,10 +116,10 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
     if recordings.len() > 1 {
         table::means(&rows);
     }
-    match json {
-        Some(file) => file.finish(&json!({"rows": rows})),
-        None => Ok(()),
+    if let Some(file) = json {
+        file.finish(&json!({"rows": rows}))?;
     }
+    outcome.finish()
 }
 
 /// A file beside where the command is run, or else where the crate lies.
@@ -130,15 +141,20 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>>
     }
 }
 
-fn methods<B: Backend>(given: &[PathBuf], device: &B::Device) -> Result<Vec<Method<B>>, Box<dyn Error>> {
+fn methods<B: Backend>(
+    given: &[PathBuf],
+    outcome: &Outcome,
+    device: &B::Device,
+) -> Result<Vec<Method<B>>, Box<dyn Error>> {
     let files = if given.is_empty() { files(&find("configs"), "json")? } else { given.to_vec() };
     let registry = MaskerRegistry::new();
     let method = |file: &PathBuf| {
-        let attention = registry
-            .research_attention_from_file(file, device)
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let attention = || {
+            registry.research_attention_from_file(file, device).map_err(|error| format!("{}: {error}", file.display()))
+        };
         let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
-        Ok(Method { name, attention })
+        let logged = attention()?.with_logger(outcome.logger(&name));
+        Ok(Method { attention: attention()?, logged, name })
     };
     files.iter().map(method).collect()
 }

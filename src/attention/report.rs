@@ -71,14 +71,21 @@ impl AttentionReport {
         Self::compare(&DenseReference::of(inputs)?, inputs, mask, &found)
     }
 
-    /// The same for attention through the mask that is there already, with its statistics.
-    pub(super) fn compare<B: Backend>(
+    /// The same with dense attention that is there already, and attention through the mask, with its statistics.
+    ///
+    /// # Errors
+    /// If the statistics were not requested, or a tensor that this takes is larger than the device can hold.
+    pub fn compare<B: Backend>(
         dense: &DenseReference,
         inputs: &AttentionInputs<B>,
         mask: &Mask<B>,
         found: &AttentionOutput<B>,
     ) -> Result<Self, AttentionError> {
         let MaskShape { heads, queries, .. } = inputs.mask_shape();
+        if found.statistics.is_none() {
+            let (field, value) = ("statistics", "not requested".to_owned());
+            return Err(AttentionError::Value { field, value, allowed: "requested, to be compared" });
+        }
         let errors = dense.errors(found);
         let masses = dense.mass_kept(inputs, mask, found)?;
         let counts = RowCounts::of(inputs, mask);

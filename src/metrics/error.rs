@@ -95,14 +95,10 @@ pub enum MetricError {
         /// What is wrong.
         reason: String,
     },
-    /// A log without the records that are asked for.
-    #[error("{} has no record of {wanted}; it has {found}", path.display())]
+    /// A log without records.
+    #[error("{origin} has no records: the run logged nothing")]
     NoRecords {
-        /// The file.
-        path: PathBuf,
-        /// What was asked for.
-        wanted: String,
-        /// The metrics of which there are records.
-        found: String,
+        /// Where the log comes from.
+        origin: String,
     },
 }

@@ -12,6 +12,7 @@ pub mod built_in;
 mod config;
 mod error;
 mod line;
+mod log;
 mod logger;
 mod memory;
 mod metric;
@@ -23,8 +24,9 @@ mod timestamp;
 
 pub use config::{Enabled, MetricLoggerConfig};
 pub use error::MetricError;
+pub use log::MetricLog;
 pub use logger::MetricLogger;
 pub use metric::{Metric, MetricKind, MetricRegistry};
-pub use reader::{MetricLog, MetricReader};
+pub use reader::MetricReader;
 pub use record::{Place, Record};
 pub use timestamp::Timestamp;

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs::File,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Metric, MetricError, MetricRegistry, Record,
+    Metric, MetricError, MetricLog, MetricRegistry, Record,
     line::{FORMAT, Header, Line, VERSION},
 };
 
@@ -41,19 +41,6 @@ pub struct MetricReader {
     registry: MetricRegistry,
     texts: HashMap<String, Arc<str>>,
     cut_off: Vec<usize>,
-}
-
-/// A whole log.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MetricLog {
-    /// Where it was read.
-    pub path: PathBuf,
-    /// The metrics that its header names.
-    pub metrics: Vec<Metric>,
-    /// The records in the order of the file.
-    pub records: Vec<Record>,
-    /// The lines that are cut off, counted from 1.
-    pub cut_off: Vec<usize>,
 }
 
 /// How a log ends.
@@ -100,7 +87,7 @@ impl MetricReader {
     pub fn read_all(mut self) -> Result<MetricLog, MetricError> {
         let records = self.by_ref().collect::<Result<_, _>>()?;
         let metrics = self.registry.metrics().to_vec();
-        Ok(MetricLog { path: self.path, metrics, records, cut_off: self.cut_off })
+        Ok(MetricLog { path: Some(self.path), metrics, records, cut_off: self.cut_off })
     }
 
     fn header(&mut self) -> Result<Vec<Metric>, MetricError> {
@@ -195,29 +182,6 @@ impl Iterator for MetricReader {
 
 fn described(value: Option<&Value>) -> String {
     value.map_or("missing".to_owned(), |value| format!("`{value}`"))
-}
-
-impl MetricLog {
-    /// Checks that there are records.
-    ///
-    /// # Errors
-    /// If there is none, as after a run that logged nothing.
-    pub fn not_empty(self) -> Result<Self, MetricError> {
-        match self.records.is_empty() {
-            true => Err(self.lacks("any metric")),
-            false => Ok(self),
-        }
-    }
-
-    /// That records of something are missing, with what there is instead.
-    pub fn lacks(&self, wanted: impl Into<String>) -> MetricError {
-        let names = self.records.iter().map(|record| &*record.metric).collect::<BTreeSet<_>>();
-        let found = match names.is_empty() {
-            true => "none at all: the run logged nothing".to_owned(),
-            false => names.into_iter().collect::<Vec<_>>().join(", "),
-        };
-        MetricError::NoRecords { path: self.path.clone(), wanted: wanted.into(), found }
-    }
 }
 
 /// Whether a log can be continued with some metrics, and how it ends.

@@ -33,6 +33,8 @@ mod masks;
 mod metrics;
 #[path = "../plots.rs"]
 mod plots;
+#[path = "../reports.rs"]
+mod reports;
 #[path = "../rotary.rs"]
 mod rotary;
 #[path = "../softcap_and_sinks.rs"]
