@@ -215,6 +215,20 @@ fn all_plots_are_drawn_and_written() {
 }
 
 #[test]
+fn logs_with_odd_places_and_names_are_plotted() {
+    let logger = MetricLoggerConfig::default().init().unwrap();
+    for location in ["a b", "a-b", "a/b"] {
+        let place = Place::of_layer(usize::MAX, u64::MAX).with_head(0, 1 << 40);
+        logger.at(location).log(HEAD_DENSITY, 0.5, place).unwrap();
+    }
+    let log = MetricLog::in_memory(MetricRegistry::new().metrics().to_vec(), logger.records());
+    let all = PlotGenerator::new(log).unwrap().all();
+    let names = all.iter().map(|plot| plot.name.as_str()).collect::<Vec<_>>();
+    assert_eq!(names, ["head_density-heads-a-b", "head_density-heads-a-b-2", "head_density-heads-a-b-3"]);
+    assert!(all.iter().all(|plot| plot.figure().is_ok()));
+}
+
+#[test]
 fn what_a_log_lacks_is_said() {
     let generator = PlotGenerator::new(log()).unwrap();
     let error = generator.plot("head_destiny", Granularity::PerHead).unwrap_err().to_string();

@@ -52,7 +52,7 @@ pub const MILLISECONDS_SELECT: &str = "milliseconds_select";
 pub const MILLISECONDS_ATTEND: &str = "milliseconds_attend";
 
 /// All of them, with their kinds, units and descriptions.
-pub const METRICS: [Metric; 20] = [
+pub static METRICS: [Metric; 20] = [
     real(RESEARCH_ATTENTION_DENSITY, "", "Pairs kept over all pairs of a layer, visible or not."),
     real(RESEARCH_ATTENTION_OUTPUT_ERROR, "", "Relative error of the output of a layer."),
     real(HEAD_DENSITY, "", "Pairs kept over visible pairs, by head."),

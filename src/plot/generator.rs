@@ -194,7 +194,7 @@ impl PlotGenerator {
                 plots.extend(self.tokens(metric));
             }
         }
-        plots
+        distinct(plots)
     }
 
     /// Writes [all](Self::all) plots into a folder, which is made if it is not there, and says which files.
@@ -241,12 +241,11 @@ impl PlotGenerator {
             return Err(self.lacks(&metric.name, HEADS));
         }
         let map = |(location, heads): &(&Arc<str>, Vec<HeadMean>)| {
-            let rows = 1 + heads.iter().map(|head| head.layer).max().unwrap_or(0);
-            let columns = 1 + heads.iter().map(|head| head.head).max().unwrap_or(0);
-            let mut values = vec![f64::NAN; rows * columns];
-            heads.iter().for_each(|head| values[head.layer * columns + head.head] = head.mean);
+            let largest = |of: fn(&HeadMean) -> usize| heads.iter().map(of).max().unwrap_or(0).saturating_add(1);
+            let (rows, columns) = (largest(|head| head.layer), largest(|head| head.head));
             let title = with_location(&named(metric), location);
-            let map = HeatMap::new(title, rows, columns, values)?.x("head").y("layer").value(labelled(metric));
+            let values = heads.iter().map(|head| (head.layer, head.head, head.mean));
+            let map = HeatMap::of(title, rows, columns, values)?.x("head").y("layer").value(labelled(metric));
             let map = if low < high { map.range(low, high) } else { map };
             Ok(Plot { name: file_name(&[&metric.name, "heads", location]), content: PlotContent::HeatMap(map) })
         };
@@ -285,13 +284,13 @@ impl PlotGenerator {
             if let Some(query) = record.place.query {
                 let steps = queries.entry(summary::location(record)).or_default();
                 let count = steps.entry(record.place.step.unwrap_or(0)).or_default();
-                *count = (*count).max(query as u64 + 1);
+                *count = (*count).max((query as u64).saturating_add(1));
             }
         }
         for steps in queries.values_mut() {
-            let mut before = 0;
+            let mut before = 0_u64;
             for count in steps.values_mut() {
-                (*count, before) = (before, before + *count);
+                (*count, before) = (before, before.saturating_add(*count));
             }
         }
         let mut tokens = BTreeMap::<Arc<str>, BTreeMap<u64, Vec<f64>>>::new();
@@ -299,7 +298,7 @@ impl PlotGenerator {
             let location = summary::location(record);
             let (query, step) = (record.place.query, record.place.step);
             let first = || queries.get(&location).and_then(|steps| steps.get(&step.unwrap_or(0))).copied().unwrap_or(0);
-            let token = query.map(|query| first() + query as u64).or(step);
+            let token = query.map(|query| first().saturating_add(query as u64)).or(step);
             if let Some(token) = token {
                 tokens.entry(location).or_default().entry(token).or_default().push(record.value);
             }
@@ -372,6 +371,20 @@ fn with_location(title: &str, location: &str) -> String {
         true => title.to_owned(),
         false => format!("{title}: {location}"),
     }
+}
+
+/// The plots with names that no other has: two locations can differ in what a file name cannot hold.
+fn distinct(mut plots: Vec<Plot>) -> Vec<Plot> {
+    let mut seen = BTreeSet::new();
+    for plot in &mut plots {
+        let name = plot.name.clone();
+        let mut next = 2;
+        while !seen.insert(plot.name.clone()) {
+            plot.name = format!("{name}-{next}");
+            next += 1;
+        }
+    }
+    plots
 }
 
 /// Some words as the name of a file, with nothing in it that a file system or a link could take amiss.

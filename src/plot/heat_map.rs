@@ -71,7 +71,7 @@ impl Axle {
 
     /// The part of the axis that a cell takes, in rows or columns of which each is 1 wide about its number.
     fn extent(self, cell: usize) -> Range<f64> {
-        (cell * self.share) as f64 - 0.5..((cell + 1) * self.share).min(self.count) as f64 - 0.5
+        (cell * self.share) as f64 - 0.5..(cell + 1).saturating_mul(self.share).min(self.count) as f64 - 0.5
     }
 
     fn axis(self, downward: bool) -> Axis {
@@ -94,8 +94,8 @@ impl HeatMap {
         Self::of(title, rows, columns, all)
     }
 
-    /// The map of some values, wherever they are; the other places have none.
-    fn of(
+    /// The map of some values by row and column, wherever they are; the other places have none.
+    pub(super) fn of(
         title: String,
         rows: usize,
         columns: usize,
