@@ -32,7 +32,7 @@
 //! | `cuda` | NVIDIA GPUs |
 //! | `tch` | libtorch |
 //! | `train` | burn's `Autodiff` and training loop |
-//! | `plot` | plots as SVG |
+//! | `plot` | plots as SVG and PNG, reports as HTML |
 //!
 //! A program that picks its backend itself needs none of them.
 
@@ -46,12 +46,16 @@ pub mod io;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+pub mod metrics;
 pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;
+#[cfg(feature = "plot")]
+pub mod report;
 pub mod scorer;
 #[cfg(feature = "train")]
 pub mod train;
+pub mod tune;
 
 pub use io::FileError;
 

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod log;
 mod measure;
 mod table;
 
@@ -13,6 +14,7 @@ use burn::tensor::backend::Backend;
 use clap::Parser;
 use common::{BackendArguments, end, files, find};
 use indicatif::{ProgressBar, ProgressStyle};
+use log::{Outcome, Outputs};
 use measure::{Row, measure};
 use serde_json::json;
 use sparse_attention_hub::{
@@ -41,6 +43,8 @@ struct Arguments {
     #[arg(long)]
     json: Option<PathBuf>,
     #[command(flatten)]
+    outputs: Outputs,
+    #[command(flatten)]
     backend: BackendArguments,
 }
 
@@ -48,6 +52,8 @@ struct Arguments {
 pub struct Method<B: Backend> {
     name: String,
     attention: ResearchAttention<B>,
+    /// The same, which logs.
+    logged: ResearchAttention<B>,
 }
 
 fn main() -> ExitCode {
@@ -72,7 +78,9 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
     let name = format!("{} on {described}", B::name(device));
     // Before the work, so that an hour of it is not lost to a misspelt folder.
     let json = arguments.json.clone().map(OutputFile::new).transpose()?;
-    let methods = methods::<B>(&arguments.methods, device)?;
+    log::check(&arguments.outputs)?;
+    let mut outcome = Outcome::begin(&arguments.outputs)?;
+    let methods = methods::<B>(&arguments.methods, &outcome, device)?;
     let recordings = recordings::<B>(arguments, device)?;
     table::heading(&recordings[0].inputs, &name, arguments.seed)?;
     let progress = ProgressBar::new((recordings.len() * methods.len()) as u64);
@@ -81,7 +89,10 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
     for recording in &recordings {
         for method in &methods {
             progress.set_message(format!("layer {}, {}", recording.inputs.layer(), method.name));
-            let row = measure(method, recording, arguments.seed)?;
+            let (row, report) = measure(method, recording, arguments.seed)?;
+            outcome.row(&row)?;
+            let mask = || method.attention.mask(&recording.inputs, &mut LayerState::new(arguments.seed));
+            outcome.mask(&row, &report, mask)?;
             progress.suspend(|| table::row(&row))?;
             rows.push(row);
             progress.inc(1);
@@ -94,18 +105,23 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
     if let Some(file) = json {
         file.write_json(&json!({"rows": rows}))?;
     }
-    Ok(())
+    outcome.finish()
 }
 
-fn methods<B: Backend>(given: &[PathBuf], device: &B::Device) -> Result<Vec<Method<B>>, Box<dyn Error>> {
+fn methods<B: Backend>(
+    given: &[PathBuf],
+    outcome: &Outcome,
+    device: &B::Device,
+) -> Result<Vec<Method<B>>, Box<dyn Error>> {
     let files = if given.is_empty() { files(&find("configs"), "json")? } else { given.to_vec() };
     let registry = MaskerRegistry::new();
     let method = |file: &PathBuf| {
-        let attention = registry
-            .research_attention_from_file(file, device)
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let attention = || {
+            registry.research_attention_from_file(file, device).map_err(|error| format!("{}: {error}", file.display()))
+        };
         let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
-        Ok(Method { name, attention })
+        let logged = attention()?.with_logger(outcome.logger(&name));
+        Ok(Method { attention: attention()?, logged, name })
     };
     files.iter().map(method).collect()
 }

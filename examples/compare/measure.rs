@@ -26,8 +26,12 @@ const REPEATS: usize = 5;
 /// How far our dense attention may be from the recorded one, which was made from half-precision tensors elsewhere.
 const RECORDED: f32 = 2e-3;
 
-/// Runs a method and dense attention.
-pub fn measure<B: Backend>(method: &Method<B>, recording: &Recording<B>, seed: u64) -> Result<Row, Box<dyn Error>> {
+/// Runs a method and dense attention, and logs the call that is compared.
+pub fn measure<B: Backend>(
+    method: &Method<B>,
+    recording: &Recording<B>,
+    seed: u64,
+) -> Result<(Row, AttentionReport), Box<dyn Error>> {
     let inputs = &recording.inputs;
     let dense = dense_attention(inputs, Requested::default()).output;
     if let Some(recorded) = &recording.output {
@@ -37,7 +41,7 @@ pub fn measure<B: Backend>(method: &Method<B>, recording: &Recording<B>, seed: u
             return Err(format!("layer {layer}: dense attention is {difference} from the recorded output").into());
         }
     }
-    let report = method.attention.report(inputs, &mut LayerState::new(seed))?;
+    let report = method.logged.report(inputs, &mut LayerState::new(seed))?;
     let (mut dense, mut sparse) = (Vec::new(), Vec::new());
     for _ in 0..REPEATS {
         dense.push(milliseconds(|| Ok(dense_attention(inputs, Requested::default()).output))?);
@@ -46,7 +50,7 @@ pub fn measure<B: Backend>(method: &Method<B>, recording: &Recording<B>, seed: u
             Ok(output.attention.output)
         })?);
     }
-    Ok(Row {
+    let row = Row {
         method: method.name.clone(),
         layer: inputs.layer(),
         density: report.density(),
@@ -55,7 +59,8 @@ pub fn measure<B: Backend>(method: &Method<B>, recording: &Recording<B>, seed: u
         mass_kept: report.mass_kept(),
         milliseconds: median(sparse),
         dense_milliseconds: median(dense),
-    })
+    };
+    Ok((row, report))
 }
 
 /// The time until the result is there, which on a device is when it can be read.

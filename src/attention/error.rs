@@ -1,7 +1,7 @@
 use burn::tensor::DType;
 use thiserror::Error;
 
-use crate::{kernels::DeviceLimit, mask::MaskError};
+use crate::{kernels::DeviceLimit, mask::MaskError, metrics::MetricError};
 
 /// Why attention could not be computed.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -117,4 +117,16 @@ pub enum AttentionError {
     /// The mask does not fit the inputs.
     #[error(transparent)]
     Mask(#[from] MaskError),
+    /// What was to be logged of the call cannot be logged.
+    #[error("attention is computed, but not logged: {reason}")]
+    Log {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<MetricError> for AttentionError {
+    fn from(error: MetricError) -> Self {
+        Self::Log { reason: error.to_string() }
+    }
 }

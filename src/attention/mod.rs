@@ -3,6 +3,7 @@
 mod attend;
 #[cfg(feature = "train")]
 mod backward;
+mod comparison;
 pub(crate) mod dropped;
 mod efficient;
 mod error;
@@ -11,8 +12,10 @@ mod inputs;
 pub(crate) mod kept;
 mod report;
 mod research;
+mod row_counts;
 pub(crate) mod scores;
 mod sinks;
+mod step_log;
 mod visibility;
 mod visible_keys;
 mod window;
@@ -22,11 +25,12 @@ pub use attend::{
 };
 #[cfg(feature = "train")]
 pub(crate) use backward::gradients_in_blocks;
+pub use comparison::{DenseReference, RowError};
 pub use efficient::{DoubleSparsity, DoubleSparsityConfig, EfficientAttention, HashAttention, HashAttentionConfig};
 pub use error::AttentionError;
 pub use gradients::{AttentionGradients, AttentionTrace};
 pub use inputs::AttentionInputs;
-pub use report::{AttentionReport, HeadReport};
+pub use report::{AttentionReport, HeadReport, QueryReport};
 pub use research::{ResearchAttention, ResearchOutput};
 pub use visibility::Visibility;
 pub(crate) use visible_keys::{RowKeys, VisibleKeys};

@@ -1,7 +1,13 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::backend::Backend;
 
-use super::{AttentionError, AttentionInputs, Requested, masked_attention};
-use crate::mask::{Density, Mask, MaskShape};
+use super::{
+    AttentionError, AttentionInputs, AttentionOutput, DenseReference, Requested, comparison::relative,
+    masked_attention, row_counts::RowCounts,
+};
+use crate::{
+    mask::{Density, Mask, MaskShape},
+    metrics::{MetricError, MetricLogger, Place, built_in},
+};
 
 /// How far attention through a mask is from dense attention, in one head.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,11 +30,35 @@ pub struct HeadReport {
     pub mass_kept: f64,
 }
 
-/// How far attention through a mask is from dense attention, head by head.
+/// How far attention through a mask is from dense attention, for one query of one head.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct QueryReport {
+    /// The sequence.
+    pub batch: usize,
+    /// The query head.
+    pub head: usize,
+    /// The query.
+    pub query: usize,
+    /// Which share of the keys was kept.
+    pub density: Density,
+    /// Norm of the difference of the outputs over the norm of the dense output. 0 if both are 0.
+    pub output_error: f64,
+    /// The log-sum-exp less the dense one; minus infinity if the query sees keys and keeps none, 0 if it sees none.
+    pub log_sum_exp_error: f64,
+    /// The share of the dense attention weights that lies on the kept keys, 1 if the query sees none.
+    pub mass_kept: f64,
+}
+
+/// How far attention through a mask is from dense attention, head by head and query by query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionReport {
     /// One report a head, the heads of the first sequence first.
     pub heads: Vec<HeadReport>,
+    /// One report a query of each head, in the order of the heads.
+    pub queries: Vec<QueryReport>,
+    /// Norm of the difference of the outputs over the norm of the dense output, over all heads.
+    pub output_error: f64,
 }
 
 impl AttentionReport {
@@ -37,42 +67,90 @@ impl AttentionReport {
     /// # Errors
     /// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<Self, AttentionError> {
-        let requested = Requested { statistics: true, weights: false };
-        let full = Mask::full(inputs.mask_shape(), &inputs.device());
-        let dense = masked_attention(inputs, &full, requested)?;
-        let sparse = masked_attention(inputs, mask, requested)?;
-        let without_sinks = inputs.without_sinks();
-        let support = masked_attention(&without_sinks, &mask.support(), requested)?;
-        let of_keys = inputs.sinks().map(|_| masked_attention(&without_sinks, &full, requested)).transpose()?;
+        let found = masked_attention(inputs, mask, Requested { statistics: true, weights: false })?;
+        Self::compare(&DenseReference::of(inputs)?, inputs, mask, &found)
+    }
+
+    /// The same with dense attention that is there already, and attention through the mask, with its statistics.
+    ///
+    /// # Errors
+    /// If the statistics were not requested, or a tensor that this takes is larger than the device can hold.
+    pub fn compare<B: Backend>(
+        dense: &DenseReference,
+        inputs: &AttentionInputs<B>,
+        mask: &Mask<B>,
+        found: &AttentionOutput<B>,
+    ) -> Result<Self, AttentionError> {
         let MaskShape { heads, queries, .. } = inputs.mask_shape();
-        let width = dense.output.dims()[3] * queries;
-        let (dense_output, sparse_output) = (host(&dense.output), host(&sparse.output));
-        let log_sum_exp = |output: &super::AttentionOutput<B>| {
-            output.statistics.as_ref().map_or(Vec::new(), |all| host(&all.log_sum_exp))
+        if found.statistics.is_none() {
+            let (field, value) = ("statistics", "not requested".to_owned());
+            return Err(AttentionError::Value { field, value, allowed: "requested, to be compared" });
+        }
+        let errors = dense.errors(found);
+        let masses = dense.mass_kept(inputs, mask, found)?;
+        let counts = RowCounts::of(inputs, mask);
+        let sees = dense.sees().collect::<Vec<_>>();
+        let output_error = |rows: std::ops::Range<usize>| {
+            let norm = |of: fn(&super::RowError) -> f64| {
+                errors[rows.clone()].iter().map(|error| of(error).powi(2)).sum::<f64>().sqrt()
+            };
+            relative(norm(|error| error.difference), norm(|error| error.norm))
         };
-        let of_keys = log_sum_exp(of_keys.as_ref().unwrap_or(&dense));
-        let (dense, sparse, support) = (log_sum_exp(&dense), log_sum_exp(&sparse), log_sum_exp(&support));
-        let densities = mask.density_per_head(inputs.visibility());
-        let heads = densities.into_iter().enumerate().map(|(index, density)| {
-            let outputs = index * width..(index + 1) * width;
+        let of_head = |index: usize| {
             let rows = index * queries..(index + 1) * queries;
-            let (mut shift, mut mass, mut seeing) = (0.0, 0.0, 0);
-            for row in rows.filter(|&row| of_keys[row] > f64::NEG_INFINITY) {
-                seeing += 1;
-                shift += (sparse[row] - dense[row]).abs();
-                mass += (support[row] - of_keys[row]).exp();
-            }
-            let per_query = f64::from(seeing.max(1));
+            let seeing = rows.clone().filter(|&row| sees[row]);
+            let mean = |of: &dyn Fn(usize) -> f64, of_none: f64| match seeing.clone().count() {
+                0 => of_none,
+                count => seeing.clone().map(of).sum::<f64>() / count as f64,
+            };
             HeadReport {
                 batch: index / heads,
                 head: index % heads,
-                density,
-                output_error: relative_error(&sparse_output[outputs.clone()], &dense_output[outputs]),
-                log_sum_exp_error: shift / per_query,
-                mass_kept: if seeing == 0 { 1.0 } else { mass / per_query },
+                density: counts[rows.clone()].iter().fold(RowCounts::default(), RowCounts::add).density(),
+                output_error: output_error(rows),
+                log_sum_exp_error: mean(&|row| errors[row].log_sum_exp.abs(), 0.0),
+                mass_kept: mean(&|row| masses[row], 1.0),
             }
-        });
-        Ok(Self { heads: heads.collect() })
+        };
+        let of_query = |row: usize| QueryReport {
+            batch: row / queries / heads,
+            head: row / queries % heads,
+            query: row % queries,
+            density: counts[row].density(),
+            output_error: errors[row].output(),
+            log_sum_exp_error: errors[row].log_sum_exp,
+            mass_kept: masses[row],
+        };
+        Ok(Self {
+            heads: (0..inputs.mask_shape().batch * heads).map(of_head).collect(),
+            queries: (0..errors.len()).map(of_query).collect(),
+            output_error: output_error(0..errors.len()),
+        })
+    }
+
+    /// Logs the errors and the mass kept, of the layer, of its heads and of their queries: the metrics
+    /// [against dense attention](built_in::AGAINST_DENSE). The densities are logged with
+    /// [what a step costs](super::ResearchAttention::with_logger).
+    ///
+    /// # Errors
+    /// If the logger cannot take them.
+    pub fn log(&self, logger: &MetricLogger, layer: usize, step: u64) -> Result<(), MetricError> {
+        let place = Place::of_layer(layer, step);
+        let heads = |metric, value: fn(&HeadReport) -> f64| {
+            let values = self.heads.iter().map(|head| (place.with_head(head.batch, head.head), value(head)));
+            logger.log_many(metric, values)
+        };
+        let queries = |metric, value: fn(&QueryReport) -> f64| {
+            let place = |query: &QueryReport| place.with_head(query.batch, query.head).with_query(query.query);
+            logger.log_many(metric, self.queries.iter().map(|query| (place(query), value(query))))
+        };
+        logger.log(built_in::RESEARCH_ATTENTION_OUTPUT_ERROR, self.output_error, place)?;
+        heads(built_in::HEAD_OUTPUT_ERROR, |head| head.output_error)?;
+        heads(built_in::HEAD_LOG_SUM_EXP_ERROR, |head| head.log_sum_exp_error)?;
+        heads(built_in::HEAD_MASS_KEPT, |head| head.mass_kept)?;
+        queries(built_in::QUERY_OUTPUT_ERROR, |query| query.output_error)?;
+        queries(built_in::QUERY_LOG_SUM_EXP_ERROR, |query| query.log_sum_exp_error)?;
+        queries(built_in::QUERY_MASS_KEPT, |query| query.mass_kept)
     }
 
     /// Mean density over visible keys.
@@ -103,17 +181,7 @@ impl AttentionReport {
     }
 }
 
-fn host<B: Backend>(tensor: &Tensor<B, 4>) -> Vec<f64> {
-    tensor.to_data().convert::<f64>().iter::<f64>().collect()
-}
-
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len().max(1) as f64;
     values.sum::<f64>() / count
-}
-
-fn relative_error(found: &[f64], wanted: &[f64]) -> f64 {
-    let difference = found.iter().zip(wanted).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
-    let norm = wanted.iter().map(|b| b.powi(2)).sum::<f64>().sqrt();
-    if difference == 0.0 { 0.0 } else { difference / norm }
 }

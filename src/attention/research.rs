@@ -1,9 +1,15 @@
 use burn::tensor::backend::Backend;
 
-use super::{AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Requested, masked_attention};
+use super::{
+    AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Requested, masked_attention, step_log::StepLog,
+};
 use crate::{
     mask::Mask,
     masker::{ConfigError, LayerState, Masker, MaskerChain, at_most_one_sampler, mask_of_all},
+    metrics::{
+        MetricLogger,
+        built_in::{MILLISECONDS_ATTEND, MILLISECONDS_SELECT},
+    },
 };
 
 /// Attention through any chain of [maskers](Masker): what one studies a method with.
@@ -15,6 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub struct ResearchAttention<B: Backend> {
     maskers: Vec<Box<dyn Masker<B>>>,
+    logger: MetricLogger,
 }
 
 /// What research attention gives back.
@@ -33,7 +40,19 @@ impl<B: Backend> ResearchAttention<B> {
     /// If more than one of them [samples](Masker::samples): each estimates what all the others left out.
     pub fn new(maskers: Vec<Box<dyn Masker<B>>>) -> Result<Self, ConfigError> {
         at_most_one_sampler(maskers.iter().map(AsRef::as_ref))?;
-        Ok(Self { maskers })
+        Ok(Self { maskers, logger: MetricLogger::off() })
+    }
+
+    /// The same with a logger, which takes [metrics](crate::metrics::built_in) of every call of
+    /// [forward](Self::forward) and [report](Self::report).
+    ///
+    /// Of each head and query: the density, the bytes of keys and values, what a sampler draws and, where it says so
+    /// ([VerifiedSampling](crate::masker::VerifiedSampling)), its standard error and bound; of the layer, the milliseconds
+    /// of the selection and of attention, for which the device is waited for. These cost little. The
+    /// [errors](crate::metrics::built_in::AGAINST_DENSE) cost a pass of dense attention in every step that is sampled. The
+    /// step is the number of calls with the same state before.
+    pub fn with_logger(self, logger: MetricLogger) -> Self {
+        Self { logger, ..self }
     }
 
     /// The maskers in their order.
@@ -52,28 +71,49 @@ impl<B: Backend> ResearchAttention<B> {
     /// Attention over the keys that the chain keeps.
     ///
     /// # Errors
-    /// If a masker cannot work with the inputs.
+    /// If a masker cannot work with the inputs, or something cannot be logged.
     pub fn forward(
         &self,
         inputs: &AttentionInputs<B>,
         state: &mut LayerState,
         requested: Requested,
     ) -> Result<ResearchOutput<B>, AttentionError> {
-        let mask = self.mask(inputs, state)?;
-        let attention = masked_attention(inputs, &mask, requested)?;
+        let Some(log) = StepLog::begin(&self.logger, inputs, state) else {
+            let mask = self.mask(inputs, state)?;
+            let attention = masked_attention(inputs, &mask, requested)?;
+            return Ok(ResearchOutput { attention, mask });
+        };
+        let device = inputs.device();
+        let mask = log.timed::<B, _>(MILLISECONDS_SELECT, &device, || self.mask(inputs, state))?;
+        let statistics = requested.statistics || log.compares();
+        let mut attention = log.timed::<B, _>(MILLISECONDS_ATTEND, &device, || {
+            masked_attention(inputs, &mask, Requested { statistics, ..requested })
+        })?;
+        log.kept(inputs, &mask, state.sampling_report())?;
+        log.compared(inputs, &mask, &attention)?;
+        if !requested.statistics {
+            attention.statistics = None;
+        }
         Ok(ResearchOutput { attention, mask })
     }
 
     /// What the chain keeps and how far its output is from dense attention, head by head.
     ///
     /// # Errors
-    /// If a masker cannot work with the inputs.
+    /// If a masker cannot work with the inputs, or something cannot be logged.
     pub fn report(
         &self,
         inputs: &AttentionInputs<B>,
         state: &mut LayerState,
     ) -> Result<AttentionReport, AttentionError> {
-        AttentionReport::of(inputs, &self.mask(inputs, state)?)
+        let Some(log) = StepLog::begin(&self.logger, inputs, state) else {
+            return AttentionReport::of(inputs, &self.mask(inputs, state)?);
+        };
+        let mask = log.timed::<B, _>(MILLISECONDS_SELECT, &inputs.device(), || self.mask(inputs, state))?;
+        log.kept(inputs, &mask, state.sampling_report())?;
+        let report = AttentionReport::of(inputs, &mask)?;
+        log.report(&report)?;
+        Ok(report)
     }
 }
 
@@ -83,6 +123,7 @@ impl<B: Backend> From<MaskerChain<B>> for ResearchAttention<B> {
         // A chain has been checked for samplers.
         Self {
             maskers: chain.into_maskers().into_iter().map(|masker| Box::new(masker) as Box<dyn Masker<B>>).collect(),
+            logger: MetricLogger::off(),
         }
     }
 }

@@ -1,10 +1,9 @@
 use std::ops::Range;
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::backend::Backend;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested, ResearchAttention, masked_attention},
-    mask::Mask,
+    attention::{AttentionError, AttentionInputs, DenseReference, Requested, ResearchAttention},
     masker::LayerState,
 };
 
@@ -43,71 +42,22 @@ impl ErrorStudy {
         mut progress: impl FnMut(),
     ) -> Result<Self, AttentionError> {
         let requested = Requested { statistics: true, weights: false };
-        let full = Mask::full(inputs.mask_shape(), &inputs.device());
-        let dense = Sums::of(&masked_attention(inputs, &full, requested)?, None);
-        let mut study = Self { rows: vec![RowErrors::default(); dense.denominator.len()], density: 0.0 };
+        let dense = DenseReference::of(inputs)?;
+        let sees = dense.sees().collect::<Vec<_>>();
+        let mut study = Self { rows: vec![RowErrors::default(); sees.len()], density: 0.0 };
         let share = 1.0 / seeds.end.saturating_sub(seeds.start).max(1) as f64;
         for seed in seeds {
             let found = attention.forward(inputs, &mut LayerState::new(seed), requested)?;
             study.density += share * found.mask.density(inputs.visibility()).visible;
-            let found = Sums::of(&found.attention, Some(&dense.maximum));
-            for (row, errors) in study.rows.iter_mut().enumerate().filter(|(row, _)| dense.denominator[*row] > 0.0) {
-                errors.add(&dense, &found, row);
+            let errors = dense.errors(&found.attention);
+            for ((row, error), _) in study.rows.iter_mut().zip(errors).zip(&sees).filter(|(_, sees)| **sees) {
+                row.denominator.push(error.denominator());
+                row.numerator_along.push(error.numerator_along);
+                row.numerator.push(error.numerator);
+                row.output.push(error.output());
             }
             progress();
         }
         Ok(study)
     }
-}
-
-impl RowErrors {
-    fn add(&mut self, right: &Sums, found: &Sums, row: usize) {
-        let numerators = row * right.width..(row + 1) * right.width;
-        let (wanted, numerator) = (&right.numerator[numerators.clone()], &found.numerator[numerators]);
-        let difference = numerator.iter().zip(wanted).map(|(a, b)| a - b).collect::<Vec<_>>();
-        let along = difference.iter().zip(wanted).map(|(a, b)| a * b).sum::<f64>();
-        // A row that drew nothing has output 0.
-        let by = if found.denominator[row] > 0.0 { found.denominator[row] } else { 1.0 };
-        let output = numerator.iter().map(|x| x / by);
-        let wanted_output = wanted.iter().map(|x| x / right.denominator[row]).collect::<Vec<_>>();
-        let output_difference = output.zip(&wanted_output).map(|(a, b)| a - b).collect::<Vec<_>>();
-        self.denominator.push(found.denominator[row] / right.denominator[row] - 1.0);
-        self.numerator_along.push(along / norm(wanted).powi(2));
-        self.numerator.push(norm(&difference) / norm(wanted));
-        self.output.push(norm(&output_difference) / norm(&wanted_output));
-    }
-}
-
-fn norm(x: &[f64]) -> f64 {
-    x.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
-
-/// Denominators and numerators of all rows, relative to given maxima.
-struct Sums {
-    maximum: Vec<f64>,
-    denominator: Vec<f64>,
-    numerator: Vec<f64>,
-    width: usize,
-}
-
-impl Sums {
-    fn of<B: Backend>(output: &AttentionOutput<B>, maxima: Option<&[f64]>) -> Self {
-        let width = output.output.dims()[3];
-        let Some(statistics) = &output.statistics else {
-            return Self { maximum: Vec::new(), denominator: Vec::new(), numerator: Vec::new(), width };
-        };
-        let maximum = host(&statistics.maximum);
-        let factor = |row: usize| maxima.map_or(1.0, |maxima| (maximum[row] - maxima[row]).exp());
-        let scaled = |tensor: &Tensor<B, 4>, width: usize| {
-            // A row that keeps nothing has sums of 0, whatever its maximum.
-            let scale = |(at, x): (usize, f64)| if x == 0.0 { 0.0 } else { x * factor(at / width) };
-            host(tensor).into_iter().enumerate().map(scale).collect::<Vec<_>>()
-        };
-        let (denominator, numerator) = (scaled(&statistics.denominator, 1), scaled(&statistics.numerator, width));
-        Self { maximum, denominator, numerator, width }
-    }
-}
-
-fn host<B: Backend>(tensor: &Tensor<B, 4>) -> Vec<f64> {
-    tensor.to_data().convert::<f64>().iter::<f64>().collect()
 }

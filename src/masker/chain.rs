@@ -202,6 +202,7 @@ pub(crate) fn mask_of_all<'a, B: Backend>(
     state: &mut LayerState,
 ) -> Result<Mask<B>, AttentionError> {
     let (shape, device) = (inputs.mask_shape(), inputs.device());
+    state.set_sampling_report(None);
     if maskers.len() == 0 {
         return Ok(Mask::full(shape, &device));
     }

@@ -8,6 +8,7 @@ use burn::tensor::backend::Backend;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::SamplingReport;
 use crate::attention::{AttentionError, AttentionInputs};
 
 /// What a method keeps between the calls of one layer: the seed of its random numbers, and what its parts remember of
@@ -24,6 +25,7 @@ pub struct LayerState {
     place: usize,
     sequence: Option<Sequence>,
     memories: HashMap<(usize, TypeId), Memory>,
+    sampling: Option<SamplingReport>,
 }
 
 /// The lengths of the inputs that a state has seen.
@@ -170,6 +172,16 @@ impl LayerState {
         if let Some(sequence) = &mut self.sequence {
             sequence.keys = sequence.keys.saturating_sub(keys);
         }
+    }
+
+    /// What the sampler of the last call says of what it drew; `None` if there was none that does, or nothing was left to
+    /// draw from. [VerifiedSampling](super::VerifiedSampling) does.
+    pub fn sampling_report(&self) -> Option<&SamplingReport> {
+        self.sampling.as_ref()
+    }
+
+    pub(crate) fn set_sampling_report(&mut self, report: Option<SamplingReport>) {
+        self.sampling = report;
     }
 
     /// Back to the state before the first call, for another sequence.

@@ -227,7 +227,11 @@ impl<B: Backend> Masker<B> for VerifiedSampling {
     ) -> Result<Mask<B>, AttentionError> {
         match mask.is_full() {
             true => Ok(mask),
-            false => Ok(self.sample(inputs, state, &mask)?.0),
+            false => {
+                let (mask, report) = self.sample(inputs, state, &mask)?;
+                state.set_sampling_report(Some(report));
+                Ok(mask)
+            }
         }
     }
 

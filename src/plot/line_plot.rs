@@ -1,52 +1,40 @@
-use std::{ops::Range, path::Path};
+use std::{fmt::Write, ops::Range, path::Path};
 
-use plotters::{
-    chart::{ChartBuilder, SeriesLabelPosition},
-    coord::{
-        Shift,
-        ranged1d::{AsRangedCoord, ValueFormatter},
-    },
-    drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea},
-    element::{Circle, PathElement},
-    prelude::{IntoLogRange, SVGBackend},
-    series::LineSeries,
-    style::{BLACK, Color, RGBColor, ShapeStyle, WHITE},
+use super::{
+    Figure, PlotError, Scale, Theme,
+    figure::{Mark, Shape},
+    frame::{Around, Axis, Entry, Style, frame},
+    theme::{COLORS, Ink},
 };
-
-use super::PlotError;
 use crate::io::OutputFile;
 
-/// Width and height of a plot, in pixels.
-const SIZE: (u32, u32) = (900, 560);
+/// The height of the area of the data, in CSS pixels.
+const HEIGHT: f64 = 300.0;
 
 /// Up to so many points, each is marked.
 const MARKED: usize = 40;
 
-/// Places between two points at which it is looked where a line runs.
-const STEPS: u32 = 16;
-
-/// Colours which stay apart for most who do not see all colours (Okabe and Ito).
-const COLORS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 0, 0),
-];
-
-/// How an axis runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scale {
-    /// Equal steps for equal differences.
-    #[default]
-    Linear,
-    /// Equal steps for equal ratios; everything on it is above 0.
-    Log,
+/// A point with a range about it, such as that of repeated measurements.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Where it stands.
+    pub x: f64,
+    /// What was measured.
+    pub y: f64,
+    /// The lower end of the range, at most `y`.
+    pub low: f64,
+    /// The upper end of the range, at least `y`.
+    pub high: f64,
 }
 
-/// Lines over a common x, drawn as SVG.
+impl From<(f64, f64)> for Measured {
+    /// A point without a range.
+    fn from((x, y): (f64, f64)) -> Self {
+        Self { x, y, low: y, high: y }
+    }
+}
+
+/// Lines and points over a common x.
 ///
 /// # Example
 /// ```
@@ -64,62 +52,84 @@ pub enum Scale {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinePlot {
     title: String,
-    x: Axis,
-    y: Axis,
+    caption: String,
+    x: Label,
+    y: Label,
     lines: Vec<Line>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
-struct Axis {
-    label: String,
+struct Label {
+    text: String,
     scale: Scale,
-}
-
-impl Axis {
-    /// How far along the axis a number stands, from 0 to 1.
-    fn share(&self, range: &Range<f64>, at: f64) -> f64 {
-        match self.scale {
-            Scale::Linear => (at - range.start) / (range.end - range.start),
-            Scale::Log => (at / range.start).ln() / (range.end / range.start).ln(),
-        }
-    }
+    whole: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Line {
     name: String,
-    points: Vec<(f64, f64)>,
+    points: Vec<Measured>,
+    joined: bool,
 }
 
 impl LinePlot {
     /// A plot without lines, on linear axes without labels.
     pub fn new(title: impl Into<String>) -> Self {
-        Self { title: title.into(), x: Axis::default(), y: Axis::default(), lines: Vec::new() }
+        let (x, y) = (Label::default(), Label::default());
+        Self { title: title.into(), caption: String::new(), x, y, lines: Vec::new() }
     }
 
-    /// What the horizontal axis shows, and how it runs.
+    /// What the horizontal axis shows, with its unit, and how it runs.
     pub fn x(self, label: impl Into<String>, scale: Scale) -> Self {
-        Self { x: Axis { label: label.into(), scale }, ..self }
+        Self { x: Label { text: label.into(), scale, whole: false }, ..self }
     }
 
-    /// What the vertical axis shows, and how it runs.
+    /// The same where the horizontal axis counts things, such as layers: it names whole numbers only.
+    pub fn whole_x(self, label: impl Into<String>) -> Self {
+        Self { x: Label { text: label.into(), scale: Scale::Linear, whole: true }, ..self }
+    }
+
+    /// What the vertical axis shows, with its unit, and how it runs.
     pub fn y(self, label: impl Into<String>, scale: Scale) -> Self {
-        Self { y: Axis { label: label.into(), scale }, ..self }
+        Self { y: Label { text: label.into(), scale, whole: false }, ..self }
+    }
+
+    /// What stands below the plot.
+    pub fn caption(self, caption: impl Into<String>) -> Self {
+        Self { caption: caption.into(), ..self }
     }
 
     /// Adds a line through points in their order.
-    pub fn line(mut self, name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        self.lines.push(Line { name: name.into(), points: points.into_iter().collect() });
+    pub fn line(self, name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+        self.line_with_ranges(name, points.into_iter().map(Measured::from))
+    }
+
+    /// Adds a line through points with their ranges as bars.
+    pub fn line_with_ranges(self, name: impl Into<String>, points: impl IntoIterator<Item = Measured>) -> Self {
+        self.with(name.into(), points.into_iter().collect(), true)
+    }
+
+    /// Adds points that are not joined, with their ranges as bars.
+    pub fn points_with_ranges(self, name: impl Into<String>, points: impl IntoIterator<Item = Measured>) -> Self {
+        self.with(name.into(), points.into_iter().collect(), false)
+    }
+
+    fn with(mut self, name: String, points: Vec<Measured>, joined: bool) -> Self {
+        self.lines.push(Line { name, points, joined });
         self
     }
 
-    /// Writes the plot to a file, whole or not at all.
+    /// What the plot is called.
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// Writes the plot to an SVG or PNG file in the light theme, whole or not at all.
     ///
     /// # Errors
-    /// If the plot cannot be [drawn](Self::to_svg), or the file cannot be written.
+    /// If the plot cannot be [drawn](Self::figure), or the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PlotError> {
-        let file = OutputFile::new(path.as_ref())?;
-        self.write(&file)
+        self.figure()?.save(path, Theme::Light)
     }
 
     /// Writes the plot to a file that was checked before the work.
@@ -127,148 +137,119 @@ impl LinePlot {
     /// # Errors
     /// As [save](Self::save).
     pub fn write(&self, file: &OutputFile) -> Result<(), PlotError> {
-        Ok(file.write(self.to_svg()?.as_bytes())?)
+        self.figure()?.write(file, Theme::Light)
     }
 
-    /// The plot as the text of an SVG file.
+    /// The plot as the text of an SVG file in the light theme.
     ///
     /// # Errors
-    /// If there is no line, a line has no points, or a point is not finite or not above 0 on a logarithmic axis.
+    /// As [figure](Self::figure).
     pub fn to_svg(&self) -> Result<String, PlotError> {
-        self.validate()?;
-        let mut svg = String::new();
-        {
-            let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            let (x, y) = (self.range(&self.x, |point| point.0), self.range(&self.y, |point| point.1));
-            let drawn = match (self.x.scale, self.y.scale) {
-                (Scale::Linear, Scale::Linear) => self.draw(&area, x, y),
-                (Scale::Log, Scale::Linear) => self.draw(&area, x.log_scale(), y),
-                (Scale::Linear, Scale::Log) => self.draw(&area, x, y.log_scale()),
-                (Scale::Log, Scale::Log) => self.draw(&area, x.log_scale(), y.log_scale()),
-            };
-            drawn.map_err(|error| PlotError::Draw { title: self.title.clone(), reason: error.to_string() })?;
+        self.figure()?.to_svg(Theme::Light)
+    }
+
+    /// The points as comma-separated values, with a line of names: `series,x,y,low,high`.
+    pub fn to_csv(&self) -> String {
+        let mut csv = "series,x,y,low,high\n".to_owned();
+        for Line { name, points, .. } in &self.lines {
+            for Measured { x, y, low, high } in points {
+                // Writing to a text does not fail.
+                let _ = writeln!(csv, "{},{x},{y},{low},{high}", super::quoted(name));
+            }
         }
-        Ok(svg)
+        csv
+    }
+
+    /// The picture.
+    ///
+    /// # Errors
+    /// If there is no line, a line has no points, or a point or its range is not finite or not above 0 on a logarithmic
+    /// axis, or a point is not within its range.
+    pub fn figure(&self) -> Result<Figure, PlotError> {
+        self.validate()?;
+        let axis =
+            |label: &Label, range| Axis { scale: label.scale, range, whole: label.whole, downward: false, grid: true };
+        let x = axis(&self.x, range(self.x.scale, self.points().map(|point| point.x)));
+        let y = axis(&self.y, range(self.y.scale, self.points().flat_map(|point| [point.low, point.high])));
+        let legend = self.lines.iter().enumerate();
+        let legend = legend.map(|(at, line)| Entry { name: line.name.clone(), style: line.style(at) }).collect();
+        let around = Around {
+            title: &self.title,
+            x: &self.x.text,
+            y: &self.y.text,
+            caption: &self.caption,
+            legend,
+            right: 0.0,
+            height: HEIGHT,
+        };
+        let (mut figure, area) = frame(around, x, y);
+        for (at, line) in self.lines.iter().enumerate() {
+            let Style { ink, dashed, mark, joined } = line.style(at);
+            for Measured { x, low, high, .. } in line.points.iter().filter(|point| point.low < point.high) {
+                let (x, low, high) = (area.x(*x), area.y(*low), area.y(*high));
+                for (from, to) in
+                    [((x, low), (x, high)), ((x - 4.0, low), (x + 4.0, low)), ((x - 4.0, high), (x + 4.0, high))]
+                {
+                    figure.shapes.push(Shape::Path { points: vec![from, to], ink, width: 1.25, dashed: false });
+                }
+            }
+            let points = line.points.iter().map(|point| area.point(point.x, point.y)).collect::<Vec<_>>();
+            if let Some(form) = mark {
+                figure.shapes.extend(points.iter().map(|&at| Shape::Mark { at, ink, form }));
+            }
+            if joined && points.len() > 1 {
+                figure.shapes.push(Shape::Path { points, ink, width: 2.0, dashed });
+            }
+        }
+        Ok(figure)
+    }
+
+    fn points(&self) -> impl Iterator<Item = &Measured> {
+        self.lines.iter().flat_map(|line| &line.points)
     }
 
     fn validate(&self) -> Result<(), PlotError> {
         if self.lines.is_empty() {
             return Err(PlotError::NoSeries { title: self.title.clone() });
         }
-        let fits = |axis: &Axis, at: f64| at.is_finite() && (axis.scale == Scale::Linear || at > 0.0);
+        let fits = |label: &Label, at: f64| at.is_finite() && (label.scale == Scale::Linear || at > 0.0);
         for line in &self.lines {
             if line.points.is_empty() {
                 return Err(PlotError::EmptySeries { title: self.title.clone(), series: line.name.clone() });
             }
-            if let Some(&(x, y)) = line.points.iter().find(|(x, y)| !(fits(&self.x, *x) && fits(&self.y, *y))) {
-                return Err(PlotError::Point { series: line.name.clone(), x, y });
+            for &Measured { x, y, low, high } in &line.points {
+                let series = || line.name.clone();
+                if !(fits(&self.x, x) && fits(&self.y, y)) {
+                    return Err(PlotError::Point { series: series(), x, y });
+                }
+                if !(fits(&self.y, low) && fits(&self.y, high) && low <= y && y <= high) {
+                    return Err(PlotError::Range { series: series(), y, low, high });
+                }
             }
         }
         Ok(())
     }
+}
 
-    /// What an axis spans: all points, and a little more.
-    fn range(&self, axis: &Axis, of: impl Fn(&(f64, f64)) -> f64) -> Range<f64> {
-        let all = || self.lines.iter().flat_map(|line| &line.points).map(&of);
-        let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-        match axis.scale {
-            Scale::Linear => {
-                // A line that is level or upright still gets an area to stand in.
-                let margin = if high > low { 0.03 * (high - low) } else { 0.1 * low.abs().max(1.0) };
-                low - margin..high + margin
-            }
-            Scale::Log => {
-                let margin = if high > low { (high / low).powf(0.03) } else { 2.0 };
-                low / margin..high * margin
-            }
-        }
-    }
-
-    /// Where the names of the lines cover least of them.
-    fn emptiest_corner(&self) -> SeriesLabelPosition {
-        let (x, y) = (self.range(&self.x, |point| point.0), self.range(&self.y, |point| point.1));
-        let place = |point: &(f64, f64)| (self.x.share(&x, point.0), self.y.share(&y, point.1));
-        // Right and upper quarter, and how much of the lines lies there.
-        let mut covered = [[0; 2]; 2];
-        for line in &self.lines {
-            let places = line.points.iter().map(place).collect::<Vec<_>>();
-            let ends = places.iter().zip(places.iter().skip(1).chain(places.last()));
-            for (from, to) in ends {
-                for step in (0..STEPS).map(|step| f64::from(step) / f64::from(STEPS)) {
-                    let (x, y) = (from.0 + step * (to.0 - from.0), from.1 + step * (to.1 - from.1));
-                    let outer = |at: f64| !(0.33..0.67).contains(&at);
-                    covered[usize::from(x > 0.5)][usize::from(y > 0.5)] += usize::from(outer(x) && outer(y));
-                }
-            }
-        }
-        let corners = [
-            (covered[1][1], SeriesLabelPosition::UpperRight),
-            (covered[0][1], SeriesLabelPosition::UpperLeft),
-            (covered[1][0], SeriesLabelPosition::LowerRight),
-            (covered[0][0], SeriesLabelPosition::LowerLeft),
-        ];
-        corners.into_iter().min_by_key(|(covered, _)| *covered).map_or(SeriesLabelPosition::UpperRight, |(_, at)| at)
-    }
-
-    fn draw<'a, X, Y>(
-        &self,
-        area: &DrawingArea<SVGBackend<'a>, Shift>,
-        x: X,
-        y: Y,
-    ) -> Result<(), DrawingAreaErrorKind<std::io::Error>>
-    where
-        X: AsRangedCoord<Value = f64>,
-        X::CoordDescType: ValueFormatter<f64>,
-        Y: AsRangedCoord<Value = f64>,
-        Y::CoordDescType: ValueFormatter<f64>,
-    {
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, ("sans-serif", 22))
-            .margin(14)
-            .x_label_area_size(48)
-            .y_label_area_size(72)
-            .build_cartesian_2d(x, y)?;
-        chart
-            .configure_mesh()
-            .x_desc(&self.x.label)
-            .y_desc(&self.y.label)
-            .axis_desc_style(("sans-serif", 16))
-            .label_style(("sans-serif", 13))
-            .x_label_formatter(&|at| number(*at))
-            .y_label_formatter(&|at| number(*at))
-            .light_line_style(BLACK.mix(0.04))
-            .bold_line_style(BLACK.mix(0.15))
-            .draw()?;
-        for (line, color) in self.lines.iter().zip(COLORS.iter().cycle()) {
-            let style = ShapeStyle::from(color).stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(line.points.iter().copied(), style))?
-                .label(&line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-            if line.points.len() <= MARKED {
-                chart.draw_series(line.points.iter().map(|&point| Circle::new(point, 3, color.filled())))?;
-            }
-        }
-        chart
-            .configure_series_labels()
-            .position(self.emptiest_corner())
-            .label_font(("sans-serif", 14))
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
-        area.present()
+impl Line {
+    fn style(&self, at: usize) -> Style {
+        let mark = (!self.joined || self.points.len() <= MARKED).then(|| Mark::of(at));
+        Style { ink: Ink::Series(at), dashed: at >= COLORS, mark, joined: self.joined }
     }
 }
 
-/// As short as it can be read.
-fn number(at: f64) -> String {
-    match at.abs() {
-        0.0 => "0".to_owned(),
-        1e-3..1e6 => {
-            let text = format!("{at:.4}");
-            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+/// What an axis spans: all numbers, and a little more.
+fn range(scale: Scale, all: impl Iterator<Item = f64>) -> Range<f64> {
+    let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), at| (low.min(at), high.max(at)));
+    match scale {
+        Scale::Linear => {
+            // A line that is level or upright still gets an area to stand in.
+            let margin = if high > low { 0.04 * (high - low) } else { 0.1 * low.abs().max(1.0) };
+            low - margin..high + margin
         }
-        _ => format!("{at:e}"),
+        Scale::Log => {
+            let margin = if high > low { (high / low).powf(0.04) } else { 2.0 };
+            low / margin..high * margin
+        }
     }
 }

@@ -7,6 +7,8 @@ mod common;
 
 #[path = "../attention.rs"]
 mod attention;
+#[path = "../attention_log.rs"]
+mod attention_log;
 #[path = "../cached_layers.rs"]
 mod cached_layers;
 #[path = "../cached_methods.rs"]
@@ -35,10 +37,14 @@ mod layers;
 mod maskers;
 #[path = "../masks.rs"]
 mod masks;
+#[path = "../metrics.rs"]
+mod metrics;
 #[path = "../padded_layers.rs"]
 mod padded_layers;
 #[path = "../plots.rs"]
 mod plots;
+#[path = "../reports.rs"]
+mod reports;
 #[path = "../rotary.rs"]
 mod rotary;
 #[path = "../softcap_and_sinks.rs"]

@@ -1,0 +1,68 @@
+//! A report of a log of metrics: one HTML file with tables and plots.
+//!
+//! `cargo run --release --features plot --example report -- run.jsonl --out report.html`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use sparse_attention_hub::{
+    metrics::{MetricLog, MetricReader},
+    plot::{PlotError, PlotGenerator, Theme},
+    report::Report,
+};
+
+/// Makes one HTML file of a log of metrics, which stands alone: a summary, a table of all heads, and every plot with its
+/// numbers.
+#[derive(Debug, Parser)]
+#[command(name = "report")]
+struct Arguments {
+    /// The logs, JSON lines as a metric logger writes them; several are shown beside one another
+    #[arg(required = true)]
+    logs: Vec<PathBuf>,
+    /// The HTML file to write
+    #[arg(long, default_value = "report.html")]
+    out: PathBuf,
+    /// What the report is called; without it, where the log lies
+    #[arg(long)]
+    title: Option<String>,
+    /// Also write every plot into this folder, as SVG
+    #[arg(long)]
+    plot: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), PlotError> {
+    let log = log(&arguments.logs)?;
+    let report = Report::new(log.clone())?;
+    let report = match &arguments.title {
+        Some(title) => report.titled(title),
+        None => report,
+    };
+    report.save(&arguments.out)?;
+    println!("{}", arguments.out.display());
+    if let Some(folder) = &arguments.plot {
+        let plots = PlotGenerator::new(log)?.save_all(folder, Theme::Light)?;
+        plots.iter().for_each(|plot| println!("{}", plot.display()));
+    }
+    Ok(())
+}
+
+/// One log, or several beside one another under the names of their files.
+fn log(paths: &[PathBuf]) -> Result<MetricLog, PlotError> {
+    let read = |path: &PathBuf| MetricReader::open(path)?.read_all()?.not_empty();
+    if let [path] = paths {
+        return Ok(read(path)?);
+    }
+    let name = |path: &PathBuf| path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let runs = paths.iter().map(|path| Ok((name(path), read(path)?))).collect::<Result<Vec<_>, PlotError>>()?;
+    Ok(MetricLog::side_by_side(runs)?)
+}

@@ -1,0 +1,182 @@
+use burn::tensor::{Tensor, backend::Backend};
+
+use super::{AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, masked_attention};
+use crate::mask::{Mask, MaskForm};
+
+/// Dense attention over some inputs, with which attention through masks is compared.
+///
+/// Reports, logs and studies all take their errors from here. It costs one pass of dense attention, with
+/// [sinks](AttentionInputs::with_sinks) two.
+#[derive(Debug, Clone)]
+pub struct DenseReference {
+    of_all: Rows,
+    /// Without the sinks, if there are any.
+    of_keys: Option<Rows>,
+}
+
+/// How far the output of a row is from that of dense attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct RowError {
+    /// Norm of the difference of the outputs.
+    pub difference: f64,
+    /// Norm of the dense output.
+    pub norm: f64,
+    /// The log-sum-exp less the dense one; minus infinity in a row that sees keys and keeps none.
+    pub log_sum_exp: f64,
+    /// Relative error of the numerator of the softmax, the Euclidean norm of the difference.
+    pub numerator: f64,
+    /// Relative error of the numerator along the dense one, with its sign.
+    pub numerator_along: f64,
+}
+
+impl RowError {
+    /// Relative error of the output; 0 where both are 0.
+    pub fn output(&self) -> f64 {
+        relative(self.difference, self.norm)
+    }
+
+    /// Relative error of the denominator of the softmax, with its sign.
+    pub fn denominator(&self) -> f64 {
+        self.log_sum_exp.exp_m1()
+    }
+}
+
+/// A difference over a norm; 0 where there is no difference.
+pub(super) fn relative(difference: f64, norm: f64) -> f64 {
+    if difference == 0.0 { 0.0 } else { difference / norm }
+}
+
+/// The statistics of rows on the host.
+#[derive(Debug, Clone)]
+struct Rows {
+    width: usize,
+    output: Vec<f64>,
+    maximum: Vec<f64>,
+    denominator: Vec<f64>,
+}
+
+impl Rows {
+    fn of<B: Backend>(output: &AttentionOutput<B>, statistics: &SoftmaxStatistics<B>) -> Self {
+        Self {
+            width: output.output.dims()[3],
+            output: host(&output.output),
+            maximum: host(&statistics.maximum),
+            denominator: host(&statistics.denominator),
+        }
+    }
+
+    fn row(&self, row: usize) -> &[f64] {
+        &self.output[row * self.width..(row + 1) * self.width]
+    }
+
+    /// The log-sum-exp of a row less another's. From the maxima and the sums, because the log-sum-exp itself has lost the
+    /// digits of the difference where logits are large.
+    fn shift(&self, other: &Self, row: usize) -> f64 {
+        match (self.denominator[row] == 0.0, other.denominator[row] == 0.0) {
+            (true, true) => 0.0,
+            (true, false) => f64::NEG_INFINITY,
+            (false, true) => f64::INFINITY,
+            (false, false) => {
+                self.maximum[row] - other.maximum[row] + (self.denominator[row] / other.denominator[row]).ln()
+            }
+        }
+    }
+}
+
+impl DenseReference {
+    /// Dense attention over the inputs.
+    ///
+    /// # Errors
+    /// If a tensor that this takes is larger than the device can hold.
+    pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Result<Self, AttentionError> {
+        let full = Mask::full(inputs.mask_shape(), &inputs.device());
+        let of_all = statistics_of(inputs, &full)?;
+        let of_keys = inputs.sinks().map(|_| statistics_of(&inputs.without_sinks(), &full)).transpose()?;
+        Ok(Self { of_all, of_keys })
+    }
+
+    fn of_keys(&self) -> &Rows {
+        self.of_keys.as_ref().unwrap_or(&self.of_all)
+    }
+
+    /// Whether each row sees a key at all.
+    pub fn sees(&self) -> impl Iterator<Item = bool> {
+        self.of_keys().denominator.iter().map(|denominator| *denominator != 0.0)
+    }
+
+    /// The errors of each row of attention over the same inputs, counted over batch, heads and queries. Its statistics
+    /// must have been requested; otherwise there are none.
+    pub fn errors<B: Backend>(&self, found: &AttentionOutput<B>) -> Vec<RowError> {
+        let Some(statistics) = &found.statistics else { return Vec::new() };
+        let found = Rows::of(found, statistics);
+        (0..self.of_all.denominator.len()).map(|row| self.error(&found, row)).collect()
+    }
+
+    fn error(&self, found: &Rows, row: usize) -> RowError {
+        let (wanted, output) = (self.of_all.row(row), found.row(row));
+        let log_sum_exp = found.shift(&self.of_all, row);
+        let norm = self::norm(wanted.iter().copied());
+        // The numerator is the output times the denominator: relative to the dense denominator, times this.
+        let factor = log_sum_exp.exp();
+        let numerator = || output.iter().zip(wanted).map(|(a, b)| (a * factor - b, *b));
+        let along = numerator().map(|(difference, wanted)| difference * wanted).sum::<f64>();
+        RowError {
+            difference: self::norm(output.iter().zip(wanted).map(|(a, b)| a - b)),
+            norm,
+            log_sum_exp,
+            numerator: relative(self::norm(numerator().map(|(difference, _)| difference)), norm),
+            numerator_along: relative(along, norm.powi(2)),
+        }
+    }
+
+    /// Which share of the dense weights of each row lies on kept keys; 1 in a row that sees none.
+    ///
+    /// Sampled keys count with their own weight only, and sinks not at all: where there are such, or the mask is dense,
+    /// this costs a pass of attention over the kept keys. Otherwise it follows from `found`, attention through the mask.
+    ///
+    /// # Errors
+    /// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
+    pub fn mass_kept<B: Backend>(
+        &self,
+        inputs: &AttentionInputs<B>,
+        mask: &Mask<B>,
+        found: &AttentionOutput<B>,
+    ) -> Result<Vec<f64>, AttentionError> {
+        let support = match &found.statistics {
+            Some(statistics) if self.of_keys.is_none() && keeps_for_certain(mask) => Rows::of(found, statistics),
+            _ => statistics_of(&inputs.without_sinks(), &mask.support())?,
+        };
+        let dense = self.of_keys();
+        let mass = |row: usize| match dense.denominator[row] == 0.0 {
+            true => 1.0,
+            false => support.shift(dense, row).exp(),
+        };
+        Ok((0..dense.denominator.len()).map(mass).collect())
+    }
+}
+
+/// Whether no key is sampled, as far as the form of the mask says.
+fn keeps_for_certain<B: Backend>(mask: &Mask<B>) -> bool {
+    match mask.form() {
+        MaskForm::Empty | MaskForm::Full | MaskForm::Pattern(_) => true,
+        MaskForm::Rows(rows) => rows.lists().probability.is_none(),
+        MaskForm::Dense(_) => false,
+    }
+}
+
+fn statistics_of<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<Rows, AttentionError> {
+    let found = masked_attention(inputs, mask, Requested { statistics: true, weights: false })?;
+    match &found.statistics {
+        Some(statistics) => Ok(Rows::of(&found, statistics)),
+        None => unreachable!("attention gives the statistics that are requested"),
+    }
+}
+
+fn norm(numbers: impl Iterator<Item = f64>) -> f64 {
+    numbers.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+fn host<B: Backend>(tensor: &Tensor<B, 4>) -> Vec<f64> {
+    tensor.to_data().convert::<f64>().iter::<f64>().collect()
+}

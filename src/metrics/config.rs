@@ -1,0 +1,168 @@
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    MetricError, MetricLogger, MetricRegistry,
+    line::{Header, json},
+    memory::Memory,
+    output::Output,
+    reader::{self, End},
+    shared::{Shared, Sink},
+};
+
+/// Which of the registered metrics are logged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Enabled {
+    /// All of them.
+    #[default]
+    All,
+    /// Some, by name.
+    Only(Vec<String>),
+}
+
+impl Enabled {
+    /// Some, by name.
+    pub fn only<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
+        Self::Only(names.into_iter().map(Into::into).collect())
+    }
+}
+
+/// Configuration of [MetricLogger].
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricLoggerConfig {
+    /// The metrics that there are. Default: the [built-in](super::built_in) ones.
+    pub registry: MetricRegistry,
+    /// Which of them are logged. Default: all.
+    pub metrics: Enabled,
+    /// The file to write to, as JSON lines. Without it, records stay in [memory](MetricLogger::records).
+    pub log_path: Option<PathBuf>,
+    /// Whether a log that is there already is continued. Otherwise a file with content is an error. Default: false.
+    pub append: bool,
+    /// After how many records the file is written, at least 1. Default: 1,024.
+    pub flush_every: usize,
+    /// After what time the file is written, looked at whenever something is logged. Default: 5 seconds.
+    pub flush_interval: Duration,
+    /// The most records in memory, at least 1. With a file: those that wait for it, for as long as it cannot be written;
+    /// further ones are refused with an error. Without: the newest. Default: 1,048,576.
+    pub max_records: usize,
+    /// Which share of the steps is logged, in (0, 1]: 0.1 takes the steps 0, 10, 20 and so on, the same in every run.
+    /// Records without a step are always taken. Default: 1.
+    pub sampling_factor: f64,
+}
+
+impl Default for MetricLoggerConfig {
+    fn default() -> Self {
+        Self {
+            registry: MetricRegistry::new(),
+            metrics: Enabled::All,
+            log_path: None,
+            append: false,
+            flush_every: 1024,
+            flush_interval: Duration::from_secs(5),
+            max_records: 1 << 20,
+            sampling_factor: 1.0,
+        }
+    }
+}
+
+impl MetricLoggerConfig {
+    /// All metrics to a file.
+    pub fn to_file(path: impl Into<PathBuf>) -> Self {
+        Self { log_path: Some(path.into()), ..Self::default() }
+    }
+
+    /// The logger.
+    ///
+    /// # Errors
+    /// If a value makes no sense, a metric is not registered, or the file has content already or cannot be written.
+    pub fn init(self) -> Result<MetricLogger, MetricError> {
+        self.validate()?;
+        let sink = match &self.log_path {
+            Some(path) => Sink::Output(self.open(path)?),
+            None => Sink::Memory(Memory::new(self.max_records)),
+        };
+        Ok(self.with_sink(sink))
+    }
+
+    /// The logger over a writer other than a file, such as a compressor or a socket.
+    ///
+    /// # Errors
+    /// If a value makes no sense, `log_path` is set besides, a metric is not registered, or the writer fails.
+    pub fn init_with_writer(self, writer: impl Write + Send + 'static) -> Result<MetricLogger, MetricError> {
+        self.validate()?;
+        if let Some(path) = &self.log_path {
+            let value = path.display().to_string();
+            return Err(MetricError::Config { field: "log_path", value, allowed: "none if a writer is given" });
+        }
+        let mut output = Output::other(Box::new(writer));
+        self.begin(&mut output)?;
+        Ok(self.with_sink(Sink::Output(output)))
+    }
+
+    fn validate(&self) -> Result<(), MetricError> {
+        let at_least_one = |field, value: usize| match value {
+            0 => Err(MetricError::Config { field, value: value.to_string(), allowed: "at least 1" }),
+            _ => Ok(()),
+        };
+        at_least_one("flush_every", self.flush_every)?;
+        at_least_one("max_records", self.max_records)?;
+        if !(self.sampling_factor > 0.0 && self.sampling_factor <= 1.0) {
+            let value = self.sampling_factor.to_string();
+            return Err(MetricError::Config { field: "sampling_factor", value, allowed: "in (0, 1]" });
+        }
+        match &self.metrics {
+            Enabled::All => Ok(()),
+            Enabled::Only(names) => {
+                let unknown = names.iter().find(|name| self.registry.place(name).is_none());
+                unknown.map_or(Ok(()), |name| Err(self.registry.unknown(name)))
+            }
+        }
+    }
+
+    fn open(&self, path: &Path) -> Result<Output, MetricError> {
+        let failed = |source| MetricError::Open { path: path.to_owned(), source };
+        let file = OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let mut output = Output::file(file, path);
+        match (length, self.append) {
+            (0, _) => self.begin(&mut output)?,
+            (_, false) => return Err(MetricError::Exists { path: path.to_owned() }),
+            (_, true) => {
+                if reader::can_continue(path, &self.registry)? == End::CutOff {
+                    // The next record gets a line to itself.
+                    output.push(b"\n", 0);
+                }
+            }
+        }
+        Ok(output)
+    }
+
+    /// Writes the header, by which it shows whether anything can be written.
+    fn begin(&self, output: &mut Output) -> Result<(), MetricError> {
+        let mut header = json(&Header::of(self.registry.metrics()));
+        header.push(b'\n');
+        output.push(&header, 0);
+        output.flush().map_err(|source| MetricError::Write {
+            to: output.name().to_owned(),
+            kept: 0,
+            refused: 0,
+            source,
+        })
+    }
+
+    fn with_sink(self, sink: Sink) -> MetricLogger {
+        let enabled = |name: &str| match &self.metrics {
+            Enabled::All => true,
+            Enabled::Only(names) => names.iter().any(|only| only == name),
+        };
+        let metrics = self.registry.metrics().iter();
+        let metrics =
+            metrics.map(|metric| (Arc::from(metric.name.as_ref()), enabled(&metric.name))).collect::<Vec<_>>();
+        MetricLogger::of(Shared::new(self, metrics, sink))
+    }
+}

@@ -1,0 +1,111 @@
+use std::sync::Arc;
+
+use super::{MetricError, Place, Record, memory::Memory, shared::Shared};
+
+/// Logs metrics, or nothing where it is [off](Self::off).
+///
+/// A logger is a handle: clones of it write to the same place, from any thread. The last one that goes away writes what
+/// is left; since that cannot return an error, [finish](Self::finish) does it beforehand. Each record is a
+/// [tracing](https://docs.rs/tracing) event of the target `sparse_attention_hub::metrics` and the level `TRACE` besides.
+///
+/// Should be created with [MetricLoggerConfig].
+///
+/// # Example
+/// ```
+/// use sparse_attention_hub::metrics::{Enabled, MetricLoggerConfig, Place, built_in};
+///
+/// let logger = MetricLoggerConfig { metrics: Enabled::only([built_in::HEAD_DENSITY]), ..Default::default() }.init()?;
+/// let place = Place::of_layer(0, 0);
+/// logger.at("a method").log(built_in::HEAD_DENSITY, 0.12, place.with_head(0, 3))?;
+/// logger.log(built_in::MILLISECONDS_ATTEND, 1.5, place)?; // Not enabled.
+/// assert_eq!(logger.records().len(), 1);
+/// # Ok::<(), sparse_attention_hub::metrics::MetricError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct MetricLogger {
+    shared: Option<Arc<Shared>>,
+    location: Option<Arc<str>>,
+}
+
+impl MetricLogger {
+    /// A logger that logs nothing and costs nothing.
+    pub fn off() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn of(shared: Shared) -> Self {
+        Self { shared: Some(Arc::new(shared)), location: None }
+    }
+
+    /// Whether it logs anything at all.
+    pub fn is_on(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// A handle to the same logger whose records say where they come from.
+    pub fn at(&self, location: impl AsRef<str>) -> Self {
+        Self { shared: self.shared.clone(), location: Some(Arc::from(location.as_ref())) }
+    }
+
+    /// Whether a metric is logged in a step: what costs something to find out need not be found out otherwise.
+    pub fn takes(&self, metric: &str, step: u64) -> bool {
+        self.shared.as_deref().is_some_and(|shared| shared.samples(Some(step)) && shared.enabled(metric))
+    }
+
+    /// Logs a value.
+    ///
+    /// # Errors
+    /// If the metric is not registered, the value is not of its kind, the logger is finished, or the file cannot be
+    /// written. In the last case the record is kept and written later, unless the error says that it was refused.
+    pub fn log(&self, metric: &str, value: f64, place: Place) -> Result<(), MetricError> {
+        match &self.shared {
+            Some(_) => self.log_many(metric, [(place, value)]),
+            None => Ok(()),
+        }
+    }
+
+    /// Logs many values of a metric at one time.
+    ///
+    /// # Errors
+    /// As [log](Self::log). Values before the one that is at fault are logged.
+    pub fn log_many(&self, metric: &str, values: impl IntoIterator<Item = (Place, f64)>) -> Result<(), MetricError> {
+        match &self.shared {
+            Some(shared) => shared.log(metric, values, self.location.as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    /// The records in memory, the oldest first, of a logger without a file. At most
+    /// [max_records](MetricLoggerConfig::max_records), the newest.
+    pub fn records(&self) -> Vec<Record> {
+        self.shared.as_deref().and_then(|shared| shared.memory(Memory::records)).unwrap_or_default()
+    }
+
+    /// How many records made room for newer ones in a logger without a file.
+    pub fn left_out(&self) -> u64 {
+        self.shared.as_deref().and_then(|shared| shared.memory(Memory::left_out)).unwrap_or(0)
+    }
+
+    /// Writes what waits in memory.
+    ///
+    /// # Errors
+    /// If it cannot be written; then it goes on waiting.
+    pub fn flush(&self) -> Result<(), MetricError> {
+        match &self.shared {
+            Some(shared) => shared.flush(),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what waits in memory and ends the log: when this returns, everything is on the disk, and nothing more is
+    /// taken from any handle. Ending twice does no harm.
+    ///
+    /// # Errors
+    /// If it cannot be written; then the log is not ended, and this can be tried again.
+    pub fn finish(&self) -> Result<(), MetricError> {
+        match &self.shared {
+            Some(shared) => shared.finish(),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{MethodSpace, Objective, Outcome, Search, TuneError};
+
+const FORMAT: &str = "sparse-attention-hub search";
+const VERSION: u64 = 1;
+
+/// A method that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Its number, from which the method follows.
+    pub trial: u64,
+    /// On how many recordings it was tried.
+    pub recordings: usize,
+    /// The method, as it stands in a method file.
+    pub method: Value,
+    /// How it did; none if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// What a search is of: only trials of the same search can be compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    format: String,
+    version: u64,
+    seed: u64,
+    objective: Objective,
+    space: MethodSpace,
+}
+
+impl Header {
+    fn of(search: &Search) -> Self {
+        let Search { space, objective, seed, .. } = search;
+        Self { format: FORMAT.to_owned(), version: VERSION, seed: *seed, objective: *objective, space: space.clone() }
+    }
+}
+
+/// What a search has tried, as JSON lines: a header, then a [Trial] a line. A search goes on where its journal ends, also
+/// where the last line is cut off: that trial is made again.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    trials: BTreeMap<(u64, usize), Trial>,
+}
+
+impl Journal {
+    /// Opens the journal of a search, or begins it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or is of another search or version.
+    pub fn open(path: impl AsRef<Path>, search: &Search) -> Result<Self, TuneError> {
+        let path = path.as_ref().to_owned();
+        let header = Header::of(search);
+        let opened = OpenOptions::new().append(true).create(true).open(&path);
+        let file = opened.map_err(|source| TuneError::Open { path: path.clone(), source })?;
+        let (trials, whole) = read(&path, &header)?;
+        let mut journal = Self { path, file, trials };
+        match whole {
+            None => journal.write(&header)?,
+            Some(true) => {}
+            // The next trial gets a line to itself.
+            Some(false) => journal.append(b"\n")?,
+        }
+        Ok(journal)
+    }
+
+    /// The trials, by their number and the recordings that they were tried on.
+    pub fn trials(&self) -> impl Iterator<Item = &Trial> {
+        self.trials.values()
+    }
+
+    /// Takes over the trials of another journal of the same search, such as that of another shard, without writing them.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is of another search or version.
+    pub fn take_over(&mut self, path: impl AsRef<Path>, search: &Search) -> Result<(), TuneError> {
+        self.trials.extend(read(path.as_ref(), &Header::of(search))?.0);
+        Ok(())
+    }
+
+    pub(super) fn trial(&self, number: u64, recordings: usize) -> Option<&Trial> {
+        self.trials.get(&(number, recordings))
+    }
+
+    /// Writes a trial.
+    pub(super) fn record(&mut self, trial: Trial) -> Result<(), TuneError> {
+        self.write(&trial)?;
+        self.trials.insert((trial.trial, trial.recordings), trial);
+        Ok(())
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<(), TuneError> {
+        let bytes = serde_json::to_vec(line).map_err(std::io::Error::from);
+        let mut bytes = bytes.map_err(|source| TuneError::Write { path: self.path.clone(), source })?;
+        bytes.push(b'\n');
+        self.append(&bytes)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), TuneError> {
+        self.file.write_all(bytes).map_err(|source| TuneError::Write { path: self.path.clone(), source })
+    }
+}
+
+type Trials = BTreeMap<(u64, usize), Trial>;
+
+/// The trials of a file, and whether its last line has its end; `None` for the latter if the file is empty.
+fn read(path: &Path, wanted: &Header) -> Result<(Trials, Option<bool>), TuneError> {
+    let failed = |source| TuneError::Open { path: path.to_owned(), source };
+    let mut lines = BufReader::new(File::open(path).map_err(failed)?);
+    let (mut trials, mut whole) = (Trials::new(), None);
+    for number in 1.. {
+        let mut line = Vec::new();
+        if lines.read_until(b'\n', &mut line).map_err(failed)? == 0 {
+            break;
+        }
+        whole = Some(line.last() == Some(&b'\n'));
+        let wrong = |field: String, found: String, expected: String| TuneError::Journal {
+            path: path.to_owned(),
+            line: number,
+            field,
+            found,
+            expected,
+        };
+        if number == 1 {
+            check(&line, wanted).map_err(|[field, found, expected]| wrong(field, found, expected))?;
+            continue;
+        }
+        let mut json = serde_json::Deserializer::from_slice(&line);
+        match serde_path_to_error::deserialize::<_, Trial>(&mut json) {
+            Ok(trial) => _ = trials.insert((trial.trial, trial.recordings), trial),
+            Err(error) if error.inner().is_eof() => {}
+            Err(error) => {
+                let (field, found) = (error.path().to_string(), error.into_inner().to_string());
+                return Err(wrong(field, found, "as a search writes it".to_owned()));
+            }
+        }
+    }
+    Ok((trials, whole))
+}
+
+/// Whether the first line is that of the search: otherwise the field, what it is, and what it must be.
+fn check(line: &[u8], wanted: &Header) -> Result<(), [String; 3]> {
+    let fault = |field: &str, found: &Value, expected: &Value| {
+        Err([field.to_owned(), format!("`{found}`"), format!("`{expected}`, as in the search that goes on with it")])
+    };
+    let Ok(found) = serde_json::from_slice::<Value>(line) else {
+        return fault("format", &Value::Null, &FORMAT.into());
+    };
+    // A header is made of what is JSON anyway.
+    let wanted = serde_json::to_value(wanted).unwrap_or_default();
+    for field in ["format", "version", "seed", "objective", "space"] {
+        if found[field] != wanted[field] {
+            return fault(field, &found[field], &wanted[field]);
+        }
+    }
+    Ok(())
+}

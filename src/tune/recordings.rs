@@ -1,0 +1,87 @@
+use std::{path::Path, time::Instant};
+
+use burn::tensor::backend::Backend;
+use serde_json::Value;
+
+use super::{Outcome, TuneError};
+use crate::{
+    attention::{AttentionInputs, AttentionReport, DenseReference, Requested, ResearchAttention},
+    masker::{LayerState, MaskerRegistry},
+};
+
+/// Recordings to try methods on, with dense attention over each, which is computed once.
+#[derive(Debug)]
+pub struct Recordings<B: Backend> {
+    all: Vec<(AttentionInputs<B>, DenseReference)>,
+    seed: u64,
+}
+
+impl<B: Backend> Recordings<B> {
+    /// Recordings of any model. Methods that draw do so with the seed.
+    ///
+    /// # Errors
+    /// If there are none, or dense attention over one cannot be computed.
+    pub fn new(inputs: impl IntoIterator<Item = AttentionInputs<B>>, seed: u64) -> Result<Self, TuneError> {
+        let dense = |inputs: AttentionInputs<B>| {
+            let dense = DenseReference::of(&inputs)?;
+            Ok((inputs, dense))
+        };
+        let all = inputs.into_iter().map(dense).collect::<Result<Vec<_>, TuneError>>()?;
+        match all.is_empty() {
+            true => {
+                let (field, value) = ("recordings".to_owned(), "empty".to_owned());
+                Err(TuneError::Value { field, value, allowed: "at least one" })
+            }
+            false => Ok(Self { all, seed }),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there are none, which does not happen.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// How a method does on the first of the recordings. Files that it names are looked for from a folder.
+    ///
+    /// # Errors
+    /// If the method cannot be built, or cannot work with a recording.
+    pub fn outcome(
+        &self,
+        registry: &MaskerRegistry<B>,
+        method: &Value,
+        folder: &Path,
+        first: usize,
+    ) -> Result<Outcome, TuneError> {
+        let recordings = &self.all[..first.clamp(1, self.all.len())];
+        let context = registry.context(&recordings[0].0.device()).in_directory(folder);
+        let Value::Array(maskers) = method else {
+            let (field, value) = ("method".to_owned(), method.to_string());
+            return Err(TuneError::Value { field, value, allowed: "a list of maskers" });
+        };
+        let maskers = maskers.iter().map(|masker| registry.masker(masker, &context)).collect::<Result<Vec<_>, _>>()?;
+        let attention = ResearchAttention::new(maskers)?;
+        let (mut heads, mut sum) = (0.0, Outcome { error: 0.0, density: 0.0, milliseconds: 0.0 });
+        for (inputs, dense) in recordings {
+            let start = Instant::now();
+            let requested = Requested { statistics: true, weights: false };
+            let found = attention.forward(inputs, &mut LayerState::new(self.seed), requested)?;
+            // A device is done when its output can be read.
+            let _ = found.attention.output.to_data();
+            sum.milliseconds += start.elapsed().as_secs_f64() * 1e3;
+            let report = AttentionReport::compare(dense, inputs, &found.mask, &found.attention)?;
+            heads += report.heads.len() as f64;
+            sum.error += report.heads.iter().map(|head| head.output_error).sum::<f64>();
+            sum.density += report.heads.iter().map(|head| head.density.visible).sum::<f64>();
+        }
+        Ok(Outcome {
+            error: sum.error / heads,
+            density: sum.density / heads,
+            milliseconds: sum.milliseconds / recordings.len() as f64,
+        })
+    }
+}
