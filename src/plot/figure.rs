@@ -116,6 +116,8 @@ impl Figure {
         let (width, height) = self.size();
         let (fine_width, fine_height) = self.pixels();
         let label = self.title.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+        // Cells that are scaled to parts of pixels would show seams.
+        let svg = svg.replace("<rect ", "<rect shape-rendering=\"crispEdges\" ");
         Ok(svg.replacen(
             &format!("<svg width=\"{fine_width}\" height=\"{fine_height}\""),
             &format!("<svg role=\"img\" aria-label=\"{label}\" width=\"{width}\" height=\"{height}\""),

@@ -28,7 +28,7 @@ pub(super) struct Tick {
 }
 
 /// The least space between two labels, in pixels.
-const GAP: f64 = 10.0;
+const GAP: f64 = 6.0;
 
 /// More ticks than this are not easier to read.
 const MOST: usize = 9;
@@ -49,23 +49,31 @@ pub(super) fn ticks(scale: Scale, range: &Range<f64>, length: f64, extent: impl 
         let distinct = ticks.windows(2).all(|two| two[0].label != two[1].label);
         distinct && ticks.len() <= MOST && ends.windows(2).all(|two| two[0].1 + GAP <= two[1].0)
     };
-    let linear = || steps(range).map(|step| named(multiples(range, step)));
+    let linear = |parts: [f64; 3]| steps(range, parts).map(|step| named(multiples(range, step)));
+    // Where none of the usual steps has room twice.
+    let unusual = linear([2.5, 3.0, 4.0]);
     let candidates: Box<dyn Iterator<Item = Vec<Tick>>> = match scale {
-        Scale::Linear => Box::new(linear()),
+        Scale::Linear => Box::new(linear([1.0, 2.0, 5.0]).chain(unusual)),
         Scale::Log => {
-            // Where less than two round ratios are in sight, round differences do better.
-            let decades = (1..=64).map(|every| decades(range, &[1.0], every));
-            let ratios = [decades_of(range, &[1.0, 2.0, 5.0]), decades_of(range, &[1.0, 3.0])];
-            let ratios = ratios.into_iter().chain(decades).map(named).filter(|ticks| ticks.len() >= 3);
-            Box::new(ratios.chain(linear()))
+            let powers = || (1..=64).map(|every| named(decades(range, &[1.0], every)));
+            let ratios = || [[1.0, 2.0, 5.0].as_slice(), &[1.0, 3.0]].map(|parts| named(decades(range, parts, 1)));
+            let three = ratios().into_iter().chain(powers()).filter(|ticks| ticks.len() >= 3);
+            // Where less than two decades are in sight, round differences say more than two round ratios.
+            let wide = range.end / range.start >= 100.0;
+            let two = powers().filter(move |_| wide).chain(linear([1.0, 2.0, 5.0])).chain(ratios()).chain(unusual);
+            Box::new(three.chain(two))
         }
     };
-    let all = candidates.filter(|ticks| fits(ticks)).take_while(|ticks| !ticks.is_empty()).next();
-    all.unwrap_or_default()
-}
-
-fn decades_of(range: &Range<f64>, parts: &[f64]) -> Vec<f64> {
-    decades(range, parts, 1)
+    // One tick is better than none, and two say what the scale is.
+    let mut single = None;
+    for ticks in candidates.filter(|ticks| fits(ticks)) {
+        match ticks.len() {
+            0 => {}
+            1 => single = single.or(Some(ticks)),
+            _ => return ticks,
+        }
+    }
+    single.unwrap_or_default()
 }
 
 /// `parts` of every so many powers of ten.
@@ -81,10 +89,10 @@ fn power_of_ten(power: i32) -> f64 {
 }
 
 /// Round steps for a linear axis, the smallest first.
-fn steps(range: &Range<f64>) -> impl Iterator<Item = (i32, f64)> {
+fn steps(range: &Range<f64>, parts: [f64; 3]) -> impl Iterator<Item = (i32, f64)> + use<> {
     let width = range.end - range.start;
     let first = (width / 20.0).log10().floor() as i32;
-    (first..first + 4).flat_map(|power| [1.0, 2.0, 5.0].map(|part| (power, part)))
+    (first..first + 4).flat_map(move |power| parts.map(|part| (power, part)))
 }
 
 /// The multiples of a step in a range.
