@@ -32,6 +32,8 @@
 //! | `cuda` | NVIDIA GPUs |
 //! | `tch` | libtorch |
 //! | `train` | burn's `Autodiff` and training loop |
+//! | `hf` | language models from HuggingFace folders, and files of PyTorch |
+//! | `hub` | language models by their name on the HuggingFace hub |
 //! | `plot` | plots as SVG |
 //!
 //! A program that picks its backend itself needs none of them.
@@ -46,6 +48,8 @@ mod file_error;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+#[cfg(feature = "hf")]
+pub mod models;
 pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;

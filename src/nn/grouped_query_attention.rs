@@ -5,9 +5,12 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 
-use super::{KvCache, OptionalRecord, RotaryEncoding, RotaryEncodingConfig, attend::join_heads, calls::Calls};
+use super::{
+    AttentionHook, AttentionMode, KvCache, OptionalRecord, RotaryEncoding, RotaryEncodingConfig, attend::join_heads,
+    calls::Calls,
+};
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
+    attention::{AttentionError, AttentionInputs, Visibility},
     masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig},
 };
 
@@ -231,7 +234,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     pub fn forward(&self, input: Tensor<B, 3>) -> Result<Tensor<B, 3>, AttentionError> {
         let mut state = LayerState::new(self.calls.seed::<B>(self.seed, &input.device()));
         let Projected { queries, keys, values } = self.project(input, 0)?;
-        self.attend(queries, keys, values, 0, &mut state)
+        self.attend(queries, keys, values, 0, &mut state, &mut AttentionMode::Sparse)
     }
 
     /// Attention of the next tokens, one or many, over themselves and all in the cache, into which they go: a prefill, a
@@ -245,11 +248,28 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     /// If the input is not of this shape, does not fit what is cached, or the method cannot work with it. The cache then
     /// holds what it held before.
     pub fn forward_cache(&self, input: Tensor<B, 3>, cache: &mut KvCache<B>) -> Result<Tensor<B, 3>, AttentionError> {
+        self.forward_hooked(input, cache, &mut AttentionMode::Sparse)
+    }
+
+    /// The same with attention itself left to a hook: dense attention for once, or one that records or measures.
+    ///
+    /// # Shapes
+    /// - input: `[batch, tokens, d_model]`
+    /// - output: the same
+    ///
+    /// # Errors
+    /// As [forward_cache](Self::forward_cache), or if the hook fails.
+    pub fn forward_hooked(
+        &self,
+        input: Tensor<B, 3>,
+        cache: &mut KvCache<B>,
+        hook: &mut dyn AttentionHook<B>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
         let position = cache.len();
         let Projected { queries, keys, values } = self.project(input, position)?;
         cache.append(keys, values)?;
         let output = match (cache.keys(), cache.values()) {
-            (Some(keys), Some(values)) => self.attend(queries, keys, values, position, cache.state_mut()),
+            (Some(keys), Some(values)) => self.attend(queries, keys, values, position, cache.state_mut(), hook),
             _ => unreachable!("tokens have just been appended"),
         };
         if output.is_err() {
@@ -293,6 +313,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         values: Tensor<B, 4>,
         position: usize,
         state: &mut LayerState,
+        hook: &mut dyn AttentionHook<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
         let visibility = match self.sliding_window {
             Some(window) => Visibility::Window { offset: position, window },
@@ -308,9 +329,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         if let Some(sinks) = &self.sinks {
             inputs = inputs.with_sinks(sinks.val())?;
         }
-        // What chooses keys gets no gradient, and must not be tracked for one.
-        let mask = self.maskers.0.mask(&inputs.clone().detach(), state)?;
-        let heads = masked_attention(&inputs, &mask, Requested::default())?.output;
+        let heads = hook.attend(&self.maskers.0, &inputs, state)?;
         Ok(self.output.forward(join_heads(heads)))
     }
 }

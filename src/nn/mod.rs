@@ -12,6 +12,7 @@
 //! Gradients flow through attention over the keys that were kept; what chooses the keys gets none.
 
 mod attend;
+mod attention_hook;
 mod calls;
 mod cross_attention;
 mod dropout;
@@ -28,6 +29,7 @@ mod rotary;
 mod transformer_encoder;
 mod transformer_encoder_layer;
 
+pub use attention_hook::{AttentionHook, AttentionMode};
 pub use cross_attention::{SparseCrossAttention, SparseCrossAttentionCache, SparseCrossAttentionConfig};
 pub use grouped_query_attention::{GroupedQueryAttention, GroupedQueryAttentionConfig};
 pub use kv_cache::KvCache;

@@ -8,6 +8,8 @@ use std::{
 use burn::tensor::backend::Backend;
 use serde_json::Value;
 
+#[cfg(feature = "hf")]
+use super::models;
 use super::{
     attention, chains, decode, masks, own,
     report::Outcome,
@@ -54,6 +56,10 @@ fn function<B: Backend>(entry: &Entry) -> Result<Option<Run>> {
         "norm_ppf_table" => tables::normal_quantile,
         "config_validation" => tables::config_validation::<B>,
         "chain_validation" => tables::chain_validation::<B>,
+        #[cfg(feature = "hf")]
+        "hf_model" => models::dense::<B>,
+        #[cfg(feature = "hf")]
+        "hf_sparse_decode" => models::sparse::<B>,
         _ => return Ok(None),
     };
     Ok(Some(run))

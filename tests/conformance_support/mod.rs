@@ -6,6 +6,8 @@ pub mod chains;
 pub mod decode;
 pub mod kinds;
 pub mod masks;
+#[cfg(feature = "hf")]
+pub mod models;
 pub mod own;
 pub mod products;
 pub mod report;
