@@ -40,6 +40,7 @@
 
 #![warn(missing_docs)]
 
+pub mod adapters;
 pub mod attention;
 #[cfg(any(feature = "cuda", feature = "tch", feature = "wgpu", feature = "flex", feature = "ndarray"))]
 pub mod backend;

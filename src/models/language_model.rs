@@ -104,16 +104,18 @@ impl<B: Backend> LanguageModel<B> {
         LanguageModelCache::new(self.layers.len(), seed)
     }
 
-    /// The same model with another method.
+    /// Gives the layers another method.
     ///
     /// # Errors
-    /// If the method cannot be built.
-    pub fn with_method(mut self, method: &MaskerChainConfig) -> Result<Self, ModelError> {
+    /// If the method cannot be built. The model then has the method that it had.
+    pub fn set_method(&mut self, method: &MaskerChainConfig) -> Result<(), ModelError> {
         let device = self.embedding.weight.device();
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.attention.maskers.0 = method.init_for_layer(index, &device)?;
+        let chains = (0..self.layers.len()).map(|layer| method.init_for_layer(layer, &device));
+        let chains = chains.collect::<Result<Vec<_>, _>>()?;
+        for (layer, chain) in self.layers.iter_mut().zip(chains) {
+            layer.attention.maskers.0 = chain;
         }
-        Ok(self)
+        Ok(())
     }
 
     /// The vectors after the last norm for the next tokens of one sequence, which go into the cache: a prefill, a chunk of
@@ -169,7 +171,7 @@ impl<B: Backend> LanguageModel<B> {
     }
 
     /// Checks that tokens can come after so many others.
-    fn check(&self, tokens: &[u32], before: usize) -> Result<(), ModelError> {
+    pub(super) fn check(&self, tokens: &[u32], before: usize) -> Result<(), ModelError> {
         let (vocabulary, positions) = (self.config.vocab_size, self.config.max_positions);
         if tokens.is_empty() {
             return Err(ModelError::NoTokens);

@@ -8,14 +8,14 @@ use std::{
 use burn::tensor::backend::Backend;
 use serde_json::Value;
 
-#[cfg(feature = "hf")]
-use super::models;
 use super::{
     attention, chains, decode, masks, own,
     report::Outcome,
     sampling, selectors, tables,
     vectors::{Case, Entry, Result, Vectors},
 };
+#[cfg(feature = "hf")]
+use super::{models, texts};
 
 type Run = fn(&Case) -> Result<Outcome>;
 
@@ -60,6 +60,10 @@ fn function<B: Backend>(entry: &Entry) -> Result<Option<Run>> {
         "hf_model" => models::dense::<B>,
         #[cfg(feature = "hf")]
         "hf_sparse_decode" => models::sparse::<B>,
+        #[cfg(feature = "hf")]
+        "adapter_request" => texts::request::<B>,
+        #[cfg(feature = "hf")]
+        "tokenizer" => texts::tokenizer,
         _ => return Ok(None),
     };
     Ok(Some(run))

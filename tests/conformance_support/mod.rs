@@ -4,6 +4,8 @@ pub mod attention;
 pub mod bridge;
 pub mod chains;
 pub mod decode;
+#[cfg(feature = "hf")]
+pub mod documented;
 pub mod kinds;
 pub mod masks;
 #[cfg(feature = "hf")]
@@ -14,4 +16,6 @@ pub mod report;
 pub mod sampling;
 pub mod selectors;
 pub mod tables;
+#[cfg(feature = "hf")]
+pub mod texts;
 pub mod vectors;

@@ -6,23 +6,25 @@ use serde_json::Value;
 use sparse_attention_hub::{
     masker::{MaskerChainConfig, NamedConfig},
     models::{LanguageModel, LanguageModelCache},
-    nn::AttentionMode,
+    nn::{AttentionHook, AttentionMode},
 };
 
 use super::{
     bridge::with_hash_weights,
-    report::Outcome,
+    chains::concerning,
+    documented::Documented,
+    report::{Outcome, judge},
     vectors::{Case, Check, Result, all, equal},
 };
 use crate::common::product_rounding;
 
-/// The method of some maskers of a case, with the hash weights that it gives.
-pub fn method<B: Backend>(case: &Case, maskers: &[Value], model: LanguageModel<B>) -> Result<LanguageModel<B>> {
+/// Gives a model the method of some maskers of a case, with the hash weights of the case.
+fn set_method<B: Backend>(case: &Case, maskers: &[Value], model: &mut LanguageModel<B>) -> Result<()> {
     let configs = maskers.iter().map(|masker| with_hash_weights(case, masker)).collect::<Result<Vec<_>>>()?;
     let named = configs.iter().map(|(masker, _)| NamedConfig::deserialize(masker));
     let maskers = named.collect::<std::result::Result<Vec<_>, _>>()?;
     // The files of the weights are there until here.
-    Ok(model.with_method(&MaskerChainConfig { maskers, directory: case.directory.to_owned() })?)
+    Ok(model.set_method(&MaskerChainConfig { maskers, directory: case.directory.to_owned() })?)
 }
 
 /// The model of a case, without a method.
@@ -49,8 +51,8 @@ impl<B: Backend> Sequence<B> {
     }
 
     /// The logits after each of the next tokens.
-    fn logits(&mut self, tokens: &[u32], mode: AttentionMode) -> Result<Vec<f64>> {
-        let hidden = self.model.forward(tokens, &mut self.cache, &mut { mode })?;
+    fn logits(&mut self, tokens: &[u32], hook: &mut dyn AttentionHook<B>) -> Result<Vec<f64>> {
+        let hidden = self.model.forward(tokens, &mut self.cache, hook)?;
         Ok(host(self.model.logits(hidden)))
     }
 }
@@ -79,13 +81,13 @@ fn rounding<B: Backend>() -> f64 {
 pub fn dense<B: Backend>(case: &Case) -> Result<Outcome> {
     let mut sequence = Sequence::new(model::<B>(case)?);
     let prompt = tokens(case, "input_ids")?;
-    let logits = sequence.logits(&prompt, AttentionMode::Dense)?;
+    let logits = sequence.logits(&prompt, &mut AttentionMode::Dense)?;
     let vocabulary = logits.len() / prompt.len();
     let wanted = tokens(case, "generated_ids")?;
     let mut found = vec![best(&logits[logits.len() - vocabulary..])];
     while found.len() < wanted.len() {
         let last = found[found.len() - 1];
-        found.push(best(&sequence.logits(&[last], AttentionMode::Dense)?));
+        found.push(best(&sequence.logits(&[last], &mut AttentionMode::Dense)?));
     }
     all([case.expect_product("logits", &logits, rounding::<B>()), equal("generated_ids", found, wanted)])?;
     in_chunks::<B>(case, &prompt, &logits)?;
@@ -97,27 +99,31 @@ fn in_chunks<B: Backend>(case: &Case, prompt: &[u32], wanted: &[f64]) -> Check {
     let mut sequence = Sequence::new(model::<B>(case)?);
     let mut found = Vec::new();
     for chunk in prompt.chunks(7) {
-        found.extend(sequence.logits(chunk, AttentionMode::Dense)?);
+        found.extend(sequence.logits(chunk, &mut AttentionMode::Dense)?);
     }
     super::vectors::close("logits in chunks", &found, wanted, case.entry.tolerance().widened(rounding::<B>()))
 }
 
 /// Kind `hf_sparse_decode`.
 pub fn sparse<B: Backend>(case: &Case) -> Result<Outcome> {
-    let model = method(case, &case.entry.maskers()?, model::<B>(case)?)?;
+    let maskers = case.entry.maskers()?;
+    let mut model = model::<B>(case)?;
+    set_method(case, &maskers, &mut model)?;
     let mut sequence = Sequence::new(model);
-    sequence.logits(&tokens(case, "context_ids")?, AttentionMode::Dense)?;
-    let question = match case.find("question_ids") {
-        Some(_) => {
-            let logits = sequence.logits(&tokens(case, "question_ids")?, AttentionMode::Sparse)?;
-            case.expect_product("question_logits", &logits, rounding::<B>())
-        }
-        None => Ok(()),
-    };
+    let mut documented = Documented::<B>::of(case, &maskers);
+    sequence.logits(&tokens(case, "context_ids")?, &mut AttentionMode::Dense)?;
+    let mut as_expected = Vec::new();
+    if case.find("question_ids").is_some() {
+        let logits = sequence.logits(&tokens(case, "question_ids")?, &mut documented)?;
+        as_expected.push(case.expect_product("question_logits", &logits, rounding::<B>()));
+    }
     let mut steps = Vec::new();
     for token in tokens(case, "step_ids")? {
-        steps.extend(sequence.logits(&[token], AttentionMode::Sparse)?);
+        steps.extend(sequence.logits(&[token], &mut documented)?);
     }
-    all([question, case.expect_product("step_logits", &steps, rounding::<B>())])?;
-    Ok(Outcome::Passed)
+    as_expected.push(case.expect_product("step_logits", &steps, rounding::<B>()));
+    judge(all(as_expected), || {
+        documented.check()?;
+        Ok(concerning(case.entry, &maskers))
+    })
 }
