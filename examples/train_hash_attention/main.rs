@@ -1,6 +1,6 @@
 //! Trains the signatures of HashAttention for two layers of a model, from the model's own attention on text.
 //!
-//! `cargo run --release --features train --example train_hash_attention`
+//! `cargo run --release --features hf,train --example train_hash_attention`
 
 mod check;
 mod data;
@@ -43,9 +43,18 @@ struct Arguments {
     /// Start from the weights in this file
     #[arg(long)]
     resume: Option<PathBuf>,
-    /// Folder of queries and keys, NAME_layerNUMBER.safetensors
+    /// Folder of the model; without it the one that comes with the examples
     #[arg(long)]
-    data: Option<PathBuf>,
+    model: Option<PathBuf>,
+    /// Text on which the model is recorded; without it the one that comes with the examples
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// Layers, from 0
+    #[arg(long, value_delimiter = ',', default_value = "3,5")]
+    layers: Vec<usize>,
+    /// How many pieces of the text, of 2048 tokens, are trained on
+    #[arg(long, default_value_t = 3)]
+    pieces: usize,
     /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
     #[arg(long)]
     backend: Option<String>,
@@ -97,8 +106,9 @@ impl Work for Distil<'_> {
 }
 
 fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
-    let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data/qk_text"));
-    let layers = data::read::<B>(&folder, device)?;
+    let model = arguments.model.clone().unwrap_or_else(|| find("examples/models/lm14m"));
+    let text = arguments.text.clone().unwrap_or_else(|| find("examples/data/validation.txt"));
+    let layers = data::record::<B>(&model, &text, &arguments.layers, arguments.pieces, device)?;
     // Before the work, so that minutes of it are not lost to a misspelt folder.
     let saved = initial(arguments, &layers, device)?;
     saved.save(arguments.out.clone())?;

@@ -3,7 +3,7 @@ use burn::tensor::backend::Backend;
 use super::{Answer, ModelHubAdapterInterface, Request, RequestOptions, Response, SparseAttentionAdapterInterface};
 use crate::{
     masker::MaskerChainConfig,
-    models::{ChatMessage, GenerationConfig, LanguageModelCache, ModelError, PREFILL_CHUNK, Pretrained, StopReason},
+    models::{ChatMessage, Generated, GenerationConfig, LanguageModelCache, ModelError, PREFILL_CHUNK, Pretrained},
     nn::AttentionMode,
 };
 
@@ -94,10 +94,7 @@ impl<B: Backend> ModelAdapterHF<B> {
         let (mut first, mut then) = (self.mode, self.mode);
         let written =
             self.pretrained.write(&question, &mut self.cache, config, [&mut first, &mut then], &mut |_| {})?;
-        let (mut tokens, reason) = (written.generated.tokens, written.generated.reason);
-        if reason == StopReason::EndToken {
-            tokens.pop();
-        }
+        let Generated { tokens, reason, .. } = written.generated;
         Ok((written.text, Answer { question, tokens, reason }))
     }
 }

@@ -43,7 +43,7 @@ pub struct Response {
 pub struct Answer {
     /// The tokens of the question and the answer's prefix.
     pub question: Vec<u32>,
-    /// The tokens of the answer, without the one that ends it.
+    /// The tokens of the answer, the one that ends it among them.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub reason: StopReason,

@@ -27,6 +27,9 @@ mod layers;
 mod maskers;
 #[path = "../masks.rs"]
 mod masks;
+#[cfg(feature = "hf")]
+#[path = "../models.rs"]
+mod models;
 #[path = "../plots.rs"]
 mod plots;
 #[path = "../rotary.rs"]

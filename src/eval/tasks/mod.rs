@@ -146,6 +146,9 @@ impl SampleMaker<'_> {
             let (value, allowed) = (format!("{}, too {what} for {name}", self.length), allowed.to_owned());
             ModelError::Value { field: "length", value, allowed }
         };
+        if draft.most == 0 {
+            return Err(too("long", "no more tokens than the text has in which needles are hidden"));
+        }
         if !fits(0)? {
             return Err(too("short", "more tokens than question and needles have"));
         }
