@@ -12,6 +12,8 @@ mod folder;
 mod generation;
 #[path = "models/headers.rs"]
 mod headers;
+#[path = "models/reference_answers.rs"]
+mod reference_answers;
 #[path = "models/samples.rs"]
 mod samples;
 #[path = "models/shipped.rs"]
@@ -29,6 +31,7 @@ use generation::{
     a_recording_is_the_same_in_chunks, an_empty_method_is_dense, generation_stops_where_it_should,
     prompts_in_chunks_give_the_same, seeds_draw_the_same,
 };
+use reference_answers::{answers_of_the_reference, short_answers_of_the_reference};
 use shipped::{greedy_text, needles, perplexities_of_the_reference};
 use tiny_models::tiny_models_are_as_in_transformers;
 
@@ -46,6 +49,7 @@ on_each_backend!(
     a_recording_is_the_same_in_chunks,
     tiny_models_are_as_in_transformers,
     greedy_text,
-    needles;
-    host: perplexities_of_the_reference,
+    needles,
+    short_answers_of_the_reference;
+    host: perplexities_of_the_reference, answers_of_the_reference,
 );

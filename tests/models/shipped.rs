@@ -35,7 +35,8 @@ fn reference() -> Reference {
     serde_json::from_str(&text).expect("it is JSON")
 }
 
-fn pretrained<B: Backend>(method: &str) -> Pretrained<B> {
+/// The model with a method.
+pub fn pretrained<B: Backend>(method: &str) -> Pretrained<B> {
     let method = MaskerChainConfig::from_json(method).expect("the method is a list");
     let folder = root().join("examples/models/lm14m");
     Pretrained::from_directory(folder, &method, DType::F32, &B::Device::default()).expect("the model is whole")
