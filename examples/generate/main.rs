@@ -1,6 +1,6 @@
 //! Continues a text with a language model whose layers attend through a sparse method.
 //!
-//! `cargo run --release --features hf --example generate -- --method configs/quest.json --mode sparse-question`
+//! `cargo run --release --features hf --example generate -- --method configs/oracle_top_k.json --mode sparse-question`
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -38,7 +38,7 @@ static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Method file, a JSON list of maskers; without it configs/quest.json
+    /// Method file, a JSON list of maskers; without it configs/oracle_top_k.json
     #[arg(long)]
     method: Option<PathBuf>,
     /// The text to continue; without one, a hidden number is asked for
@@ -113,7 +113,7 @@ impl Work for Generate<'_> {
 }
 
 fn generate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
-    let file = arguments.method.clone().unwrap_or_else(|| find("configs/quest.json"));
+    let file = arguments.method.clone().unwrap_or_else(|| find("configs/oracle_top_k.json"));
     let method = MaskerChainConfig::from_file(&file)?;
     let start = std::time::Instant::now();
     let pretrained = arguments.model.load::<B>(&method, device)?;

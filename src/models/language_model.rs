@@ -86,7 +86,8 @@ impl<B: Backend> LanguageModel<B> {
         if let Err(source) = std::fs::read_dir(directory) {
             return Err(ModelError::Directory { path: directory.to_owned(), source });
         }
-        if !B::supports_dtype(device, dtype) {
+        let is_real = matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
+        if !is_real || !B::supports_dtype(device, dtype) {
             return Err(ModelError::NumberType { backend: B::name(device), dtype: format!("{dtype:?}") });
         }
         let config = LanguageModelConfig::from_directory(directory)?;
@@ -162,7 +163,12 @@ impl<B: Backend> LanguageModel<B> {
     pub fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         let logits = match &self.head {
             Some(head) => head.forward(hidden),
-            None => hidden.matmul(self.embedding.weight.val().transpose().unsqueeze()),
+            None => {
+                // As matrices: with a dimension more, some backends copy what is transposed.
+                let [batch, tokens, hidden_size] = hidden.dims();
+                let rows = hidden.reshape([batch * tokens, hidden_size]);
+                rows.matmul(self.embedding.weight.val().transpose()).reshape([batch, tokens, self.config.vocab_size])
+            }
         };
         match self.config.final_softcap {
             Some(cap) => (logits / cap).tanh() * cap,

@@ -2,9 +2,10 @@
 
 use burn::{
     module::{Module, ModuleMapper, Param},
-    tensor::{DType, Tensor, backend::Backend},
+    tensor::{DType, Element, ElementConversion, Tensor, TensorData, backend::Backend},
 };
 use burn_store::TensorSnapshot;
+use rayon::prelude::*;
 
 use super::{
     Architecture, LanguageModel, LanguageModelConfig, Misshapen, ModelError, WeightMismatch, checkpoint::Checkpoint,
@@ -55,11 +56,12 @@ struct Loader {
 }
 
 impl Loader {
-    /// The tensor in the type to compute with; `None` if it cannot be used, which is noted.
+    /// The tensor in the type to compute with, its two dimensions changed about if asked for; `None` if it cannot be used, which is noted.
     fn read<B: Backend, const D: usize>(
         &mut self,
         name: &str,
         snapshot: &TensorSnapshot,
+        transposed: bool,
         device: &B::Device,
     ) -> Option<Tensor<B, D>> {
         if !snapshot.dtype.is_float() {
@@ -67,7 +69,11 @@ impl Loader {
             return None;
         }
         match snapshot.to_data() {
-            Ok(data) => Some(Tensor::from_data(data.convert_dtype(self.dtype), (device, self.dtype))),
+            Ok(data) => {
+                let data = data.convert_dtype(self.dtype);
+                let data = if transposed { transpose(data) } else { data };
+                Some(Tensor::from_data(data, (device, self.dtype)))
+            }
             Err(error) => {
                 let path = self.checkpoint.path.clone();
                 self.unreadable =
@@ -106,17 +112,51 @@ impl<B: Backend> ModuleMapper<B> for Loader {
             self.mismatch.misshapen.push(Misshapen { name, found: snapshot.shape.to_vec(), expected });
             return param;
         }
-        let Some(tensor) = self.read::<B, D>(&name, &snapshot, &param.lazy_device()) else { return param };
+        let Some(tensor) = self.read::<B, D>(&name, &snapshot, is_matrix, &param.lazy_device()) else { return param };
         let is_norm = self.path.last().is_some_and(|field| field == "gamma");
-        let tensor = match (is_matrix, is_norm && self.architecture == Architecture::Gemma2) {
-            (true, _) => tensor.transpose(),
+        let tensor = match is_norm && self.architecture == Architecture::Gemma2 {
             // Gemma stores by how much the factors of its norms differ from 1.
-            (_, true) => tensor + 1.0,
-            _ => tensor,
+            true => tensor + 1.0,
+            false => tensor,
         };
         let id = param.id;
         param.transform_for_load(tensor, id)
     }
+}
+
+/// A matrix with its dimensions changed about, in memory too: a view would be copied by every product on some backends.
+fn transpose(data: TensorData) -> TensorData {
+    match data.dtype {
+        DType::F64 => transpose_of::<f64>(data),
+        DType::F32 => transpose_of::<f32>(data),
+        DType::F16 => transpose_of::<half::f16>(data),
+        DType::BF16 => transpose_of::<half::bf16>(data),
+        other => unreachable!("{other:?} is no type to compute with, which was asked for before"),
+    }
+}
+
+/// How many rows and columns are moved at once, so that both sides stay in the cache.
+const TILE: usize = 32;
+
+fn transpose_of<E: Element>(data: TensorData) -> TensorData {
+    let (rows, columns) = (data.shape[0], data.shape[1]);
+    let from = match data.as_slice::<E>() {
+        Ok(from) => from,
+        Err(_) => unreachable!("the type of the numbers has been looked up"),
+    };
+    let mut to = vec![0.elem::<E>(); rows * columns];
+    to.par_chunks_mut(TILE * rows).enumerate().for_each(|(tile, to)| {
+        let first = tile * TILE;
+        let width = to.len() / rows;
+        for rows_at in (0..rows).step_by(TILE) {
+            for column in 0..width {
+                for row in rows_at..(rows_at + TILE).min(rows) {
+                    to[column * rows + row] = from[row * columns + first + column];
+                }
+            }
+        }
+    });
+    TensorData::new(to, [columns, rows])
 }
 
 /// The name that the tensor of a parameter has in HuggingFace's files; `None` where it has none.
@@ -156,4 +196,22 @@ fn attention_module(module: &str) -> Option<&'static str> {
         "key_norm" => "self_attn.k_norm",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_of_any_shape_are_transposed() {
+        for [rows, columns] in [[1, 1], [1, 70], [70, 1], [33, 65], [64, 32]] {
+            let numbers = (0..rows * columns).map(|number| number as f32).collect::<Vec<_>>();
+            let data = transpose(TensorData::new(numbers, [rows, columns]));
+            assert_eq!(data.shape.to_vec(), [columns, rows]);
+            let found = data.as_slice::<f32>().expect("they are numbers of this type");
+            for (at, number) in found.iter().enumerate() {
+                assert_eq!(*number as usize, at % rows * columns + at / rows, "[{rows}, {columns}] at {at}");
+            }
+        }
+    }
 }

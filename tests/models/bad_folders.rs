@@ -203,4 +203,7 @@ pub fn numbers_that_the_backend_has_not_are_refused<B: Backend>() {
             false => assert!(matches!(model, Err(ModelError::NumberType { .. }))),
         }
     }
+    let method = MaskerChainConfig::default();
+    let model = LanguageModel::<B>::from_directory(source("llama_tied"), &method, DType::I32, &device);
+    assert!(matches!(model, Err(ModelError::NumberType { .. })));
 }
