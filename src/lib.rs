@@ -32,12 +32,15 @@
 //! | `cuda` | NVIDIA GPUs |
 //! | `tch` | libtorch |
 //! | `train` | burn's `Autodiff` and training loop |
+//! | `hf` | language models from HuggingFace folders, and files of PyTorch |
+//! | `hub` | language models by their name on the HuggingFace hub |
 //! | `plot` | plots as SVG and PNG, reports as HTML |
 //!
 //! A program that picks its backend itself needs none of them.
 
 #![warn(missing_docs)]
 
+pub mod adapters;
 pub mod attention;
 #[cfg(any(feature = "cuda", feature = "tch", feature = "wgpu", feature = "flex", feature = "ndarray"))]
 pub mod backend;
@@ -47,6 +50,8 @@ pub mod kernels;
 pub mod mask;
 pub mod masker;
 pub mod metrics;
+#[cfg(feature = "hf")]
+pub mod models;
 pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;

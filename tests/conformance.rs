@@ -85,17 +85,17 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         reason: "only visible keys that are not kept yet compete in a top-k, by the scaled scores with the bias",
     },
     Difference {
-        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling"],
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling", "hf_sparse_decode"],
         quirk: "Q24",
         reason: "top-p is a share of the whole visible mass, towards which what is kept already counts",
     },
     Difference {
-        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling", "decode_state"],
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling", "decode_state", "hf_sparse_decode"],
         quirk: "Q26",
         reason: "double sparsity is full only from all keys on, not from keys - queries on; each layer has its channels",
     },
     Difference {
-        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling", "decode_state"],
+        kinds: &["masker", "chain", "random_sampling", "adaptive_sampling", "decode_state", "hf_sparse_decode"],
         quirk: "Q27",
         reason: "pages that are kept do not compete again; quantised bounds of a page are rounded outwards",
     },

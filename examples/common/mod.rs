@@ -4,10 +4,14 @@
 mod arguments;
 mod ending;
 mod files;
+#[cfg(feature = "hf")]
+mod language_model;
 
 pub use arguments::{BackendArguments, count, count_or_none, seed_count};
 pub use ending::{Usage, end};
 pub use files::{files, find, fits_in_memory};
+#[cfg(feature = "hf")]
+pub use language_model::{ModelArguments, read};
 
 /// `println!` which returns an error where that panics, such as when `head` has seen enough and closes the pipe.
 macro_rules! say {

@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, error::Error, path::Path};
 
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use safetensors::{Dtype, SafeTensors};
-use sparse_attention_hub::prelude::*;
+use burn::tensor::{DType, backend::Backend};
+use sparse_attention_hub::{
+    adapters::Recorder,
+    models::{PREFILL_CHUNK, Pretrained},
+    nn::AttentionMode,
+    prelude::*,
+};
 
 /// The queries and keys of one layer.
 pub struct Layer<B: Backend> {
@@ -15,57 +19,40 @@ pub struct Layer<B: Backend> {
     pub held_out: AttentionInputs<B>,
 }
 
-/// Reads a folder of `NAME_layerNUMBER.safetensors`, where the piece named `held_out` is the one to measure on.
-pub fn read<B: Backend>(folder: &Path, device: &B::Device) -> Result<Vec<Layer<B>>, Box<dyn Error>> {
-    let listing =
-        std::fs::read_dir(folder).map_err(|error| format!("cannot open the folder {}: {error}", folder.display()))?;
-    let mut files = listing.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, std::io::Error>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
-    files.sort();
-    let mut layers = BTreeMap::<usize, (Vec<_>, Option<_>)>::new();
-    for file in files {
-        let inputs = open(&file, device).map_err(|error| format!("{}: {error}", file.display()))?;
-        let (train, held_out) = layers.entry(inputs.layer()).or_default();
-        match file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("held_out")) {
-            true => *held_out = Some(inputs),
-            false => train.push(inputs),
-        }
-    }
-    let layer = |(number, (train, held_out)): (usize, (Vec<_>, Option<_>))| match held_out {
-        Some(held_out) if !train.is_empty() => Ok(Layer { number, train, held_out }),
-        _ => Err(format!("{} needs a held-out piece and another one of layer {number}", folder.display())),
-    };
-    let layers = layers.into_iter().map(layer).collect::<Result<Vec<_>, _>>()?;
-    match layers.is_empty() {
-        true => Err(format!("the folder {} has no .safetensors file", folder.display()).into()),
-        false => Ok(layers),
-    }
-}
+/// How many tokens a piece has, the one that begins the sequence among them.
+const PIECE: usize = 2048;
 
-/// `q` and `k` of a file. There are no values: choosing keys needs none, and the keys stand in for them.
-fn open<B: Backend>(file: &Path, device: &B::Device) -> Result<AttentionInputs<B>, Box<dyn Error>> {
-    let bytes = std::fs::read(file)?;
-    let tensors = SafeTensors::deserialize(&bytes)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes)?;
-    let metadata = |name: &str| -> Result<&String, String> {
-        header.metadata().as_ref().and_then(|all| all.get(name)).ok_or(format!("its metadata has no `{name}`"))
-    };
-    let tensor = |name: &str| -> Result<Tensor<B, 4>, Box<dyn Error>> {
-        let view = tensors.tensor(name)?;
-        let dtype = match view.dtype() {
-            Dtype::F16 => DType::F16,
-            Dtype::F32 => DType::F32,
-            other => return Err(format!("`{name}` holds {other:?}, but must hold F16 or F32").into()),
-        };
-        match view.shape().len() {
-            4 => {
-                let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
-                Ok(Tensor::from_data(data.convert::<f32>(), device))
-            }
-            _ => Err(format!("`{name}` has the shape {:?}, but must have 4 dimensions", view.shape()).into()),
+/// Records layers of a model on pieces of a text: the first one is held out, and so many others are trained on.
+pub fn record<B: Backend>(
+    model: &Path,
+    text: &Path,
+    layers: &[usize],
+    pieces: usize,
+    device: &B::Device,
+) -> Result<Vec<Layer<B>>, Box<dyn Error>> {
+    let pretrained = Pretrained::<B>::from_directory(model, &MaskerChainConfig::default(), DType::F32, device)?;
+    let text = std::fs::read_to_string(text).map_err(|error| format!("cannot read {}: {error}", text.display()))?;
+    let tokens = pretrained.tokenizer.encode(&text, false)?;
+    let begin = pretrained.model.config().begin_token;
+    let chunks = tokens.chunks_exact(PIECE - begin.iter().len()).take(pieces + 1);
+    if chunks.len() < pieces + 1 || pieces == 0 {
+        let found = tokens.len();
+        return Err(format!("{pieces} pieces are to be trained on and one held out, of {found} tokens").into());
+    }
+    let mut by_layer = BTreeMap::<usize, Vec<_>>::new();
+    for chunk in chunks {
+        let piece = begin.into_iter().chain(chunk.iter().copied()).collect::<Vec<_>>();
+        let (mut cache, mut dense) = (pretrained.model.cache(0), AttentionMode::Dense);
+        let mut recorder = Recorder::new(&mut dense, layers.iter().copied(), 0..piece.len());
+        pretrained.model.prefill(&piece, &mut cache, PREFILL_CHUNK, &mut recorder)?;
+        for recording in recorder.finish()? {
+            by_layer.entry(recording.inputs.layer()).or_default().push(recording.inputs);
         }
+    }
+    let layer = |(number, mut pieces): (usize, Vec<AttentionInputs<B>>)| Layer {
+        number,
+        held_out: pieces.remove(0),
+        train: pieces,
     };
-    let keys = tensor("k")?;
-    let inputs = AttentionInputs::new(tensor("q")?, keys.clone(), keys)?.causal()?;
-    Ok(inputs.with_scale(metadata("scaling")?.parse()?)?.with_layer(metadata("layer")?.parse()?))
+    Ok(by_layer.into_iter().map(layer).collect())
 }

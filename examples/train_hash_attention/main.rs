@@ -1,6 +1,6 @@
 //! Trains the signatures of HashAttention for two layers of a model, from the model's own attention on text.
 //!
-//! `cargo run --release --features train --example train_hash_attention`
+//! `cargo run --release --features hf,train --example train_hash_attention`
 
 mod check;
 #[path = "../common/mod.rs"]
@@ -42,9 +42,18 @@ struct Arguments {
     /// Start from the weights in this file
     #[arg(long)]
     resume: Option<PathBuf>,
-    /// Folder of queries and keys, NAME_layerNUMBER.safetensors
+    /// Folder of the model; without it the one that comes with the examples
     #[arg(long)]
-    data: Option<PathBuf>,
+    model: Option<PathBuf>,
+    /// Text on which the model is recorded; without it the one that comes with the examples
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// Layers, from 0
+    #[arg(long, value_delimiter = ',', default_value = "3,5")]
+    layers: Vec<usize>,
+    /// How many pieces of the text, of 2048 tokens, are trained on
+    #[arg(long, default_value_t = 3, value_parser = count())]
+    pieces: usize,
     #[command(flatten)]
     backend: BackendArguments,
 }
@@ -83,8 +92,9 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
         return Err(Usage(format!("--out is {}, but must end in .safetensors", arguments.out.display())).into());
     }
     OutputFile::new(&arguments.out)?;
-    let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data/qk_text"));
-    let layers = data::read::<B>(&folder, device)?;
+    let model = arguments.model.clone().unwrap_or_else(|| find("examples/models/lm14m"));
+    let text = arguments.text.clone().unwrap_or_else(|| find("examples/data/validation.txt"));
+    let layers = data::record::<B>(&model, &text, &arguments.layers, arguments.pieces, device)?;
     let saved = initial(arguments, &layers, device)?;
     say!(
         "Signatures of {} bits; recall of the exact top 32 within a sixteenth of the keys, outside of a sink and a \

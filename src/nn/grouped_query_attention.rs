@@ -5,14 +5,14 @@ use burn::{
 };
 
 use super::{
-    GqaInput, KvCache, OptionalRecord, RotaryEncoding,
+    AttentionHook, AttentionMode, GqaInput, KvCache, OptionalRecord, RotaryEncoding,
     attend::{check_input, join_heads},
     calls::Calls,
     kv_cache::Cached,
     real_tokens::{RealTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
+    attention::{AttentionError, AttentionInputs, Visibility},
     masker::{LayerState, Masker, MaskerChain, RecordError},
 };
 
@@ -138,12 +138,13 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let positions = self.positions(&input, real.as_ref(), |_| 0)?;
         let Projected { queries, keys, values } = self.project(input.tensor, &positions);
         let heads = match real {
-            None => self.attend([queries, keys, values], 0, &mut LayerState::new(seed))?,
+            None => self.attend([queries, keys, values], 0, &mut LayerState::new(seed), &mut AttentionMode::Sparse)?,
             Some(real) => each_sequence(&real, queries, |sequence, queries| {
                 let of_sequence = |tensor: &Tensor<B, 4>| {
                     pick(tensor.clone().slice_dim(0, sequence..sequence + 1), 2, real.row(sequence))
                 };
-                self.attend([queries, of_sequence(&keys), of_sequence(&values)], 0, &mut LayerState::new(seed))
+                let heads = [queries, of_sequence(&keys), of_sequence(&values)];
+                self.attend(heads, 0, &mut LayerState::new(seed), &mut AttentionMode::Sparse)
             })?,
         };
         Ok(self.output.forward(join_heads(heads)))
@@ -164,6 +165,22 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         input: impl Into<GqaInput<B>>,
         cache: &mut KvCache<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
+        self.forward_hooked(input, cache, &mut AttentionMode::Sparse)
+    }
+
+    /// The same with attention itself left to a hook: dense attention for once, or one that records or measures.
+    ///
+    /// # Shapes
+    /// As [forward_cache](Self::forward_cache).
+    ///
+    /// # Errors
+    /// As [forward_cache](Self::forward_cache), or if the hook fails.
+    pub fn forward_hooked(
+        &self,
+        input: impl Into<GqaInput<B>>,
+        cache: &mut KvCache<B>,
+        hook: &mut dyn AttentionHook<B>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
         let input = input.into();
         check_input("input", &input.tensor, &self.query)?;
         let [batch, tokens, _] = input.tensor.dims();
@@ -178,10 +195,10 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let first = (0..batch).map(|sequence| cache.real_len(sequence)).collect::<Vec<_>>();
         let Projected { queries, keys, values } = self.project(input.tensor, &positions);
         let undo = cache.take_in(keys, values, real.as_ref())?;
-        let attend = |cache: &mut KvCache<B>, part: usize, queries: Tensor<B, 4>| match cache.cached(part) {
+        let mut attend = |cache: &mut KvCache<B>, part: usize, queries: Tensor<B, 4>| match cache.cached(part) {
             Some(Cached { keys, values, start, state }) => {
                 // Among the keys that are there.
-                self.attend([queries, keys, values], first[part] - start, state)
+                self.attend([queries, keys, values], first[part] - start, state, hook)
             }
             None => unreachable!("tokens have just been taken in"),
         };
@@ -263,6 +280,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         [queries, keys, values]: [Tensor<B, 4>; 3],
         position: usize,
         state: &mut LayerState,
+        hook: &mut dyn AttentionHook<B>,
     ) -> Result<Tensor<B, 4>, AttentionError> {
         let visibility = match self.sliding_window {
             Some(window) => Visibility::Window { offset: position, window },
@@ -278,9 +296,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         if let Some(sinks) = &self.sinks {
             inputs = inputs.with_sinks(sinks.val())?;
         }
-        // What chooses keys gets no gradient, and must not be tracked for one.
-        let mask = self.maskers.0.mask(&inputs.clone().detach(), state)?;
-        Ok(masked_attention(&inputs, &mask, Requested::default())?.output)
+        hook.attend(&self.maskers.0, &inputs, state)
     }
 }
 

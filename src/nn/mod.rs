@@ -13,6 +13,7 @@
 //! Gradients flow through attention over the keys that were kept; what chooses the keys gets none.
 
 mod attend;
+mod attention_hook;
 mod calls;
 mod cross_attention;
 mod dropout;
@@ -36,6 +37,7 @@ mod sparse_attention;
 mod transformer_encoder;
 mod transformer_encoder_layer;
 
+pub use attention_hook::{AttentionHook, AttentionMode};
 pub use cross_attention::{SparseCrossAttention, SparseCrossAttentionCache, SparseCrossAttentionConfig};
 pub use gqa_config::GroupedQueryAttentionConfig;
 pub use gqa_input::GqaInput;

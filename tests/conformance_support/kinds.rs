@@ -14,6 +14,8 @@ use super::{
     sampling, selectors, tables,
     vectors::{Case, Entry, Result, Vectors},
 };
+#[cfg(feature = "hf")]
+use super::{models, texts};
 
 type Run = fn(&Case) -> Result<Outcome>;
 
@@ -54,6 +56,14 @@ fn function<B: Backend>(entry: &Entry) -> Result<Option<Run>> {
         "norm_ppf_table" => tables::normal_quantile,
         "config_validation" => tables::config_validation::<B>,
         "chain_validation" => tables::chain_validation::<B>,
+        #[cfg(feature = "hf")]
+        "hf_model" => models::dense::<B>,
+        #[cfg(feature = "hf")]
+        "hf_sparse_decode" => models::sparse::<B>,
+        #[cfg(feature = "hf")]
+        "adapter_request" => texts::request::<B>,
+        #[cfg(feature = "hf")]
+        "tokenizer" => texts::tokenizer,
         _ => return Ok(None),
     };
     Ok(Some(run))

@@ -10,7 +10,7 @@ use std::{
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Anything that keeps a case from being as expected.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -44,6 +44,9 @@ pub struct Entry {
     pub quirks: Vec<String>,
     #[serde(default)]
     table: Value,
+    /// The other fields of a case that is only JSON.
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 /// A value is as wanted within `atol + rtol * |wanted|`.
@@ -179,6 +182,11 @@ impl Entry {
         Ok(self.table.as_array().ok_or("the case has no table")?)
     }
 
+    /// A field of a case that is only JSON.
+    pub fn json(&self, name: &str) -> Result<&Value> {
+        Ok(self.others.get(name).ok_or_else(|| format!("the case has no {name}"))?)
+    }
+
     /// A parameter.
     pub fn config(&self, name: &str) -> Result<&Value> {
         field(&self.config, name)
@@ -230,6 +238,12 @@ impl Entry {
 }
 
 impl<'a> Case<'a> {
+    /// A case of some tensors.
+    #[cfg(feature = "hf")]
+    pub fn of(entry: &'a Entry, directory: &'a Path, tensors: HashMap<String, Data>) -> Self {
+        Self { entry, directory, calls: Vec::new(), tensors }
+    }
+
     /// The calls of a case that carries a state on: in each, the tensors with its number at the end of their names stand
     /// under the names without it, and there are the keys and values that there are by then.
     pub fn each_call(&self) -> Result<Vec<Self>> {

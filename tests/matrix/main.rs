@@ -39,6 +39,9 @@ mod maskers;
 mod masks;
 #[path = "../metrics.rs"]
 mod metrics;
+#[cfg(feature = "hf")]
+#[path = "../models.rs"]
+mod models;
 #[path = "../padded_layers.rs"]
 mod padded_layers;
 #[path = "../plots.rs"]

@@ -1,0 +1,61 @@
+//! What the examples that run a language model share.
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{DType, backend::Backend};
+use clap::Args;
+use sparse_attention_hub::{
+    masker::MaskerChainConfig,
+    models::{ModelError, Pretrained},
+};
+
+use super::{BackendArguments, find};
+
+/// Which model, and on what.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArguments {
+    /// Folder of a model as HuggingFace has them (with the feature `hub` also a name, organisation/model); without it the
+    /// model that comes with the examples
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// Type of number to compute in: f32, f16 or bf16
+    #[arg(long, default_value = "f32")]
+    pub dtype: String,
+    #[command(flatten)]
+    pub backend: BackendArguments,
+}
+
+impl ModelArguments {
+    /// The folder of the model.
+    pub fn folder(&self) -> Result<PathBuf, ModelError> {
+        let Some(model) = &self.model else { return Ok(find("examples/models/lm14m")) };
+        #[cfg(feature = "hub")]
+        if !model.exists() {
+            return sparse_attention_hub::models::download(&model.to_string_lossy());
+        }
+        Ok(model.clone())
+    }
+
+    /// The model with a method.
+    pub fn load<B: Backend>(
+        &self,
+        method: &MaskerChainConfig,
+        device: &B::Device,
+    ) -> Result<Pretrained<B>, Box<dyn Error>> {
+        let dtype = match self.dtype.as_str() {
+            "f32" => DType::F32,
+            "f16" => DType::F16,
+            "bf16" => DType::BF16,
+            other => return Err(format!("`--dtype` is {other}, but must be f32, f16 or bf16").into()),
+        };
+        Ok(Pretrained::from_directory(self.folder()?, method, dtype, device)?)
+    }
+}
+
+/// The text of a file.
+pub fn read(path: &Path) -> Result<String, Box<dyn Error>> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
+}

@@ -1,0 +1,113 @@
+//! What is measured with each method.
+
+use std::{error::Error, path::Path, str::FromStr};
+
+use burn::tensor::backend::Backend;
+use sparse_attention_hub::{
+    eval::{
+        PerplexityConfig,
+        tasks::{Sample, SampleMaker, Task, read_samples},
+    },
+    models::Pretrained,
+};
+
+use super::Arguments;
+
+/// A part of the cases.
+#[derive(Debug, Clone, Copy)]
+pub struct Shard {
+    part: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// Whether the case of a number is in it.
+    pub fn has(self, number: usize) -> bool {
+        number % self.of == self.part % self.of
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((part, of)) if part >= 1 && part <= of => Ok(Self { part, of }),
+            _ => Err(format!("{text} must be two numbers such as 2/8, the first from 1 to the second")),
+        }
+    }
+}
+
+/// A question, or a perplexity.
+pub enum Case {
+    /// A question about a context.
+    Sample(Sample),
+    /// The perplexity of the tokens of a text.
+    Perplexity(PerplexityConfig, Vec<u32>),
+}
+
+impl Case {
+    /// What the case is called, the same every time.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Sample(sample) => sample.id.clone(),
+            Self::Perplexity(PerplexityConfig { length, dense_prefix, windows }, _) => {
+                format!("perplexity-{length}-{dense_prefix}-{windows}")
+            }
+        }
+    }
+
+    /// The task and length, under which cases are put together.
+    pub fn column(&self) -> (String, usize) {
+        match self {
+            Self::Sample(sample) => (sample.task.clone(), sample.length),
+            Self::Perplexity(config, _) => ("perplexity".to_owned(), config.length),
+        }
+    }
+}
+
+/// All cases of the command.
+pub fn cases<B: Backend>(
+    arguments: &Arguments,
+    pretrained: &Pretrained<B>,
+    text: &str,
+) -> Result<Vec<Case>, Box<dyn Error>> {
+    let tokenizer = &pretrained.tokenizer;
+    let mut cases = Vec::new();
+    for name in &arguments.tasks {
+        if name == "perplexity" {
+            let tokens = tokenizer.encode(text, false)?;
+            for &length in &arguments.lengths {
+                let dense_prefix = (length as f64 * arguments.dense_prefix) as usize;
+                let config = PerplexityConfig { length, dense_prefix, windows: arguments.samples };
+                cases.push(Case::Perplexity(config, tokens.clone()));
+            }
+        } else if let Some(task) = Task::named(name) {
+            let depths = match &arguments.depths[..] {
+                [] => vec![None],
+                depths => depths.iter().map(|depth| Some(*depth)).collect(),
+            };
+            for (&length, &depth) in
+                arguments.lengths.iter().flat_map(|length| depths.iter().map(move |depth| (length, depth)))
+            {
+                let maker = SampleMaker { tokenizer, text, length, depth, seed: arguments.seed };
+                for number in 0..arguments.samples {
+                    let mut sample = maker.sample(task, number)?;
+                    if let Some(depth) = depth {
+                        sample.id = format!("{}-{depth}", sample.id);
+                    }
+                    cases.push(Case::Sample(sample));
+                }
+            }
+        } else if Path::new(name).exists() {
+            let samples = read_samples(name, None, pretrained.generation.max_new_tokens)?;
+            let wanted = |sample: &Sample| arguments.lengths.contains(&sample.length) || sample.length == 0;
+            cases.extend(samples.into_iter().filter(wanted).map(Case::Sample));
+        } else {
+            let known = Task::ALL.map(|(name, _)| name).join(", ");
+            return Err(format!("{name} is neither a task file nor one of {known}, perplexity").into());
+        }
+    }
+    Ok(cases)
+}

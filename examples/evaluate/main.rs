@@ -1,0 +1,119 @@
+//! What methods cost a language model in quality: retrieval tasks and perplexity, beside dense attention.
+//!
+//! `cargo run --release --features hf --example evaluate -- --method configs/quest.json --tasks passkey,perplexity
+//! --lengths 1024,2048 --samples 10 --out target/evaluation.jsonl`
+
+mod cases;
+#[path = "../common/mod.rs"]
+mod common;
+mod measure;
+mod results;
+mod table;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use burn::tensor::backend::Backend;
+use cases::{Case, Shard, cases};
+use clap::Parser;
+use common::{ModelArguments, end, find, read};
+use indicatif::{ProgressBar, ProgressStyle};
+use measure::Measure;
+use results::Results;
+use sparse_attention_hub::{backend::Work, masker::MaskerChainConfig};
+
+/// Measures what methods cost a language model in quality. Finished cases are appended to a file and skipped when the
+/// command is given again.
+#[derive(Debug, Parser)]
+#[command(name = "evaluate")]
+pub struct Arguments {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// Method files, each a JSON list of maskers; dense attention is measured beside them
+    #[arg(long = "method", num_args = 1..)]
+    methods: Vec<PathBuf>,
+    /// Names of tasks (passkey, niah_single_noise, niah_single_text, niah_multikey4, niah_multivalue, niah_multiquery,
+    /// variable_tracking, common_words, frequent_words, perplexity), and task files
+    #[arg(long, value_delimiter = ',', default_value = "passkey,niah_single_text,niah_multikey4,perplexity")]
+    tasks: Vec<String>,
+    /// Tokens of a sample
+    #[arg(long, value_delimiter = ',', default_value = "1024,2048")]
+    lengths: Vec<usize>,
+    /// Shares of the context before a needle that is asked for; without any, anywhere
+    #[arg(long, value_delimiter = ',')]
+    depths: Vec<f64>,
+    /// Samples of each task and length, and windows of a perplexity
+    #[arg(long, default_value_t = 10)]
+    samples: usize,
+    /// Seed of the samples and of the methods that draw
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// The text of perplexities, in which needles are hidden too; without it the one that comes with the examples
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// Share of a window of a perplexity that is only read, densely
+    #[arg(long, default_value_t = 0.5)]
+    dense_prefix: f64,
+    /// File of results, one JSON object a line
+    #[arg(long, default_value = "target/evaluation.jsonl")]
+    out: PathBuf,
+    /// Also write the table to this CSV file
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// Only a part of the cases, such as 2/8, the second of eight
+    #[arg(long, default_value = "1/1")]
+    shard: Shard,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    end(arguments.model.backend.run(Evaluate { arguments: &arguments }))
+}
+
+struct Evaluate<'a> {
+    arguments: &'a Arguments,
+}
+
+impl Work for Evaluate<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        evaluate::<B>(self.arguments, &device)
+    }
+}
+
+fn evaluate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    let text = read(&arguments.text.clone().unwrap_or_else(|| find("examples/data/validation.txt")))?;
+    let mut pretrained = arguments.model.load::<B>(&MaskerChainConfig::default(), device)?;
+    let all = cases(arguments, &pretrained, &text)?;
+    let mut results = Results::open(&arguments.out)?;
+    let progress = ProgressBar::new(0);
+    progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {eta}  {msg}")?);
+    let mut methods = vec![("dense".to_owned(), MaskerChainConfig::default())];
+    for file in &arguments.methods {
+        let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+        methods.push((name, MaskerChainConfig::from_file(file)?));
+    }
+    let mut number = 0;
+    for (name, method) in &methods {
+        let mut todo = Vec::new();
+        for case in &all {
+            number += 1;
+            if arguments.shard.has(number) && !results.has(name, case, arguments.seed) {
+                todo.push(case);
+            }
+        }
+        progress.inc_length(todo.len() as u64);
+        if todo.is_empty() {
+            continue;
+        }
+        pretrained.model.set_method(method).map_err(|error| format!("{name}: {error}"))?;
+        for case in todo {
+            progress.set_message(format!("{name}, {}", case.id()));
+            let result = Measure { pretrained: &pretrained, name, seed: arguments.seed }.case(case)?;
+            results.add(result)?;
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    table::print(&results, &all.iter().map(Case::column).collect::<Vec<_>>(), arguments.csv.as_deref())
+}

@@ -1,0 +1,73 @@
+//! Methods beside tasks and lengths.
+
+use std::{error::Error, fmt::Write, path::Path};
+
+use super::results::{Outcome, Results};
+
+/// What a method reached in a task at a length.
+struct Cell {
+    count: usize,
+    mean: f64,
+    /// The 95 % interval of a score, after Wilson.
+    interval: Option<(f64, f64)>,
+    density: f64,
+    read: f64,
+}
+
+impl Cell {
+    fn of(results: &Results, method: &str, (task, length): &(String, usize)) -> Option<Self> {
+        let is_here = |found: &&Outcome| found.method == method && found.task == *task && found.length == *length;
+        let found = results.all.iter().filter(is_here).collect::<Vec<_>>();
+        let count = found.len();
+        let mean = |part: fn(&Outcome) -> f64| found.iter().map(|found| part(found)).sum::<f64>() / count as f64;
+        (count > 0).then(|| Self {
+            count,
+            mean: mean(|found| found.value),
+            interval: (task != "perplexity").then(|| wilson(mean(|found| found.value), count)),
+            density: mean(|found| found.density),
+            read: mean(|found| found.read),
+        })
+    }
+}
+
+/// The 95 % interval of a share.
+fn wilson(share: f64, count: usize) -> (f64, f64) {
+    let (n, z) = (count as f64, 1.96);
+    let middle = share + z * z / (2.0 * n);
+    let spread = z * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
+    let by = 1.0 + z * z / n;
+    (((middle - spread) / by).max(0.0), ((middle + spread) / by).min(1.0))
+}
+
+/// Prints the table, and writes it as CSV if asked for.
+pub fn print(results: &Results, columns: &[(String, usize)], csv: Option<&Path>) -> Result<(), Box<dyn Error>> {
+    let mut methods = Vec::<&str>::new();
+    for outcome in &results.all {
+        if !methods.contains(&outcome.method.as_str()) {
+            methods.push(&outcome.method);
+        }
+    }
+    let mut text = "method,task,length,samples,value,low,high,density,read\n".to_owned();
+    println!("| method | task | tokens | samples | value | 95 % | density | K/V read |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut columns = columns.to_vec();
+    columns.sort();
+    columns.dedup();
+    for method in methods {
+        for column in &columns {
+            let Some(cell) = Cell::of(results, method, column) else { continue };
+            let (task, length) = column;
+            let Cell { count, mean, interval, density, read } = cell;
+            let range = interval.map_or(String::new(), |(low, high)| format!("{low:.3} to {high:.3}"));
+            println!("| {method} | {task} | {length} | {count} | {mean:.3} | {range} | {density:.3} | {read:.3} |");
+            let (low, high) = interval.map_or((mean, mean), |interval| interval);
+            writeln!(text, "{method},{task},{length},{count},{mean},{low},{high},{density},{read}")?;
+        }
+    }
+    match csv {
+        Some(path) => {
+            std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,85 @@
+//! Records queries, keys and values of layers of a language model on a text.
+//!
+//! `cargo run --release --features hf --example record -- --layers 3,5 --out target/recording`
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use burn::tensor::backend::Backend;
+use clap::Parser;
+use common::{ModelArguments, end, find, read};
+use sparse_attention_hub::{
+    adapters::Recorder, backend::Work, masker::MaskerChainConfig, models::PREFILL_CHUNK, nn::AttentionMode,
+};
+
+/// Records what layers of a language model attend to on a text: one safetensors file a layer, which `compare` reads.
+#[derive(Debug, Parser)]
+#[command(name = "record")]
+struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// The text; without it the one that comes with the examples
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// Layers, from 0; without any all
+    #[arg(long, value_delimiter = ',')]
+    layers: Vec<usize>,
+    /// How many tokens of the text are taken
+    #[arg(long, default_value_t = 4096)]
+    tokens: usize,
+    /// How many of the last positions have their queries recorded
+    #[arg(long, default_value_t = 64)]
+    queries: usize,
+    /// Folder for layerNUMBER.safetensors
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    end(arguments.model.backend.run(Record { arguments: &arguments }))
+}
+
+struct Record<'a> {
+    arguments: &'a Arguments,
+}
+
+impl Work for Record<'_> {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, device: B::Device) -> Self::Output {
+        record::<B>(self.arguments, &device)
+    }
+}
+
+fn record<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    let text = read(&arguments.text.clone().unwrap_or_else(|| find("examples/data/validation.txt")))?;
+    let pretrained = arguments.model.load::<B>(&MaskerChainConfig::default(), device)?;
+    // Before the work, so that it is not lost to a folder that cannot be made.
+    std::fs::create_dir_all(&arguments.out)
+        .map_err(|error| format!("cannot make the folder {}: {error}", arguments.out.display()))?;
+    let mut tokens = pretrained.tokenizer.encode(&text, true)?;
+    tokens.truncate(arguments.tokens);
+    let layers = match &arguments.layers[..] {
+        [] => (0..pretrained.model.config().layers()).collect(),
+        layers => layers.to_vec(),
+    };
+    let positions = tokens.len().saturating_sub(arguments.queries)..tokens.len();
+    let (mut cache, mut dense) = (pretrained.model.cache(0), AttentionMode::Dense);
+    let mut recorder = Recorder::new(&mut dense, layers, positions);
+    pretrained.model.prefill(&tokens, &mut cache, PREFILL_CHUNK, &mut recorder)?;
+    for recording in recorder.finish()? {
+        let path = arguments.out.join(format!("layer{}.safetensors", recording.inputs.layer()));
+        let recording = recording.with_dense_output();
+        recording.save(&path)?;
+        println!(
+            "wrote {}: queries {:?}, keys {:?}",
+            path.display(),
+            recording.inputs.queries().dims(),
+            recording.inputs.keys().dims()
+        );
+    }
+    Ok(())
+}

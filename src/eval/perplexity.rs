@@ -1,0 +1,109 @@
+use std::ops::Range;
+
+use burn::tensor::{DType, Int, Tensor, TensorData, activation::log_softmax, backend::Backend};
+
+use crate::{
+    models::{LanguageModel, ModelError, PREFILL_CHUNK},
+    nn::AttentionHook,
+};
+
+/// How well a model foretells a text through a method, measured in windows that do not overlap.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Perplexity {
+    /// The mean of `-ln p` over the tokens that were foretold, of each window.
+    pub windows: Vec<f64>,
+    /// How many tokens were foretold in each window.
+    pub tokens: usize,
+}
+
+/// How a perplexity is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerplexityConfig {
+    /// The length of a window, the token that begins the sequence among them.
+    pub length: usize,
+    /// How many tokens at the beginning of a window are only read, densely. The first is never foretold, so that 0 is as
+    /// good as 1.
+    pub dense_prefix: usize,
+    /// The most windows.
+    pub windows: usize,
+}
+
+/// The most logits that are made at once.
+const LOGITS: usize = 1 << 22;
+
+impl Perplexity {
+    /// Measures a model on the tokens of a text, without those that begin a sequence. Windows of `length - 1` tokens of
+    /// the text each stand behind `begin`, if there is such a token. After the dense prefix, all attend through the hook,
+    /// in chunks. `progress` is called after each window.
+    ///
+    /// # Errors
+    /// If there are fewer tokens than a window has, nothing of it is left to foretell, or the model cannot take it.
+    pub fn measure<B: Backend>(
+        model: &LanguageModel<B>,
+        begin: Option<u32>,
+        text: &[u32],
+        config: PerplexityConfig,
+        [prefix, after]: [&mut dyn AttentionHook<B>; 2],
+        mut progress: impl FnMut(),
+    ) -> Result<Self, ModelError> {
+        let PerplexityConfig { length, dense_prefix, windows } = config;
+        let of_text = length.saturating_sub(begin.iter().len());
+        let first = dense_prefix.max(1);
+        if of_text == 0 || length <= first || windows == 0 || text.len() < of_text {
+            let value = format!("{config:?} of a text of {} tokens", text.len());
+            let allowed = "windows no longer than the text, and longer than their dense prefix".to_owned();
+            return Err(ModelError::Value { field: "windows", value, allowed });
+        }
+        let mut cache = model.cache(0);
+        let mut found = Vec::new();
+        for text in text.chunks_exact(of_text).take(windows) {
+            let window = begin.into_iter().chain(text.iter().copied()).collect::<Vec<_>>();
+            cache.reset();
+            let (mut sum, mut last) = (0.0, None);
+            if dense_prefix > 0 {
+                last = Some(model.prefill(&window[..dense_prefix], &mut cache, PREFILL_CHUNK, &mut *prefix)?);
+            }
+            // The vector of a token foretells the next one; that of the last token has nothing to foretell.
+            let mut at = dense_prefix;
+            if let Some(hidden) = last {
+                sum += surprise(model, hidden, &window[at..at + 1]);
+            }
+            while at + 1 < window.len() {
+                let chunk: Range<usize> = at..(at + PREFILL_CHUNK).min(window.len() - 1);
+                let hidden = model.forward(&window[chunk.clone()], &mut cache, &mut *after)?;
+                sum += surprise(model, hidden, &window[chunk.start + 1..chunk.end + 1]);
+                at = chunk.end;
+            }
+            found.push(sum / (length - first) as f64);
+            progress();
+        }
+        Ok(Self { windows: found, tokens: length - first })
+    }
+
+    /// The mean of `-ln p` over all windows.
+    pub fn mean(&self) -> f64 {
+        self.windows.iter().sum::<f64>() / self.windows.len().max(1) as f64
+    }
+
+    /// The perplexity, `exp` of the [mean](Self::mean).
+    pub fn value(&self) -> f64 {
+        self.mean().exp()
+    }
+}
+
+/// The sum of `-ln p` of the tokens that come after vectors, `[1, tokens, hidden_size]`.
+fn surprise<B: Backend>(model: &LanguageModel<B>, hidden: Tensor<B, 3>, next: &[u32]) -> f64 {
+    let device = hidden.device();
+    let rows = (LOGITS / model.config().vocab_size).max(1);
+    let mut sum = 0.0;
+    for (part, next) in next.chunks(rows).enumerate() {
+        let hidden = hidden.clone().slice_dim(1, part * rows..part * rows + next.len());
+        let logits = model.logits(hidden).cast(DType::F32);
+        let numbers = next.iter().map(|&token| i64::from(token)).collect::<Vec<_>>();
+        let tokens = Tensor::<B, 3, Int>::from_data(TensorData::new(numbers, [1, next.len(), 1]), &device);
+        let chosen = log_softmax(logits, 2).gather(2, tokens);
+        sum -= chosen.into_data().convert::<f64>().iter::<f64>().sum::<f64>();
+    }
+    sum
+}

@@ -1,0 +1,76 @@
+use burn::{
+    module::Module,
+    nn::{RmsNorm, RmsNormConfig},
+    tensor::{Tensor, backend::Backend},
+};
+
+use super::{Architecture, GatedFeedForward, LanguageModelConfig};
+use crate::{
+    attention::AttentionError,
+    masker::{ConfigError, MaskerChain},
+    nn::{AttentionHook, GroupedQueryAttention, KvCache},
+};
+
+/// A layer of a [LanguageModel](super::LanguageModel): attention and a feed-forward network, each with a norm before it
+/// (in Gemma 2 after it too) and a way around it.
+#[derive(Module, Debug)]
+pub struct DecoderLayer<B: Backend> {
+    /// Before attention.
+    pub input_norm: RmsNorm<B>,
+    /// Attention, with the method of the layer.
+    pub attention: GroupedQueryAttention<B>,
+    /// After attention (Gemma 2).
+    pub attention_output_norm: Option<RmsNorm<B>>,
+    /// Before the feed-forward network.
+    pub feed_forward_norm: RmsNorm<B>,
+    /// The feed-forward network.
+    pub feed_forward: GatedFeedForward<B>,
+    /// After the feed-forward network (Gemma 2).
+    pub feed_forward_output_norm: Option<RmsNorm<B>>,
+}
+
+impl<B: Backend> DecoderLayer<B> {
+    /// A layer with random weights.
+    pub(super) fn new(
+        config: &LanguageModelConfig,
+        layer: usize,
+        method: MaskerChain<B>,
+        device: &B::Device,
+    ) -> Result<Self, ConfigError> {
+        let norm = || RmsNormConfig::new(config.hidden_size).with_epsilon(config.norm_epsilon).init(device);
+        let output_norm = || (config.architecture == Architecture::Gemma2).then(norm);
+        let sizes = [config.hidden_size, config.intermediate_size];
+        Ok(Self {
+            input_norm: norm(),
+            attention: config.attention(layer).init_with(method, device)?,
+            attention_output_norm: output_norm(),
+            feed_forward_norm: norm(),
+            feed_forward: GatedFeedForward::new(sizes, config.feed_forward_bias, config.activation, device),
+            feed_forward_output_norm: output_norm(),
+        })
+    }
+
+    /// The output for the next tokens.
+    ///
+    /// # Shapes
+    /// - input: `[batch, tokens, hidden]`
+    /// - output: the same
+    ///
+    /// # Errors
+    /// As [GroupedQueryAttention::forward_hooked]. The cache then holds what it held before.
+    pub fn forward(
+        &self,
+        input: Tensor<B, 3>,
+        cache: &mut KvCache<B>,
+        hook: &mut dyn AttentionHook<B>,
+    ) -> Result<Tensor<B, 3>, AttentionError> {
+        let normed = |norm: &Option<RmsNorm<B>>, x: Tensor<B, 3>| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let attended = self.attention.forward_hooked(self.input_norm.forward(input.clone()), cache, hook)?;
+        let hidden = input + normed(&self.attention_output_norm, attended);
+        let fed = self.feed_forward.forward(self.feed_forward_norm.forward(hidden.clone()));
+        Ok(hidden + normed(&self.feed_forward_output_norm, fed))
+    }
+}

@@ -1,0 +1,180 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{LanguageModelConfig, ModelError, fields::Fields};
+
+/// How a text is continued: a `generation_config.json` with what it leaves open.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct GenerationConfig {
+    /// The most tokens that are added.
+    pub max_new_tokens: usize,
+    /// The tokens after which nothing more is added.
+    pub end_tokens: Vec<u32>,
+    /// Texts after which nothing more is added. They are not part of what is returned.
+    pub stop: Vec<String>,
+    /// How tokens are drawn; `None`: the likeliest is taken.
+    pub sampling: Option<SamplingConfig>,
+    /// By what the logits of tokens that are there already are divided if they are above 0 and multiplied if below
+    /// ([CTRL](https://arxiv.org/abs/1909.05858)); 1 leaves them as they are.
+    pub repetition_penalty: f64,
+    /// The seed of what is drawn.
+    pub seed: u64,
+}
+
+/// How the next token is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct SamplingConfig {
+    /// What the logits are divided by, above 0. Default: 1.
+    pub temperature: f64,
+    /// Only so many of the likeliest tokens are drawn from. Default: all.
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens are drawn from that together have this probability, in (0, 1]
+    /// ([nucleus sampling](https://arxiv.org/abs/1904.09751)). Default: 1, all.
+    pub top_p: f64,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: None, top_p: 1.0 }
+    }
+}
+
+impl Default for GenerationConfig {
+    /// The likeliest of 64 tokens, one after the other.
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 64,
+            end_tokens: Vec::new(),
+            stop: Vec::new(),
+            sampling: None,
+            repetition_penalty: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+/// Fields that do not change which tokens come, here or at all.
+const WITHOUT_EFFECT: &[&str] = &[
+    "bos_token_id",
+    "cache_implementation",
+    "decoder_start_token_id",
+    "early_stopping",
+    "length_penalty",
+    "max_length",
+    "max_time",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "pad_token_id",
+    "return_dict_in_generate",
+    "transformers_version",
+    "use_cache",
+];
+
+impl GenerationConfig {
+    /// Reads the `generation_config.json` of a folder, if there is one; tokens that end a sequence are those of the model
+    /// otherwise.
+    ///
+    /// # Errors
+    /// If the file cannot be read, a value makes no sense, or it asks for a way to generate that is not there.
+    pub fn from_directory(directory: impl AsRef<Path>, model: &LanguageModelConfig) -> Result<Self, ModelError> {
+        let path = directory.as_ref().join("generation_config.json");
+        let mut config = match path.exists() {
+            true => Self::from_fields(Fields::open(&path)?)?,
+            false => Self::default(),
+        };
+        if config.end_tokens.is_empty() {
+            config.end_tokens.clone_from(&model.end_tokens);
+        }
+        Ok(config)
+    }
+
+    /// The same configuration with another number of tokens.
+    pub fn with_max_new_tokens(self, max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, ..self }
+    }
+
+    /// The same configuration with other texts that end it.
+    pub fn with_stop(self, stop: Vec<String>) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// The same configuration with another way to draw tokens.
+    ///
+    /// # Errors
+    /// If a value makes no sense.
+    pub fn with_sampling(self, sampling: Option<SamplingConfig>) -> Result<Self, ModelError> {
+        if let Some(SamplingConfig { temperature, top_k, top_p }) = sampling {
+            let wrong = |field, value: String, allowed: &str| {
+                Err(ModelError::Value { field, value, allowed: allowed.to_owned() })
+            };
+            if !(temperature > 0.0 && temperature.is_finite()) {
+                return wrong("temperature", temperature.to_string(), "a finite number above 0");
+            }
+            if !(top_p > 0.0 && top_p <= 1.0) {
+                return wrong("top_p", top_p.to_string(), "a probability in (0, 1]");
+            }
+            if top_k == Some(0) {
+                return wrong("top_k", "0".to_owned(), "at least 1");
+            }
+        }
+        Ok(Self { sampling, ..self })
+    }
+
+    /// The same configuration with another seed.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    fn from_fields(mut fields: Fields) -> Result<Self, ModelError> {
+        let default = Self::default();
+        let sampling = SamplingConfig {
+            temperature: fields.positive("temperature")?.unwrap_or(1.0),
+            // Python's 0 is for all.
+            top_k: match fields.take("top_k") {
+                None => None,
+                Some(value) => match value.as_u64() {
+                    Some(count) => usize::try_from(count).ok().filter(|count| *count > 0),
+                    None => return Err(fields.error("top_k", value, "a whole number of at least 0")),
+                },
+            },
+            top_p: fields.positive("top_p")?.unwrap_or(1.0),
+        };
+        if sampling.top_p > 1.0 {
+            return Err(fields.error("top_p", sampling.top_p, "a probability in (0, 1]"));
+        }
+        let sampling = fields.flag("do_sample", false)?.then_some(sampling);
+        let stop = match fields.take("stop_strings") {
+            None => Vec::new(),
+            Some(Value::String(one)) => vec![one],
+            Some(value) => match serde_json::from_value(value.clone()) {
+                Ok(several) => several,
+                Err(_) => return Err(fields.error("stop_strings", value, "a text or a list of texts")),
+            },
+        };
+        for field in ["num_beams", "num_return_sequences", "num_beam_groups"] {
+            fields.only(field, &json!(1))?;
+        }
+        for field in ["typical_p", "encoder_repetition_penalty", "guidance_scale"] {
+            fields.only(field, &json!(1.0))?;
+        }
+        let absent = ["min_p", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "diversity_penalty"];
+        for field in absent.into_iter().chain(["min_length", "encoder_no_repeat_ngram_size", "penalty_alpha"]) {
+            fields.only(field, &json!(0))?;
+        }
+        let config = Self {
+            max_new_tokens: fields.count("max_new_tokens")?.unwrap_or(default.max_new_tokens),
+            end_tokens: fields.tokens("eos_token_id")?,
+            stop,
+            sampling,
+            repetition_penalty: fields.positive("repetition_penalty")?.unwrap_or(1.0),
+            seed: default.seed,
+        };
+        fields.finish(WITHOUT_EFFECT)?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,154 @@
+//! How texts are continued.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::{Tensor, backend::Backend};
+use sparse_attention_hub::{
+    adapters::Recorder,
+    eval::Recording,
+    models::{Generated, GenerationConfig, Pretrained, SamplingConfig, StopReason},
+    nn::AttentionMode,
+};
+
+use super::{common::assert_close, folder::text_model};
+
+const METHOD: &str = r#"[{"type": "sink", "sink_size": 2}, {"type": "local", "window_size": 4}]"#;
+const TEXT: &str = "The framework includes an optimization system, and each mask says which keys a query keeps.";
+
+/// What comes after the text, with the text of it.
+fn generate<B: Backend>(pretrained: &Pretrained<B>, config: &GenerationConfig) -> (Generated, String) {
+    let prompt = pretrained.tokenizer.encode(TEXT, true).unwrap();
+    let (mut dense, mut sparse) = (AttentionMode::Dense, AttentionMode::Sparse);
+    let mut text = String::new();
+    let mut cache = pretrained.model.cache(0);
+    let hooks: [&mut dyn sparse_attention_hub::nn::AttentionHook<B>; 2] = [&mut dense, &mut sparse];
+    let written = pretrained.write(&prompt, &mut cache, config, hooks, &mut |part| text.push_str(part)).unwrap();
+    assert_eq!(text, written.text);
+    // The last token has not gone through the model.
+    assert_eq!(cache.len(), prompt.len() + written.generated.tokens.len() - 1);
+    (written.generated, written.text)
+}
+
+pub fn generation_stops_where_it_should<B: Backend>() {
+    let pretrained = text_model::<B>(METHOD);
+    let config = GenerationConfig::default().with_max_new_tokens(12);
+    let (all, text) = generate(&pretrained, &config);
+    assert_eq!((all.tokens.len(), all.reason), (12, StopReason::Length));
+    assert_eq!(text, pretrained.tokenizer.decode(&all.tokens, true).unwrap());
+    // The fifth token ends the sequence, unless it was there before.
+    let end = all.tokens[4];
+    let first = all.tokens.iter().position(|token| *token == end).unwrap();
+    let mut ends = config.clone();
+    ends.end_tokens = vec![end];
+    let (ended, _) = generate(&pretrained, &ends);
+    assert_eq!((&ended.tokens[..], ended.reason), (&all.tokens[..=first], StopReason::EndToken));
+    // A text from the middle of what comes.
+    let letters = text.char_indices().map(|(at, _)| at).collect::<Vec<_>>();
+    let stop = text[letters[letters.len() / 2]..letters[letters.len() / 2 + 2]].to_owned();
+    let (stopped, before) = generate(&pretrained, &config.clone().with_stop(vec![stop.clone()]));
+    assert_eq!((before.as_str(), stopped.reason), (text.split(&stop).next().unwrap(), StopReason::Stopped));
+    // The caller wants two.
+    let prompt = pretrained.tokenizer.encode(TEXT, true).unwrap();
+    let (mut dense, mut sparse, mut count) = (AttentionMode::Dense, AttentionMode::Sparse, 0);
+    let two = pretrained.model.generate(
+        &prompt,
+        &mut pretrained.model.cache(0),
+        &config,
+        [&mut dense, &mut sparse],
+        &mut |_| {
+            count += 1;
+            Ok(if count == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        },
+    );
+    assert_eq!(two.unwrap().tokens, all.tokens[..2]);
+    // The model has no position left.
+    let positions = pretrained.model.config().max_positions;
+    let (mut dense, mut sparse) = (AttentionMode::Dense, AttentionMode::Sparse);
+    let mut cache = pretrained.model.cache(0);
+    let long = vec![5; positions - 3];
+    let modes: [&mut dyn sparse_attention_hub::nn::AttentionHook<B>; 2] = [&mut dense, &mut sparse];
+    let last = pretrained.model.generate(&long, &mut cache, &config, modes, &mut |_| Ok(ControlFlow::Continue(())));
+    let last = last.unwrap();
+    assert_eq!((last.tokens.len(), last.reason, cache.len()), (4, StopReason::Positions, positions));
+}
+
+fn host<B: Backend>(hidden: Tensor<B, 3>) -> Vec<f64> {
+    hidden.into_data().convert::<f64>().iter::<f64>().collect()
+}
+
+pub fn prompts_in_chunks_give_the_same<B: Backend>() {
+    let model = text_model::<B>(METHOD).model;
+    let tokens = (0..63).map(|at| (at * 37 + 5) % 500).collect::<Vec<u32>>();
+    for mode in [AttentionMode::Dense, AttentionMode::Sparse] {
+        let hidden = |chunk: usize| host(model.prefill(&tokens, &mut model.cache(0), chunk, &mut { mode }).unwrap());
+        let whole = hidden(100);
+        for chunk in [1, 7, 62] {
+            let found = hidden(chunk).iter().map(|x| *x as f32).collect::<Vec<_>>();
+            assert_close(&found, &whole, 2e-5, &format!("{mode:?} in chunks of {chunk}"));
+        }
+    }
+}
+
+pub fn an_empty_method_is_dense<B: Backend>() {
+    let model = text_model::<B>("[]").model;
+    let tokens = [5u32, 9, 200, 31, 7];
+    let hidden = |mode: AttentionMode| host(model.forward(&tokens, &mut model.cache(0), &mut { mode }).unwrap());
+    assert_eq!(hidden(AttentionMode::Sparse), hidden(AttentionMode::Dense));
+}
+
+pub fn seeds_draw_the_same<B: Backend>() {
+    let pretrained = text_model::<B>(METHOD);
+    let config = GenerationConfig::default().with_max_new_tokens(12).with_sampling(Some(SamplingConfig::default()));
+    let config = config.unwrap();
+    let tokens = |seed| generate(&pretrained, &config.clone().with_seed(seed)).0.tokens;
+    assert_eq!(tokens(1), tokens(1));
+    assert_ne!(tokens(1), tokens(2));
+}
+
+pub fn a_recording_is_the_same_in_chunks<B: Backend>() {
+    let model = text_model::<B>("[]").model;
+    let tokens = (0..40).map(|at| (at * 37 + 5) % 500).collect::<Vec<u32>>();
+    let record = |chunk: usize, positions: std::ops::Range<usize>| {
+        let (mut dense, mut cache) = (AttentionMode::Dense, model.cache(0));
+        let mut recorder = Recorder::<B>::new(&mut dense, [1], positions);
+        model.prefill(&tokens, &mut cache, chunk, &mut recorder).unwrap();
+        recorder.finish()
+    };
+    let parts = |recording: &Recording<B>| {
+        let inputs = &recording.inputs;
+        [inputs.queries(), inputs.keys(), inputs.values()]
+            .map(|tensor| (tensor.dims(), tensor.to_data().convert::<f64>().iter::<f64>().collect::<Vec<_>>()))
+    };
+    let whole = record(100, 9..33).unwrap().remove(0);
+    let [(queries, _), (keys, _), _] = parts(&whole);
+    assert_eq!((queries, keys), ([1, 4, 24, 16], [1, 2, 33, 16]));
+    assert_eq!((whole.inputs.layer(), whole.inputs.offset()), (1, 9));
+    for chunk in [1, 8, 33] {
+        let found = record(chunk, 9..33).unwrap().remove(0);
+        for ((dims, found), (wanted, values)) in parts(&found).into_iter().zip(parts(&whole)) {
+            assert_eq!(dims, wanted);
+            let found = found.into_iter().map(|x| x as f32).collect::<Vec<_>>();
+            assert_close(&found, &values, 2e-5, &format!("recorded in chunks of {chunk}"));
+        }
+    }
+    // The file says the same, as far as f16 does.
+    let path = std::env::temp_dir().join(format!(
+        "sah-recording-{}-{chunks}.safetensors",
+        std::process::id(),
+        chunks = B::name(&B::Device::default()).len()
+    ));
+    let saved = whole.with_dense_output();
+    saved.save(&path).unwrap();
+    let opened = Recording::<B>::open(&path, &B::Device::default()).unwrap();
+    // What stays behind in the temporary folder does no harm.
+    let _ = std::fs::remove_file(&path);
+    assert_eq!((opened.inputs.layer(), opened.inputs.offset()), (1, 9));
+    assert_eq!(opened.inputs.scale(), saved.inputs.scale());
+    for ((_, found), (_, values)) in parts(&opened).into_iter().zip(parts(&saved)) {
+        let found = found.into_iter().map(|x| x as f32).collect::<Vec<_>>();
+        assert_close(&found, &values, 1e-3, "a recording from a file");
+    }
+    assert!(opened.output.is_some());
+    // Positions that the model does not come to.
+    assert!(record(100, 9..41).is_err());
+}
