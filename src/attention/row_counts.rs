@@ -41,15 +41,24 @@ impl RowCounts {
         let all = keys as f64;
         match (mask.form(), inputs.visibility().closed_form()) {
             (MaskForm::Dense(_), _) | (_, None) => Self::of_dense(inputs, mask),
-            (MaskForm::Rows(lists), Some(seen)) => {
-                let row = |(row, list): (usize, Vec<crate::mask::Kept>)| {
+            (MaskForm::Rows(kept), Some(seen)) => {
+                let (lists, width) = (kept.lists(), kept.width());
+                let of_row = |row: usize| {
                     let seen = seen(row % queries, keys);
-                    let read = list.iter().filter(|kept| seen.contains(&(kept.key as usize)));
-                    let sampled = read.clone().filter(|kept| kept.probability < 1.0).count() as f64;
-                    let (visible, read, kept) = (seen.len() as f64, read.count() as f64, list.len() as f64);
-                    Self { visible, read, kept, sampled, all }
+                    let mut counts = Self { visible: seen.len() as f64, all, ..Self::default() };
+                    for slot in row * width..(row + 1) * width {
+                        // Unused slots hold -1.
+                        let Ok(key) = usize::try_from(lists.indices[slot]) else { continue };
+                        counts.kept += 1.0;
+                        if seen.contains(&key) {
+                            let probability = lists.probability.as_ref().map_or(1.0, |all| all[slot]);
+                            counts.read += 1.0;
+                            counts.sampled += if probability < 1.0 { 1.0 } else { 0.0 };
+                        }
+                    }
+                    counts
                 };
-                lists.to_host().into_iter().enumerate().map(row).collect()
+                rows.map(of_row).collect()
             }
             (form, Some(seen)) => {
                 let of_query = |query: usize| {

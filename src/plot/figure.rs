@@ -236,7 +236,7 @@ fn draw<D: DrawingBackend>(
 }
 
 fn style(size: f64, ink: Ink, theme: Theme) -> TextStyle<'static> {
-    let style = (FONTS, size * SCALE * PLOTTERS_SIZE).into_text_style(&((1, 1)));
+    let style = (FONTS, size * SCALE * PLOTTERS_SIZE).into_text_style(&(1, 1));
     TextStyle { color: theme.color(ink).to_backend_color(), ..style }
 }
 

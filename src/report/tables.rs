@@ -137,7 +137,7 @@ fn shown(location: &str) -> String {
 fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        size if size < 1e-3 || size >= 1e6 => format!("{value:.3e}"),
+        size if !(1e-3..1e6).contains(&size) => format!("{value:.3e}"),
         size if size < 10.0 => format!("{value:.4}"),
         size if size < 1000.0 => format!("{value:.2}"),
         _ => format!("{value:.0}"),

@@ -128,7 +128,8 @@ fn read(path: &Path, wanted: &Header) -> Result<(Trials, Option<bool>), TuneErro
         if lines.read_until(b'\n', &mut line).map_err(failed)? == 0 {
             break;
         }
-        whole = Some(line.last() == Some(&b'\n'));
+        // Without its end, a line that was cut off within a text is seen to be so.
+        whole = Some(line.pop_if(|byte| *byte == b'\n').is_some());
         let wrong = |field: String, found: String, expected: String| TuneError::Journal {
             path: path.to_owned(),
             line: number,
