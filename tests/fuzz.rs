@@ -16,9 +16,15 @@ fn run(kind: Kind, count: u64) {
     let name = kind.name();
     for case in 0..count {
         if let Err(fault) = caught(|| kind.check(SEED, case)) {
-            panic!("{fault}\nagain: --kind {name} --seed {SEED} --first {case} --count 1");
+            fail(format!("{fault}\nagain: --kind {name} --seed {SEED} --first {case} --count 1"));
         }
     }
+}
+
+/// Fails with a message. Where panics are caught they are not printed, so that this one has to be.
+fn fail(message: String) -> ! {
+    eprintln!("{message}");
+    panic!("{message}");
 }
 
 /// Runs what failed once.
@@ -32,7 +38,7 @@ fn replay(kind: Kind) {
         let bytes = fs::read(&path).expect("the corpus can be read");
         let name = path.file_name().and_then(|name| name.to_str());
         if let Err(fault) = caught(|| kind.check_input(&bytes, name)) {
-            panic!("{}: {fault}", path.display());
+            fail(format!("{}: {fault}", path.display()));
         }
     }
 }

@@ -120,6 +120,12 @@ impl<B: Backend> Mask<B> {
     }
 
     pub(crate) fn with_form(shape: MaskShape, form: MaskForm<B>, device: &B::Device) -> Self {
+        // Where there is no pair none is kept, and burn's operations have no place for tensors without numbers.
+        let form = match form {
+            MaskForm::Full => MaskForm::Full,
+            _ if shape.dims().contains(&0) => MaskForm::Empty,
+            form => form,
+        };
         Self { shape, form, device: device.clone() }
     }
 

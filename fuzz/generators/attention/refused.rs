@@ -71,10 +71,10 @@ fn numbers(source: &mut Source) -> Checked {
     let inputs = inputs(&Problem::draw(source))?;
     let number = *source.pick(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0, 1e300, 5e-324, 3.0]);
     let accepted = inputs.clone().with_scale(number).is_ok();
-    hold!(accepted == number.is_finite(), "a finite scale", "{number}: accepted {accepted}");
+    hold!(accepted == (number as f32).is_finite(), "a scale that is finite in f32", "{number}: accepted {accepted}");
     let accepted = inputs.clone().with_softcap(number).is_ok();
-    let positive = number.is_finite() && number > 0.0;
-    hold!(accepted == positive, "a finite softcap above 0", "{number}: accepted {accepted}");
+    let positive = (number as f32).is_finite() && number as f32 > 0.0;
+    hold!(accepted == positive, "a softcap that is finite and above 0 in f32", "{number}: accepted {accepted}");
     let (first, end) = (source.below(8), source.below(8));
     let some = first < end && end <= inputs.mask_shape().queries;
     let accepted = inputs.narrow_queries(first..end).is_ok();
