@@ -168,16 +168,7 @@ fn a_failed_layer_leaves_all_layers_as_they_were<B: Backend>() {
 
 /// A configuration whose sizes are all counts.
 fn with_counts(mut config: Value) -> Value {
-    let sizes = [
-        "heavy_size",
-        "sink_size",
-        "window_size",
-        "sampling_rate",
-        "base_rate_sampling",
-        "pilot_size",
-        "k",
-        "sampling_size",
-    ];
+    let sizes = ["heavy_size", "sink_size", "window_size", "base_rate_sampling", "pilot_size", "k", "sampling_size"];
     if let Some(candidates) = config.get_mut("candidates") {
         *candidates = with_counts(candidates.take());
     }

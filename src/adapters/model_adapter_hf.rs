@@ -129,9 +129,7 @@ impl<B: Backend> ModelHubAdapterInterface for ModelAdapterHF<B> {
         let mut response = Response { responses: Vec::new(), context, answers: Vec::new() };
         for question in questions {
             // The methods have not seen the context yet: forgetting what they know is the state before the question.
-            self.cache
-                .truncate(response.context.len())
-                .map_err(|source| ModelError::Layer { layer: 0, source })?;
+            self.cache.truncate(response.context.len()).map_err(|source| ModelError::Layer { layer: 0, source })?;
             self.cache.forget_states();
             let (text, answer) = self.answer(question, &config)?;
             response.responses.push(text);
