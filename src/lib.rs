@@ -36,7 +36,8 @@
 //! | `hub` | language models by their name on the HuggingFace hub |
 //! | `plot` | plots as SVG and PNG, reports as HTML |
 //!
-//! A program that picks its backend itself needs none of them.
+//! A program that picks its backend itself needs none of them, but for speed: the native kernels of flex and ndarray come
+//! with the features of these names.
 
 #![warn(missing_docs)]
 
@@ -68,10 +69,18 @@ pub use io::FileError;
 pub mod prelude {
     pub use crate::{
         attention::{
-            AttentionInputs, AttentionOutput, AttentionReport, Requested, ResearchAttention, Visibility,
-            dense_attention, masked_attention,
+            AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Requested, ResearchAttention,
+            Visibility, dense_attention, masked_attention,
         },
-        mask::{Mask, MaskShape, Pattern},
-        masker::{Context, LayerState, Masker, MaskerChain, MaskerChainConfig, MaskerConfig, MaskerRegistry, Size},
+        mask::{Mask, MaskError, MaskShape, Pattern},
+        masker::{
+            ConfigError, Context, LayerState, Masker, MaskerChain, MaskerChainConfig, MaskerConfig, MaskerRegistry,
+            Size,
+        },
+        nn::{
+            GroupedQueryAttention, GroupedQueryAttentionConfig, KvCache, MhaCache, MhaInput, SparseMultiHeadAttention,
+            SparseMultiHeadAttentionConfig, SparseTransformerEncoder, SparseTransformerEncoderConfig, sparse_attention,
+        },
+        scorer::{Scorer, ScorerConfig},
     };
 }
