@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use burn::tensor::{Tensor, backend::Backend};
 
@@ -14,8 +17,9 @@ use crate::{
 /// Counting takes time, so that it can be restricted to some steps; [overhead](Self::overhead) says how much it took.
 #[derive(Debug, Clone, Default)]
 pub struct AttentionMeter {
-    /// Steps are counted at which the number of keys is a multiple of this; 0 and 1: all.
-    pub every: usize,
+    every: usize,
+    /// How often each layer has been met.
+    steps: BTreeMap<usize, usize>,
     counted: u64,
     density: f64,
     read: f64,
@@ -23,7 +27,7 @@ pub struct AttentionMeter {
 }
 
 impl AttentionMeter {
-    /// A meter of the steps at which the number of keys is a multiple of `every`.
+    /// A meter of the first step of each layer and of every so many after it; 0 and 1: all.
     pub fn every(every: usize) -> Self {
         Self { every, ..Self::default() }
     }
@@ -98,7 +102,10 @@ impl<B: Backend> AttentionHook<B> for AttentionMeter {
     ) -> Result<Tensor<B, 4>, AttentionError> {
         let mask = maskers.mask(inputs, state)?;
         let output = masked_attention(inputs, &mask, Requested::default())?.output;
-        if inputs.mask_shape().keys.is_multiple_of(self.every.max(1)) {
+        let step = self.steps.entry(inputs.layer()).or_default();
+        let counted = step.is_multiple_of(self.every.max(1));
+        *step += 1;
+        if counted {
             self.count(inputs, &mask);
         }
         Ok(output)
@@ -138,11 +145,14 @@ mod tests {
     fn only_some_steps_are_counted() {
         let method = r#"[{"type": "sink", "sink_size": 1}, {"type": "local", "window_size": 2}]"#;
         let chain: MaskerChain<Flex> = MaskerChainConfig::from_json(method).unwrap().init(&Default::default()).unwrap();
-        let (mut meter, mut state) = (AttentionMeter::every(4), LayerState::new(0));
-        for keys in [9, 10, 12] {
-            meter.attend(&chain, &inputs(1, keys), &mut state).unwrap();
+        let (mut meter, mut state) = (AttentionMeter::every(2), LayerState::new(0));
+        for keys in [6, 10, 12] {
+            for layer in [0, 1] {
+                meter.attend(&chain, &inputs(1, keys).with_layer(layer), &mut state).unwrap();
+            }
         }
-        assert_eq!((meter.density(), meter.read()), (0.25, 0.25));
+        // Three of 6 and of 12 keys, in both layers.
+        assert_eq!((meter.density(), meter.read()), (0.375, 0.375));
         assert_eq!(AttentionMeter::default().density(), 1.0);
     }
 }
