@@ -38,7 +38,8 @@ fn three() -> usize {
 ///
 /// It takes `heavy_size / page_size` pages, rounded down, and at least `minimum_pages`. A page competes by the bound of
 /// its logits as long as one of its keys is visible and not kept yet, and brings all of these; among equal bounds the
-/// lower page wins.
+/// lower page wins. A row in which no more than `heavy_size` keys compete gains them all. (With `"fit": "prompt"` it does
+/// so only where there are no more keys than that at all.)
 ///
 /// Should be created with [QuestTopKConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -66,15 +67,24 @@ impl<B: Backend> Masker<B> for QuestTopK {
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError> {
         let (shape, device) = (inputs.mask_shape(), inputs.device());
-        let QuestTopKConfig { page_size, minimum_pages, heavy_size, share_group, .. } = self.config;
+        let QuestTopKConfig { page_size, minimum_pages, heavy_size, share_group, fit, .. } = self.config;
         let size = heavy_size.of(shape.keys);
         if size >= shape.keys {
             return Ok(Mask::full(shape, &device));
         }
         let count = (size / page_size).max(minimum_pages);
-        let choose = |scores: &[f32]| best_pages(scores, page_size, count);
+        let few = if fit == PageFit::Visible { size } else { 0 };
+        let choose = |scores: &[f32]| all_of_few(scores, few).unwrap_or_else(|| best_pages(scores, page_size, count));
         Ok(mask.with_chosen(&choose_together(inputs, &mask, &self.pages, state, share_group, choose)?)?)
     }
+}
+
+/// All candidates, if they are no more than `few`. A prompt in one call then keeps what its first steps would keep, in
+/// which there are no more keys.
+fn all_of_few(scores: &[f32], few: usize) -> Option<Vec<u32>> {
+    let candidates = (0..).zip(scores).filter(|(_, score)| **score != f32::NEG_INFINITY).map(|(key, _)| key);
+    let candidates = candidates.take(few + 1).collect::<Vec<u32>>();
+    (candidates.len() <= few).then_some(candidates)
 }
 
 /// The candidates of the `count` pages with the highest scores.
@@ -100,6 +110,8 @@ mod tests {
         assert_eq!(keys(1), [2, 3]);
         assert_eq!(keys(2), [2, 3, 8]);
         assert_eq!(keys(9), [1, 2, 3, 4, 8]);
+        assert_eq!(all_of_few(&scores, 4), None);
+        assert_eq!(all_of_few(&scores, 5), Some(vec![1, 2, 3, 4, 8]));
         assert_eq!(best_pages(&[0.0, 9.0, f32::NAN, hidden, 8.0], 2, 1), [2]);
     }
 }
