@@ -76,7 +76,8 @@ pub fn everything_is_dense(source: &mut Source) -> Checked {
         .map_err(of)
 }
 
-/// A query that is not a number shows in its output, if it sees a key and the method chooses by it.
+/// A query that is not a number shows in its output, if the method chooses by it and keeps a key that it sees where it is
+/// a number.
 ///
 /// # Errors
 /// If it does not show.
@@ -85,13 +86,20 @@ pub fn what_is_not_a_number_shows(source: &mut Source) -> Checked {
     let method = method(source, &problem.sizes, Wanted::Any);
     let rows = all_rows(&problem);
     let row = source.below(rows.len());
-    let width = problem.sizes.head_dim;
-    problem.queries[row * width + source.below(width)] = f64::NAN;
-    let of = |fault: Fault| fault.of(format!("{} by {}, row {row}", problem.summary(), method.text()));
-    let run = must_run(&built(&method)?, &problem, &mut LayerState::new(source.bits())).map_err(of)?;
-    check_against_naive(&problem, &run).map_err(of)?;
+    let (width, keys) = (problem.sizes.head_dim, problem.sizes.keys);
+    let channel = source.below(width);
+    let seed = source.bits();
+    let of =
+        |problem: &Problem, fault: Fault| fault.of(format!("{} by {}, row {row}", problem.summary(), method.text()));
+    let as_number = must_run(&built(&method)?, &problem, &mut LayerState::new(seed));
+    let as_number = as_number.map_err(|fault| of(&problem, fault))?;
+    problem.queries[row * width + channel] = f64::NAN;
+    let run = must_run(&built(&method)?, &problem, &mut LayerState::new(seed));
+    let run = run.map_err(|fault| of(&problem, fault))?;
+    check_against_naive(&problem, &run).map_err(|fault| of(&problem, fault))?;
     let [batch, head, query] = rows[row];
-    let sees = (0..problem.sizes.keys).any(|key| problem.bias([batch, head, query, key]).is_some());
+    let sees = (0..keys)
+        .any(|key| as_number.weights[row * keys + key] > 0.0 && problem.bias([batch, head, query, key]).is_some());
     let output = &run.output[row * problem.sizes.value_dim..][..problem.sizes.value_dim];
     let shows = output.iter().any(|x| x.is_nan());
     hold!(
