@@ -63,7 +63,7 @@ fn perceptrons<B: Backend>(
         for head in 0..heads {
             let matrix = name(layer, part, head, index, "weight");
             let found = match *checkpoint.shape(&matrix)? {
-                [out, found @ 1..] if out == width_out && width_in.is_none_or(|width| width == found) => found,
+                [out, found] if out == width_out && found > 0 && width_in.is_none_or(|width| width == found) => found,
                 _ => {
                     let width = width_in.map_or("head_dim".to_owned(), |width| width.to_string());
                     return Err(checkpoint.misshapen(&matrix, format!("[{width_out}, {width}]")));
