@@ -8,7 +8,7 @@ use super::{MetricError, Place, Record, memory::Memory, shared::Shared};
 /// is left; since that cannot return an error, [finish](Self::finish) does it beforehand. Each record is a
 /// [tracing](https://docs.rs/tracing) event of the target `sparse_attention_hub::metrics` and the level `TRACE` besides.
 ///
-/// Should be created with [MetricLoggerConfig].
+/// Should be created with [MetricLoggerConfig](super::MetricLoggerConfig).
 ///
 /// # Example
 /// ```
@@ -76,7 +76,7 @@ impl MetricLogger {
     }
 
     /// The records in memory, the oldest first, of a logger without a file. At most
-    /// [max_records](MetricLoggerConfig::max_records), the newest.
+    /// [max_records](super::MetricLoggerConfig::max_records), the newest.
     pub fn records(&self) -> Vec<Record> {
         self.shared.as_deref().and_then(|shared| shared.memory(Memory::records)).unwrap_or_default()
     }
