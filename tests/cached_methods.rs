@@ -19,7 +19,7 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-on_each_backend!(
+on_host_backends!(
     a_failed_step_leaves_a_grouped_cache_as_it_was,
     a_failed_step_leaves_the_caches_of_burns_layers_as_they_were,
     a_failed_layer_leaves_all_layers_as_they_were,

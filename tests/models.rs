@@ -26,7 +26,7 @@ use bad_folders::{
     numbers_that_the_backend_has_not_are_refused, tokenizers_of_another_model_are_refused,
     weights_that_do_not_fit_are_named_together,
 };
-use common::on_each_backend;
+use common::on_host_backends;
 use generation::{
     a_recording_is_the_same_in_chunks, an_empty_method_is_dense, generation_stops_where_it_should,
     prompts_in_chunks_give_the_same, seeds_draw_the_same,
@@ -35,7 +35,7 @@ use reference_answers::{answers_of_the_reference, short_answers_of_the_reference
 use shipped::{greedy_text, needles, perplexities_of_the_reference};
 use tiny_models::tiny_models_are_as_in_transformers;
 
-on_each_backend!(
+on_host_backends!(
     missing_files_are_named,
     weights_that_do_not_fit_are_named_together,
     tokenizers_of_another_model_are_refused,

@@ -19,7 +19,7 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-on_each_backend!(
+on_host_backends!(
     grouped_queries_of_a_batch_are_those_alone,
     self_attention_of_a_batch_is_that_alone,
     cross_attention_of_a_batch_is_that_alone,

@@ -10,7 +10,7 @@ use sparse_attention_hub::{
     nn::{GqaInput, KvCache},
 };
 
-on_each_backend!(
+on_host_backends!(
     a_cache_of_the_window_gives_what_all_keys_give,
     what_is_taken_back_within_the_spare_leaves_no_trace,
     what_is_given_up_cannot_come_back,

@@ -8,8 +8,8 @@ pub mod files;
 pub mod gqa;
 mod methods;
 
-pub(crate) use backends::on_each_backend;
 pub use backends::{OnHost, computes_in, has_kernels, product_rounding};
+pub(crate) use backends::{on_each_backend, on_host_backends};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 pub use files::{channels, hash};
 pub use methods::{METHODS, Method, adaptive, label};
