@@ -41,7 +41,6 @@ fn what_a_device_cannot_hold_is_an_error<B: Backend>() {
     named(masked_attention(&inputs, &Mask::full(shape, &device), weights).unwrap_err());
     named(reference_attention(&inputs, &Mask::full(shape, &device), weights).unwrap_err());
     for method in [
-        r#"[{"type": "random_sampling", "sampling_rate": 0.1}]"#,
         r#"[{"type": "oracle_top_k", "heavy_size": 4}]"#,
         r#"[{"type": "adaptive_sampling", "base_rate_sampling": 0.1, "epsilon": 0.1, "delta": 0.1, "init_offset": 0,
              "local_offset": 0}]"#,

@@ -218,6 +218,17 @@ pub fn assert_close(found: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
     }
 }
 
+/// Fails where weights of masks are not of the same keys, or their probabilities are further apart than products that are
+/// summed in another order let them be.
+#[track_caller]
+pub fn assert_same_choice(found: &[f32], wanted: &[f32], what: &str) {
+    assert_eq!(found.len(), wanted.len(), "{what}: number of entries");
+    for (at, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
+        let same = (found > 0.0) == (wanted > 0.0) && (found - wanted).abs() <= 1e-5;
+        assert!(same, "{what}: the weight {at} is {found}, not {wanted}");
+    }
+}
+
 /// Fails where of rows of some width more than one, and one in twenty, have a figure that is further from the wanted
 /// one than `tolerance`, absolutely and relatively.
 #[track_caller]
