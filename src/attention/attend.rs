@@ -273,12 +273,21 @@ fn attend_block<B: Backend>(
     let values = cast(take(inputs.values().clone(), 2, &columns), exponentials.dtype());
     let numerator = weigh(exponentials.clone(), values, dropped.as_ref());
     let nothing = denominator.clone().equal_elem(0.0);
-    let factor = reciprocal(denominator.clone().mask_fill(nothing, 1.0));
+    let divisor = denominator.clone().mask_fill(nothing, 1.0);
+    // Without a gradient a plain quotient does, also in types of which a backend has no constants.
+    let factor = B::ad_enabled(&divisor.device()).then(|| reciprocal(divisor.clone()));
+    let share = |sum: Tensor<B, 4>| match &factor {
+        Some(factor) => sum * factor.clone(),
+        None => sum / divisor.clone(),
+    };
     AttentionOutput {
-        output: cast(numerator.clone() * factor.clone(), inputs.queries().dtype()),
-        weights: requested.weights.then(|| exponentials * factor.clone()),
+        output: cast(share(numerator.clone()), inputs.queries().dtype()),
+        weights: requested.weights.then(|| share(exponentials)),
         statistics: requested.statistics.then(|| SoftmaxStatistics {
-            log_sum_exp: logarithm(denominator.clone(), factor) + maximum.clone(),
+            log_sum_exp: match &factor {
+                Some(factor) => logarithm(denominator.clone(), factor.clone()),
+                None => denominator.clone().log(),
+            } + maximum.clone(),
             maximum,
             numerator,
             denominator,
