@@ -20,7 +20,7 @@ pub(crate) fn cast<B: Backend>(tensor: Tensor<B, 4>, dtype: DType) -> Tensor<B, 
     }
 }
 
-/// Scaled products of some queries with some keys, capped, plus the bias, without a word on what is hidden.
+/// Scaled products of some queries with some keys, capped, plus the bias, whether or not a key is hidden.
 ///
 /// # Shapes
 /// - output: `[batch, heads, rows, columns]`, in the [accumulation type](accumulation_dtype).

@@ -71,7 +71,7 @@ impl<B: Backend> Visibility<B> {
         }
     }
 
-    /// Which of so many keys each row sees, where they are a range.
+    /// Which keys each row sees, of a number of keys, where they are a range.
     pub(crate) fn closed_form(&self) -> Option<impl Fn(usize, usize) -> Range<usize> + use<B>> {
         let (offset, window) = match self {
             Self::Full => (usize::MAX, usize::MAX),

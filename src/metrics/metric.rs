@@ -49,7 +49,7 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// A metric of one's own.
+    /// A metric of your own.
     pub fn new(
         name: impl Into<Cow<'static, str>>,
         kind: MetricKind,

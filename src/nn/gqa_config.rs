@@ -66,7 +66,7 @@ impl GroupedQueryAttentionConfig {
         self.init_with(self.maskers.init_for_layer(self.layer, device)?, device)
     }
 
-    /// The layer with a method of one's own in place of the configured one.
+    /// The layer with a method of your own in place of the configured one.
     ///
     /// # Errors
     /// If a value makes no sense; the error names the field, the value and what is allowed.

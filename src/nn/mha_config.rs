@@ -96,7 +96,7 @@ impl SparseMultiHeadAttentionConfig {
         self.try_init_with(self.maskers.init_for_layer(self.layer, device)?, device)
     }
 
-    /// The layer with a method of one's own in place of the configured one.
+    /// The layer with a method of your own in place of the configured one.
     ///
     /// # Errors
     /// If a size is 0, the sizes do not divide, or the dropout rate is not in [0, 1).

@@ -253,7 +253,7 @@ pub(crate) fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tens
         .reshape([batch, heads, length, width])
 }
 
-/// So many signs a thread packs at least.
+/// The least number of signs that a thread packs.
 const FEW_SIGNS: usize = 8192;
 
 /// The signs of the last dimension, packed, by head.
