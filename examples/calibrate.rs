@@ -12,7 +12,7 @@ mod common;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use common::{end, files, find, say};
+use common::{end, files, given_or, say};
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -42,7 +42,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("cannot write to {}: {error}", arguments.out.display()))?;
     let channels = OutputFile::new(arguments.out.join("channels.json"))?;
     let hyperplanes = OutputFile::new(arguments.out.join("hyperplanes.safetensors"))?;
-    let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data"));
+    let folder = given_or(&arguments.data, "examples/data")?;
     let mut calibration = ChannelCalibration::new();
     let mut tensors = Vec::new();
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(42);

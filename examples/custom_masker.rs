@@ -8,7 +8,7 @@ mod common;
 use std::process::ExitCode;
 
 use burn::tensor::{Tensor, backend::Backend};
-use common::{end, say};
+use common::{end, find, say};
 use serde::Deserialize;
 use sparse_attention_hub::{
     attention::AttentionError,
@@ -99,7 +99,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         &device,
     )?;
 
-    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/layer3.safetensors");
+    let data = find("examples/data/layer3.safetensors")?;
     let inputs = Recording::open(data, &device)?.inputs;
     let mut state = LayerState::new(42);
     let output = attention.forward(&inputs, &mut state, Requested::default())?;

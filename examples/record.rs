@@ -9,7 +9,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use burn::tensor::backend::Backend;
 use clap::Parser;
-use common::{ModelArguments, end, find, read};
+use common::{ModelArguments, end, given_or, read, say};
 use sparse_attention_hub::{
     adapters::Recorder, backend::Work, masker::MaskerChainConfig, models::PREFILL_CHUNK, nn::AttentionMode,
 };
@@ -55,7 +55,7 @@ impl Work for Record<'_> {
 }
 
 fn record<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
-    let text = read(&arguments.text.clone().unwrap_or_else(|| find("examples/data/validation.txt")))?;
+    let text = read(&given_or(&arguments.text, "examples/data/validation.txt")?)?;
     let pretrained = arguments.model.load::<B>(&MaskerChainConfig::default(), device)?;
     // Before the work, so that it is not lost to a folder that cannot be made.
     std::fs::create_dir_all(&arguments.out)
@@ -74,12 +74,12 @@ fn record<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), B
         let path = arguments.out.join(format!("layer{}.safetensors", recording.inputs.layer()));
         let recording = recording.with_dense_output();
         recording.save(&path)?;
-        println!(
+        say!(
             "wrote {}: queries {:?}, keys {:?}",
             path.display(),
             recording.inputs.queries().dims(),
             recording.inputs.keys().dims()
-        );
+        )?;
     }
     Ok(())
 }

@@ -2,9 +2,13 @@
 //!
 //! `cargo run --release --features plot --example report -- run.jsonl --out report.html`
 
-use std::{path::PathBuf, process::ExitCode};
+#[path = "common/mod.rs"]
+mod common;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+use common::{end, say};
 use sparse_attention_hub::{
     metrics::{MetricLog, MetricReader},
     plot::{PlotError, PlotGenerator, Theme},
@@ -31,16 +35,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run(&Arguments::parse()))
 }
 
-fn run(arguments: &Arguments) -> Result<(), PlotError> {
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let log = log(&arguments.logs)?;
     let report = Report::new(log.clone())?;
     let report = match &arguments.title {
@@ -48,10 +46,12 @@ fn run(arguments: &Arguments) -> Result<(), PlotError> {
         None => report,
     };
     report.save(&arguments.out)?;
-    println!("{}", arguments.out.display());
+    say!("{}", arguments.out.display())?;
     if let Some(folder) = &arguments.plot {
         let plots = PlotGenerator::new(log)?.save_all(folder, Theme::Light)?;
-        plots.iter().for_each(|plot| println!("{}", plot.display()));
+        for plot in &plots {
+            say!("{}", plot.display())?;
+        }
     }
     Ok(())
 }

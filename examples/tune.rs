@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release --example tune -- --density 0.1 --trials 200 --out method.json`
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::{
     error::Error,
     path::{Path, PathBuf},
@@ -11,6 +14,7 @@ use std::{
 
 use burn::tensor::backend::Backend;
 use clap::{Args, Parser};
+use common::{end, given_or, say};
 use indicatif::{ProgressBar, ProgressStyle};
 use sparse_attention_hub::{
     backend::{self, Work},
@@ -108,13 +112,7 @@ impl FromStr for Part {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
@@ -164,26 +162,32 @@ fn tune<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box
         journal.take_over(other, &search)?;
     }
     let finalists = search.best(&journal, searched.len(), FINALISTS)?;
-    println!("{:>7} {:>10} {:>10} {:>8}   {:>10} {:>10} {:>8}", "", "searched", "", "", "held out", "", "");
-    println!(
+    say!("{:>7} {:>10} {:>10} {:>8}   {:>10} {:>10} {:>8}", "", "searched", "", "", "held out", "", "")?;
+    say!(
         "{:>7} {:>10} {:>10} {:>8}   {:>10} {:>10} {:>8}",
-        "trial", "error", "density", "ms", "error", "density", "ms"
-    );
+        "trial",
+        "error",
+        "density",
+        "ms",
+        "error",
+        "density",
+        "ms"
+    )?;
     let mut decided = Vec::new();
     for trial in finalists {
         let found = held_out.outcome(&registry, &trial.method, &folder, held_out.len())?;
         let figures =
             |of: Outcome| format!("{:>10.5} {:>8.2} % {:>8.1}", of.error, 100.0 * of.density, of.milliseconds);
-        println!("{:>7} {}   {}", trial.trial, trial.outcome.map(figures).unwrap_or_default(), figures(found));
+        say!("{:>7} {}   {}", trial.trial, trial.outcome.map(figures).unwrap_or_default(), figures(found))?;
         decided.push((trial, found));
     }
     decided.sort_by(|(_, a), (_, b)| search.objective.compare(a, b));
     let Some((best, found)) = decided.first() else { return Err("no trial can be used".into()) };
     if !search.objective.holds(found) {
-        println!("\nno method keeps to the limit on the recordings that were held out; this one comes nearest");
+        say!("\nno method keeps to the limit on the recordings that were held out; this one comes nearest")?;
     }
     out.write_json(&best.method)?;
-    println!("\nthe best on what was held out: trial {}, in {}", best.trial, arguments.out.display());
+    say!("\nthe best on what was held out: trial {}, in {}", best.trial, arguments.out.display())?;
     draw(arguments, &journal, &decided, searched.len())
 }
 
@@ -191,8 +195,7 @@ fn recordings<B: Backend>(
     arguments: &Arguments,
     device: &B::Device,
 ) -> Result<(Recordings<B>, Recordings<B>), Box<dyn Error>> {
-    let repository = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
-    let folder = arguments.data.clone().unwrap_or_else(repository);
+    let folder = given_or(&arguments.data, "examples/data")?;
     let first = open::<B>(&folder, device)?;
     let (searched, held_out) = match &arguments.held_out {
         Some(other) => (first, open::<B>(other, device)?),
@@ -208,7 +211,7 @@ fn recordings<B: Backend>(
         }
     };
     let layers = |inputs: &[AttentionInputs<B>]| inputs.iter().map(|inputs| inputs.layer()).collect::<Vec<_>>();
-    println!("searched on the layers {:?}, held out {:?}\n", layers(&searched), layers(&held_out));
+    say!("searched on the layers {:?}, held out {:?}\n", layers(&searched), layers(&held_out))?;
     Ok((Recordings::new(searched, arguments.seed)?, Recordings::new(held_out, arguments.seed)?))
 }
 

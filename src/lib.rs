@@ -39,6 +39,7 @@
 //! A program that picks its backend itself needs none of them, but for speed: the native kernels of flex and ndarray come
 //! with the features of these names.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 pub mod adapters;

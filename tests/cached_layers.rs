@@ -107,7 +107,7 @@ fn options() -> Vec<GroupedQueryAttentionConfig> {
         plain.clone().with_rotary(Some(RotaryEncodingConfig::new().with_partial_factor(0.4))),
         plain.clone().with_sliding_window(Some(6)),
         plain.clone().with_softcap(Some(0.5)),
-        plain.clone().with_sinks(true).with_scale(Some(0.9)),
+        plain.clone().with_sink_logits(true).with_scale(Some(0.9)),
         GroupedQueryAttentionConfig::new(20, 4, 1)
             .with_head_dim(Some(12))
             .with_bias(true)
@@ -115,7 +115,7 @@ fn options() -> Vec<GroupedQueryAttentionConfig> {
             .with_rotary(Some(RotaryEncodingConfig::new().with_theta(500.0)))
             .with_sliding_window(Some(9))
             .with_softcap(Some(0.5))
-            .with_sinks(true),
+            .with_sink_logits(true),
     ]
 }
 
@@ -209,7 +209,7 @@ fn identity<B: Backend>(width: usize) -> Param<Tensor<B, 2>> {
 fn attention_is_that_of_the_projections<B: Backend>() {
     let input = tokens::<B>(2, 19, 12, 8);
     let device = B::Device::default();
-    for (heads, softcap, sinks, window, scale) in [
+    for (heads, softcap, sink_logits, window, scale) in [
         (1, None, false, None, None),
         (3, Some(0.8), false, None, None),
         (4, None, true, None, Some(0.7)),
@@ -217,7 +217,7 @@ fn attention_is_that_of_the_projections<B: Backend>() {
     ] {
         let config = GroupedQueryAttentionConfig::new(12, heads, heads)
             .with_softcap(softcap)
-            .with_sinks(sinks)
+            .with_sink_logits(sink_logits)
             .with_sliding_window(window)
             .with_scale(scale);
         let mut layer = layer::<B>(&config, None);
@@ -225,8 +225,8 @@ fn attention_is_that_of_the_projections<B: Backend>() {
             linear.weight = identity(12);
         }
         let logits = Tensor::from_data(TensorData::new((0..heads).map(|h| h as f32 - 1.0).collect(), [heads]), &device);
-        if sinks {
-            layer.sinks = Some(Param::from_tensor(logits.clone()));
+        if sink_logits {
+            layer.sink_logits = Some(Param::from_tensor(logits.clone()));
         }
         let by_head = input.clone().reshape([2, 19, heads, 12 / heads]).swap_dims(1, 2);
         let visibility = match window {
@@ -238,8 +238,8 @@ fn attention_is_that_of_the_projections<B: Backend>() {
         if let Some(cap) = softcap {
             inputs = inputs.with_softcap(cap).unwrap();
         }
-        if sinks {
-            inputs = inputs.with_sinks(logits).unwrap();
+        if sink_logits {
+            inputs = inputs.with_sink_logits(logits).unwrap();
         }
         if let Some(scale) = scale {
             inputs = inputs.with_scale(scale).unwrap();

@@ -7,7 +7,7 @@ use common::*;
 use sparse_attention_hub::{
     attention::{AttentionError, reference_attention},
     kernels::largest_tensor,
-    mask::{MaskError, Rows},
+    mask::{KeyIndices, MaskError},
     prelude::*,
 };
 
@@ -75,8 +75,8 @@ fn indices_may_have_any_width<B: Backend>() {
             continue;
         }
         let indices = Tensor::<B, 4, Int>::from_data(TensorData::new(vec![3i32, 1, -1, 1, -1, -1], dims), &device);
-        let rows = Rows::new(indices.cast(width), tensor(&[0.5, 1.0, 0.0, 1.0, 0.0, 0.0], dims)).unwrap();
-        let mask = Mask::from_rows(MaskShape::new([1, 1, 2, 4]), rows).unwrap();
+        let rows = KeyIndices::new(indices.cast(width), tensor(&[0.5, 1.0, 0.0, 1.0, 0.0, 0.0], dims)).unwrap();
+        let mask = Mask::from_indices(MaskShape::new([1, 1, 2, 4]), rows).unwrap();
         assert_eq!(host(&mask.to_dense()), wanted, "{width:?}");
     }
 }

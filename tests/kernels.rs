@@ -7,7 +7,7 @@ use rand::{RngExt, seq::SliceRandom};
 use sparse_attention_hub::{
     attention::{AttentionOutput, reference_attention},
     kernels::native_path,
-    mask::{Csr, Pattern, Rows},
+    mask::{Csr, KeyIndices, Pattern},
     prelude::*,
 };
 
@@ -111,7 +111,7 @@ fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64, sampled: bool) -
     }
     let dims = [shape.batch, shape.heads, shape.queries, width];
     let indices = Tensor::from_data(TensorData::new(indices, dims), &B::Device::default());
-    Mask::from_rows(shape, Rows::new(indices, tensor(&probability, dims)).unwrap()).unwrap()
+    Mask::from_indices(shape, KeyIndices::new(indices, tensor(&probability, dims)).unwrap()).unwrap()
 }
 
 fn lists_are_the_reference<B: Backend>() {

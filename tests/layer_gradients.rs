@@ -115,8 +115,8 @@ fn gradients_are_finite_differences() {
         plain().with_rotary(Some(RotaryEncodingConfig::new())),
         plain().with_sliding_window(Some(3)),
         plain().with_softcap(Some(0.5)),
-        plain().with_sinks(true),
-        plain().with_sinks(true).with_softcap(Some(0.7)).with_sliding_window(Some(4)),
+        plain().with_sink_logits(true),
+        plain().with_sink_logits(true).with_softcap(Some(0.7)).with_sliding_window(Some(4)),
     ];
     for config in options {
         for maskers in ["[]", POSITIONS] {
@@ -126,7 +126,7 @@ fn gradients_are_finite_differences() {
     }
     // burn's norm squares in f32.
     check(&plain().with_norm_epsilon(Some(1e-6)), "[]", 1e-3, 1e-3);
-    check(&plain().with_norm_epsilon(Some(1e-6)).with_sinks(true), POSITIONS, 1e-3, 1e-3);
+    check(&plain().with_norm_epsilon(Some(1e-6)).with_sink_logits(true), POSITIONS, 1e-3, 1e-3);
 }
 
 /// Draws go on from call to call in training, and are the same for the same seed.
@@ -153,7 +153,7 @@ fn records_do_not_mind_the_method() {
         .with_head_dim(Some(4))
         .with_bias(true)
         .with_norm_epsilon(Some(1e-6))
-        .with_sinks(true)
+        .with_sink_logits(true)
         .with_rotary(Some(RotaryEncodingConfig::new()));
     let of = |maskers: &str| {
         let maskers = MaskerChainConfig::from_json(maskers).unwrap();

@@ -5,7 +5,7 @@ mod common;
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use common::*;
 use proptest::prelude::*;
-use sparse_attention_hub::mask::{Csr, Mask, MaskError, MaskForm, MaskShape, Pattern, Rows};
+use sparse_attention_hub::mask::{Csr, KeyIndices, Mask, MaskError, MaskForm, MaskShape, Pattern};
 use sparse_attention_hub::prelude::Visibility;
 
 on_each_backend!(
@@ -203,7 +203,7 @@ fn bad_masks_are_refused<B: Backend>() {
         let indices = Tensor::<B, 4, Int>::from_data(TensorData::new(indices.to_vec(), dims), &device);
         let probability =
             tensor(&indices.to_data().iter::<i64>().map(|i| if i < 0 { 0.0 } else { 1.0 }).collect::<Vec<_>>(), dims);
-        Mask::from_rows(shape, Rows::new(indices, probability)?).map(|_| ())
+        Mask::from_indices(shape, KeyIndices::new(indices, probability)?).map(|_| ())
     };
     assert_eq!(rows([0, -1, 4, 3]), Ok(()));
     assert_eq!(rows([0, -2, 4, 3]), Err(MaskError::Index { row: 0, index: -2, keys: 5 }));
@@ -216,7 +216,7 @@ fn bad_masks_are_refused<B: Backend>() {
                 TensorData::new(vec![0i64, 1, 3, index], [1, 1, 2, 2]),
                 (&device, burn::tensor::DType::I64),
             );
-            let refused = Rows::new(wide, tensor(&[1.0; 4], [1, 1, 2, 2])).map(|_| ());
+            let refused = KeyIndices::new(wide, tensor(&[1.0; 4], [1, 1, 2, 2])).map(|_| ());
             assert_eq!(refused, Err(MaskError::IndexWidth { row: 1, index }));
         }
     }
@@ -230,8 +230,8 @@ fn lists_of_width_0_keep_nothing<B: Backend>() {
     let device = B::Device::default();
     let dims = [1, 1, 2, 0];
     let shape = MaskShape::new([1, 1, 2, 3]);
-    let rows = Rows::<B>::new(Tensor::zeros(dims, &device), Tensor::zeros(dims, &device)).unwrap();
-    let none = Mask::from_rows(shape, rows).unwrap();
+    let rows = KeyIndices::<B>::new(Tensor::zeros(dims, &device), Tensor::zeros(dims, &device)).unwrap();
+    let none = Mask::from_indices(shape, rows).unwrap();
     assert_eq!(none.to_csr(), Csr { indices: vec![], ptr: vec![0, 0, 0], data: vec![] });
     assert_eq!(host(&none.to_dense()), [0.0; 6]);
     assert_eq!(none.density(&Visibility::Full).all, 0.0);
@@ -278,8 +278,8 @@ fn absurd_shapes_are_refused<B: Backend>() {
         let csr = Csr { indices: vec![], ptr: vec![0], data: vec![] };
         let refused = Mask::<B>::from_csr(shape, &csr, &device).unwrap_err();
         assert!(matches!(refused, MaskError::TooLarge { .. } | MaskError::Length { .. }), "{refused}");
-        let rows = Rows::<B>::new(Tensor::zeros([1, 1, 1, 1], &device), tensor(&[1.0], [1, 1, 1, 1])).unwrap();
-        let refused = Mask::from_rows(shape, rows).unwrap_err();
+        let rows = KeyIndices::<B>::new(Tensor::zeros([1, 1, 1, 1], &device), tensor(&[1.0], [1, 1, 1, 1])).unwrap();
+        let refused = Mask::from_indices(shape, rows).unwrap_err();
         assert!(matches!(refused, MaskError::TooLarge { .. } | MaskError::Shape { .. }), "{refused}");
         too_large(Mask::<B>::full(shape, &device).try_to_csr().unwrap_err());
         too_large(Mask::<B>::full(shape, &device).try_to_dense().unwrap_err());

@@ -30,7 +30,7 @@ const STATISTICS: Requested = Requested { weights: false, statistics: true };
 /// Rounding of f32 sums of up to 111 terms with exponents of moderate size.
 const F32: f64 = 2e-5;
 
-fn sinks<B: Backend>(heads: usize) -> Tensor<B, 1> {
+fn sink_logits<B: Backend>(heads: usize) -> Tensor<B, 1> {
     let logits = (0..heads).map(|head| (head * 7 % 5) as f32 - 1.5).collect::<Vec<_>>();
     Tensor::from_data(TensorData::new(logits, [heads]), &B::Device::default())
 }
@@ -60,10 +60,12 @@ fn attention_equals_naive<B: Backend>() {
             let plain = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
             // Logits have a standard deviation of about 1.
             let capped = plain.clone().with_softcap(0.7).unwrap();
-            let both = capped.clone().with_sinks(sinks(sizes.heads)).unwrap();
-            for (kind, inputs) in
-                [("softcap", capped), ("sinks", plain.with_sinks(sinks(sizes.heads)).unwrap()), ("both", both)]
-            {
+            let both = capped.clone().with_sink_logits(sink_logits(sizes.heads)).unwrap();
+            for (kind, inputs) in [
+                ("softcap", capped),
+                ("sinks", plain.with_sink_logits(sink_logits(sizes.heads)).unwrap()),
+                ("both", both),
+            ] {
                 for mask in &masks {
                     let what = format!("{kind}, {sizes:?}, {name}, {:?}", mask.form());
                     let (output, shares, log_sum_exp) = naive_attention(&inputs, &host(&mask.to_dense()));
@@ -105,8 +107,8 @@ fn attention_equals_naive<B: Backend>() {
 fn a_sink_without_keys_takes_everything<B: Backend>() {
     let sizes = Sizes::new(2, 4, 2, 5, 40, 12);
     // Far below 0, where a maximum of 0 for "no key" would drown it.
-    let sinks = Tensor::<B, 1>::from_data([-300.0, 0.0, 2.0, f32::NEG_INFINITY], &B::Device::default());
-    let inputs = inputs::<B>(sizes, 1).with_sinks(sinks).unwrap();
+    let sink_logits = Tensor::<B, 1>::from_data([-300.0, 0.0, 2.0, f32::NEG_INFINITY], &B::Device::default());
+    let inputs = inputs::<B>(sizes, 1).with_sink_logits(sink_logits).unwrap();
     let mask = Mask::empty(inputs.mask_shape(), &inputs.device());
     for found in [masked_attention(&inputs, &mask, ALL), reference_attention(&inputs, &mask, STATISTICS)] {
         let found = found.unwrap();
@@ -121,8 +123,8 @@ fn a_sink_without_keys_takes_everything<B: Backend>() {
 
 fn a_heavy_sink_does_not_overflow<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 3, 33, 8);
-    let sinks = Tensor::<B, 1>::from_data([500.0, 80.0], &B::Device::default());
-    let inputs = inputs::<B>(sizes, 1).with_sinks(sinks).unwrap();
+    let sink_logits = Tensor::<B, 1>::from_data([500.0, 80.0], &B::Device::default());
+    let inputs = inputs::<B>(sizes, 1).with_sink_logits(sink_logits).unwrap();
     let found = dense_attention(&inputs, STATISTICS);
     assert!(host(&found.output).iter().all(|&value| value.abs() < 1e-30));
     let log_sum_exp = host(&found.statistics.unwrap().log_sum_exp);
@@ -136,8 +138,8 @@ fn a_sink_is_a_key_without_value<B: Backend>() {
     let zeros = |like: &Tensor<B, 4>| Tensor::cat(vec![like.clone().slice_dim(2, 0..1).zeros_like(), like.clone()], 2);
     let longer = AttentionInputs::new(plain.queries().clone(), zeros(plain.keys()), zeros(plain.values())).unwrap();
     let wanted = dense_attention(&longer.causal().unwrap(), STATISTICS);
-    let sinks = Tensor::zeros([6], &B::Device::default());
-    let found = dense_attention(&plain.with_sinks(sinks).unwrap(), STATISTICS);
+    let sink_logits = Tensor::zeros([6], &B::Device::default());
+    let found = dense_attention(&plain.with_sink_logits(sink_logits).unwrap(), STATISTICS);
     let f64s = |tensor: &Tensor<B, 4>| host(tensor).into_iter().map(f64::from).collect::<Vec<_>>();
     assert_close(&host(&found.output), &f64s(&wanted.output), 2e-6, "output");
     let log_sum_exp = |output: AttentionOutput<B>| output.statistics.unwrap().log_sum_exp;
@@ -197,7 +199,7 @@ fn reports_tell_the_share_of_the_keys<B: Backend>() {
     let key = tensor::<B>(&[1.0, 0.0], [1, 1, 2, 1]);
     let value = tensor::<B>(&[2.0, 4.0], [1, 1, 2, 1]);
     let sink = Tensor::from_data([2f32.ln()], &B::Device::default());
-    let inputs = AttentionInputs::new(query, key, value).unwrap().with_sinks(sink).unwrap();
+    let inputs = AttentionInputs::new(query, key, value).unwrap().with_sink_logits(sink).unwrap();
     let mask = Mask::pattern(inputs.mask_shape(), Pattern::sink(1), &inputs.device());
     let report = AttentionReport::of(&inputs, &mask).unwrap();
     let head = report.heads[0];
@@ -248,7 +250,7 @@ fn samplers_draw_from_capped_logits_and_count_the_sink<B: Backend>() {
     let plain = inputs::<B>(sizes, 3);
     let capped = plain.clone().with_softcap(0.05).unwrap();
     let heavy = Tensor::from_data([20.0, 20.0], &B::Device::default());
-    let sunk = plain.clone().with_sinks(heavy).unwrap();
+    let sunk = plain.clone().with_sink_logits(heavy).unwrap();
     let adaptive = json!([{"type": "adaptive_sampling", "base_rate_sampling": 50, "epsilon": 0.05, "delta": 0.1,
                            "init_offset": 0, "local_offset": 0}]);
     let verified = json!([{"type": "verified_sampling", "target": "output", "epsilon": 0.4, "delta": 0.1,
@@ -265,7 +267,7 @@ fn samplers_draw_from_capped_logits_and_count_the_sink<B: Backend>() {
     }
     assert!(drawn(&verified, &plain) > 50);
     // Light sinks change nothing.
-    let light = plain.clone().with_sinks(Tensor::from_data([-60.0, -60.0], &B::Device::default())).unwrap();
+    let light = plain.clone().with_sink_logits(Tensor::from_data([-60.0, -60.0], &B::Device::default())).unwrap();
     for chain in [adaptive, denominator, verified] {
         assert_eq!(kept(chain.clone(), &light, 5), kept(chain, &plain, 5));
     }
@@ -277,8 +279,8 @@ fn values_without_sense_are_named<B: Backend>() {
         let error = inputs.clone().with_softcap(cap).unwrap_err();
         assert!(matches!(error, AttentionError::Value { field: "softcap", .. }), "{error}");
     }
-    let error = inputs.clone().with_sinks(sinks(2)).unwrap_err();
-    assert_eq!(error.to_string(), "`sinks` has the shape [2], but must be [4] (heads)");
+    let error = inputs.clone().with_sink_logits(sink_logits(2)).unwrap_err();
+    assert_eq!(error.to_string(), "`sink_logits` has the shape [2], but must be [4] (heads)");
     let error = inputs.with_visibility(Visibility::Window { offset: 4, window: 0 }).unwrap_err();
     assert_eq!(error.to_string(), "`window` is 0, but must be at least 1");
 }

@@ -3,10 +3,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file or folder beside where the command is run, or else where the crate lies.
-pub fn find(name: &str) -> PathBuf {
-    let here = PathBuf::from(name);
-    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) }
+/// A file or folder of the repository, from the current folder or else from where the crate lies.
+pub fn find(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = [PathBuf::from(name), repository.join(name)].into_iter().find(|path| path.exists());
+    found.ok_or_else(|| {
+        let repository = repository.display();
+        format!(
+            "{name} is neither in the current folder nor in {repository}: the package on crates.io leaves large files \
+             out, so run the example in a clone of the repository, or name a file of your own (--help lists how)"
+        )
+        .into()
+    })
+}
+
+/// A file or folder that was given, or else one of the [repository](find).
+pub fn given_or(given: &Option<PathBuf>, name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    given.clone().map_or_else(|| find(name), Ok)
 }
 
 /// The files of a folder with an extension, sorted by name.

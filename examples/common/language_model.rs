@@ -31,7 +31,7 @@ pub struct ModelArguments {
 impl ModelArguments {
     /// The folder of the model.
     pub fn folder(&self) -> Result<PathBuf, ModelError> {
-        let Some(model) = &self.model else { return Ok(find("examples/models/lm14m")) };
+        let Some(model) = &self.model else { return find("examples/models/lm14m") };
         #[cfg(feature = "hub")]
         if !model.exists() {
             return sparse_attention_hub::models::download(&model.to_string_lossy());

@@ -9,7 +9,7 @@ mod language_model;
 
 pub use arguments::{BackendArguments, count, count_or_none, seed_count};
 pub use ending::{Usage, end};
-pub use files::{files, find, fits_in_memory};
+pub use files::{files, find, fits_in_memory, given_or};
 #[cfg(feature = "hf")]
 pub use language_model::{ModelArguments, read};
 

@@ -12,7 +12,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use burn::tensor::backend::Backend;
 use clap::Parser;
-use common::{BackendArguments, end, files, find};
+use common::{BackendArguments, end, files, find, given_or};
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Outcome, Outputs};
 use measure::{Row, measure};
@@ -113,7 +113,7 @@ fn methods<B: Backend>(
     outcome: &Outcome,
     device: &B::Device,
 ) -> Result<Vec<Method<B>>, Box<dyn Error>> {
-    let files = if given.is_empty() { files(&find("configs"), "json")? } else { given.to_vec() };
+    let files = if given.is_empty() { files(&find("configs")?, "json")? } else { given.to_vec() };
     let registry = MaskerRegistry::new();
     let method = |file: &PathBuf| {
         let attention = || {
@@ -127,7 +127,7 @@ fn methods<B: Backend>(
 }
 
 fn recordings<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<Vec<Recording<B>>, Box<dyn Error>> {
-    let folder = arguments.data.clone().unwrap_or_else(|| find("examples/data"));
+    let folder = given_or(&arguments.data, "examples/data")?;
     let mut recordings = files(&folder, "safetensors")?
         .iter()
         .map(|file| Recording::open(file, device))

@@ -10,7 +10,7 @@ use std::{error::Error, process::ExitCode};
 
 use burn::tensor::backend::Backend;
 use clap::Parser;
-use common::{BackendArguments, count, end, say, seed_count};
+use common::{BackendArguments, count, end, find, say, seed_count};
 use indicatif::{ProgressBar, ProgressStyle};
 use original::OriginalAdaptiveConfig;
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ fn last_queries<B: Backend>(
     count: usize,
     device: &B::Device,
 ) -> Result<AttentionInputs<B>, Box<dyn Error>> {
-    let path = format!("{}/examples/data/layer{layer}.safetensors", env!("CARGO_MANIFEST_DIR"));
+    let path = find(&format!("examples/data/layer{layer}.safetensors"))?;
     let whole = Recording::<B>::open(path, device)?.inputs;
     let queries = whole.mask_shape().queries;
     let last = whole.queries().clone().slice_dim(2, queries.saturating_sub(count)..queries);

@@ -15,11 +15,11 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 use burn::tensor::backend::Backend;
 use cases::{Case, Shard, cases};
 use clap::Parser;
-use common::{ModelArguments, end, find, read};
+use common::{ModelArguments, end, given_or, read};
 use indicatif::{ProgressBar, ProgressStyle};
 use measure::Measure;
 use results::Results;
-use sparse_attention_hub::{backend::Work, masker::MaskerChainConfig};
+use sparse_attention_hub::{backend::Work, io::OutputFile, masker::MaskerChainConfig};
 
 /// Measures what methods cost a language model in quality. Finished cases are appended to a file and skipped when the
 /// command is given again.
@@ -82,7 +82,8 @@ impl Work for Evaluate<'_> {
 }
 
 fn evaluate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
-    let text = read(&arguments.text.clone().unwrap_or_else(|| find("examples/data/validation.txt")))?;
+    let csv = arguments.csv.clone().map(OutputFile::new).transpose()?;
+    let text = read(&given_or(&arguments.text, "examples/data/validation.txt")?)?;
     let mut pretrained = arguments.model.load::<B>(&MaskerChainConfig::default(), device)?;
     let all = cases(arguments, &pretrained, &text)?;
     let mut results = Results::open(&arguments.out)?;
@@ -115,5 +116,5 @@ fn evaluate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
         }
     }
     progress.finish_and_clear();
-    table::print(&results, &all.iter().map(Case::column).collect::<Vec<_>>(), arguments.csv.as_deref())
+    table::print(&results, &all.iter().map(Case::column).collect::<Vec<_>>(), csv)
 }

@@ -1,8 +1,13 @@
 //! Methods beside tasks and lengths.
 
-use std::{error::Error, fmt::Write, path::Path};
+use std::{error::Error, fmt::Write};
 
-use super::results::{Outcome, Results};
+use sparse_attention_hub::io::OutputFile;
+
+use super::{
+    common::say,
+    results::{Outcome, Results},
+};
 
 /// What a method reached in a task at a length.
 struct Cell {
@@ -40,7 +45,10 @@ fn wilson(share: f64, count: usize) -> (f64, f64) {
 }
 
 /// Prints the table, and writes it as CSV if asked for.
-pub fn print(results: &Results, columns: &[(String, usize)], csv: Option<&Path>) -> Result<(), Box<dyn Error>> {
+///
+/// # Errors
+/// If nobody reads the table any more, or the file cannot be written.
+pub fn print(results: &Results, columns: &[(String, usize)], csv: Option<OutputFile>) -> Result<(), Box<dyn Error>> {
     let mut methods = Vec::<&str>::new();
     for outcome in &results.all {
         if !methods.contains(&outcome.method.as_str()) {
@@ -48,8 +56,8 @@ pub fn print(results: &Results, columns: &[(String, usize)], csv: Option<&Path>)
         }
     }
     let mut text = "method,task,length,samples,value,low,high,density,read\n".to_owned();
-    println!("| method | task | tokens | samples | value | 95 % | density | K/V read |");
-    println!("|---|---|---|---|---|---|---|---|");
+    say!("| method | task | tokens | samples | value | 95 % | density | K/V read |")?;
+    say!("|---|---|---|---|---|---|---|---|")?;
     let mut columns = columns.to_vec();
     columns.sort();
     columns.dedup();
@@ -59,15 +67,13 @@ pub fn print(results: &Results, columns: &[(String, usize)], csv: Option<&Path>)
             let (task, length) = column;
             let Cell { count, mean, interval, density, read } = cell;
             let range = interval.map_or(String::new(), |(low, high)| format!("{low:.3} to {high:.3}"));
-            println!("| {method} | {task} | {length} | {count} | {mean:.3} | {range} | {density:.3} | {read:.3} |");
+            say!("| {method} | {task} | {length} | {count} | {mean:.3} | {range} | {density:.3} | {read:.3} |")?;
             let (low, high) = interval.map_or((mean, mean), |interval| interval);
             writeln!(text, "{method},{task},{length},{count},{mean},{low},{high},{density},{read}")?;
         }
     }
     match csv {
-        Some(path) => {
-            std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()).into())
-        }
+        Some(csv) => Ok(csv.write(text.as_bytes())?),
         None => Ok(()),
     }
 }

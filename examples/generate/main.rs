@@ -15,7 +15,7 @@ use std::{
 
 use burn::tensor::backend::Backend;
 use clap::{Parser, ValueEnum};
-use common::{ModelArguments, end, find, read};
+use common::{ModelArguments, end, given_or, read, say};
 use report::Run;
 use sparse_attention_hub::{
     backend::Work,
@@ -105,7 +105,7 @@ impl Work for Generate<'_> {
 }
 
 fn generate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
-    let file = arguments.method.clone().unwrap_or_else(|| find("configs/oracle_top_k.json"));
+    let file = given_or(&arguments.method, "configs/oracle_top_k.json")?;
     let method = MaskerChainConfig::from_file(&file)?;
     let start = std::time::Instant::now();
     let pretrained = arguments.model.load::<B>(&method, device)?;
@@ -128,9 +128,8 @@ fn generate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
         None => context,
     };
     session.answer(&question, &mut run)?;
-    println!();
-    run.print(ALLOCATOR.peak_usage_as_mb());
-    Ok(())
+    say!("")?;
+    Ok(run.print(ALLOCATOR.peak_usage_as_mb())?)
 }
 
 /// How the text is continued.
@@ -159,7 +158,7 @@ fn texts<B: Backend>(
             let tokenizer = &pretrained.tokenizer;
             let maker = SampleMaker { tokenizer, text: "", length: 2048, depth: Some(0.5), seed: arguments.seed };
             let sample = maker.sample(Task::Passkey, 0)?;
-            println!("(a number hidden in the middle of 2,048 tokens: {})\n", sample.answers.join(" "));
+            say!("(a number hidden in the middle of 2,048 tokens: {})\n", sample.answers.join(" "))?;
             let question = arguments.question.clone().unwrap_or(sample.question);
             return Ok((sample.context, Some(question)));
         }
@@ -198,9 +197,8 @@ impl<B: Backend> Session<'_, B> {
             Mode::Sparse | Mode::SparseQuestion => [&mut sparse, &mut meter],
         };
         let written = self.pretrained.write(question, self.cache, self.config, hooks, &mut |text| {
-            print!("{text}");
-            // A terminal that is gone does not matter to what is computed.
-            let _ = std::io::stdout().flush();
+            // A closed pipe ends the program where it prints next, when the answer is complete.
+            let _ = write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush());
         })?;
         run.answered(question.len(), &written.generated, &meter);
         Ok(())
@@ -210,7 +208,7 @@ impl<B: Backend> Session<'_, B> {
     fn interact(&mut self, context: usize, run: &mut Run) -> Result<(), Box<dyn Error>> {
         let mut lines = std::io::stdin().lock().lines();
         loop {
-            print!("? ");
+            write!(std::io::stdout(), "? ")?;
             std::io::stdout().flush()?;
             let Some(line) = lines.next().transpose()?.filter(|line| !line.is_empty()) else { break };
             self.cache.truncate(context)?;
@@ -218,14 +216,13 @@ impl<B: Backend> Session<'_, B> {
             let question = self.pretrained.tokenizer.encode(&format!("\n{line}"), false)?;
             // A question that is too long is no reason to forget the text.
             if let Err(error) = self.answer(&question, run) {
-                println!("{error}");
+                say!("{error}")?;
             }
-            println!();
+            say!("")?;
         }
-        run.print(ALLOCATOR.peak_usage_as_mb());
-        Ok(())
+        Ok(run.print(ALLOCATOR.peak_usage_as_mb())?)
     }
 }
 
-/// What the method keeps is counted in every so many steps: counting takes as long as a step.
+/// What the method keeps is counted once in this many steps: counting takes as long as a step.
 const METERED: usize = 8;

@@ -1,8 +1,10 @@
 //! What a run has cost.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use sparse_attention_hub::{eval::AttentionMeter, models::Generated};
+
+use super::common::say;
 
 /// Times and counts of a run.
 pub struct Run {
@@ -36,7 +38,7 @@ impl Run {
     }
 
     /// Prints all, with the most memory that there was in use.
-    pub fn print(&self, peak_megabytes: f32) {
+    pub fn print(&self, peak_megabytes: f32) -> io::Result<()> {
         let speed = |(tokens, time): (usize, Duration)| match time.as_secs_f64() {
             0.0 => "none".to_owned(),
             seconds => format!("{tokens} tokens in {seconds:.2} s, {:.1} a second", tokens as f64 / seconds),
@@ -44,13 +46,13 @@ impl Run {
         let mean = |part: fn(&(f64, f64)) -> f64| {
             self.densities.iter().map(part).sum::<f64>() / self.densities.len().max(1) as f64
         };
-        println!("\nbackend      {}", self.backend);
-        println!("method       {}", self.method.display());
-        println!("load         {:.2} s", self.loaded.as_secs_f64());
-        println!("prefill      {}", speed(self.prefill));
-        println!("decode       {}", speed(self.decode));
-        println!("density      {:.3} of the pairs of heads and keys", mean(|densities| densities.0));
-        println!("K/V read     {:.3} of the keys and values a token", mean(|densities| densities.1));
-        println!("peak memory  {peak_megabytes:.0} MB on the host");
+        say!("\nbackend      {}", self.backend)?;
+        say!("method       {}", self.method.display())?;
+        say!("load         {:.2} s", self.loaded.as_secs_f64())?;
+        say!("prefill      {}", speed(self.prefill))?;
+        say!("decode       {}", speed(self.decode))?;
+        say!("density      {:.3} of the pairs of heads and keys", mean(|densities| densities.0))?;
+        say!("K/V read     {:.3} of the keys and values a token", mean(|densities| densities.1))?;
+        say!("peak memory  {peak_megabytes:.0} MB on the host")
     }
 }

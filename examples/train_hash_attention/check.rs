@@ -61,11 +61,10 @@ pub fn report<B: Backend>(file: &Path, random: HashWeights<B>, device: &B::Devic
     say!("| layer | density | median output error, random | trained | mass kept, random | trained |")?;
     say!("|---|---|---|---|---|---|")?;
     for (layer, _) in random.layers() {
-        let recording = find(&format!("examples/data/layer{layer}.safetensors"));
-        if !recording.exists() {
+        let Ok(recording) = find(&format!("examples/data/layer{layer}.safetensors")) else {
             say!("| {layer} | no values are recorded for this layer, so there is no output to compare | | | | |")?;
             continue;
-        }
+        };
         let inputs = Recording::<B>::open(&recording, device)?.inputs;
         let random = random_attention.report(&inputs, &mut LayerState::new(0))?;
         let trained = trained.report(&inputs, &mut LayerState::new(0))?;

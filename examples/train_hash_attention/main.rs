@@ -11,7 +11,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode, time::Instant};
 
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::backend::Backend};
 use clap::Parser;
-use common::{BackendArguments, Usage, count, end, find, say};
+use common::{BackendArguments, Usage, count, end, given_or, say};
 use data::Layer;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, seq::SliceRandom};
@@ -92,8 +92,8 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
         return Err(Usage(format!("--out is {}, but must end in .safetensors", arguments.out.display())).into());
     }
     OutputFile::new(&arguments.out)?;
-    let model = arguments.model.clone().unwrap_or_else(|| find("examples/models/lm14m"));
-    let text = arguments.text.clone().unwrap_or_else(|| find("examples/data/validation.txt"));
+    let model = given_or(&arguments.model, "examples/models/lm14m")?;
+    let text = given_or(&arguments.text, "examples/data/validation.txt")?;
     let layers = data::record::<B>(&model, &text, &arguments.layers, arguments.pieces, device)?;
     let saved = initial(arguments, &layers, device)?;
     say!(

@@ -77,7 +77,7 @@ impl Sizes {
 
 /// Which keys are seen.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Seen {
+pub enum VisibilityCase {
     Full,
     Causal(usize),
     Window { offset: usize, window: usize },
@@ -85,7 +85,7 @@ pub enum Seen {
     Biased { dims: [usize; 4], bias: Vec<f64> },
 }
 
-impl Seen {
+impl VisibilityCase {
     /// A visibility of any kind.
     pub fn draw(source: &mut Source, sizes: &Sizes, dtype: DType) -> Self {
         let Sizes { batch, heads, queries, keys, .. } = *sizes;
@@ -150,10 +150,10 @@ pub struct Problem {
     pub queries: Vec<f64>,
     pub keys: Vec<f64>,
     pub values: Vec<f64>,
-    pub seen: Seen,
+    pub seen: VisibilityCase,
     pub scale: f64,
     pub softcap: Option<f64>,
-    pub sinks: Option<Vec<f64>>,
+    pub sink_logits: Option<Vec<f64>>,
 }
 
 impl Problem {
@@ -161,20 +161,20 @@ impl Problem {
     pub fn draw(source: &mut Source) -> Self {
         let sizes = Sizes::draw(source);
         let dtype = draw_dtype(source);
-        let seen = Seen::draw(source, &sizes, dtype);
+        let seen = VisibilityCase::draw(source, &sizes, dtype);
         Self::of(source, sizes, dtype, seen)
     }
 
     /// A causal problem whose queries are the last of the keys.
     pub fn draw_causal(source: &mut Source) -> Self {
         let sizes = Sizes::draw(source).causal();
-        let seen = Seen::Causal(sizes.keys - sizes.queries);
+        let seen = VisibilityCase::Causal(sizes.keys - sizes.queries);
         let dtype = draw_dtype(source);
         Self::of(source, sizes, dtype, seen)
     }
 
     /// A problem with given lengths, type and visibility.
-    pub fn of(source: &mut Source, sizes: Sizes, dtype: DType, seen: Seen) -> Self {
+    pub fn of(source: &mut Source, sizes: Sizes, dtype: DType, seen: VisibilityCase) -> Self {
         // Logits of a few, mostly; also flat and steep ones.
         let spread = *source.pick(&[1.0, 1.0, 1.0, 0.0, 0.01, 8.0]);
         let mut random = |dims: [usize; 4], spread: f64| {
@@ -188,12 +188,12 @@ impl Problem {
             0 => *source.pick(&[0.0, -0.5, 1.0, 0.001]),
             _ => 1.0 / (sizes.head_dim as f64).sqrt(),
         };
-        let sinks = source.once_in(4).then(|| {
-            let sinks = (0..sizes.heads).map(|_| source.normal()).collect::<Vec<_>>();
-            numbers(&tensor(&sinks, [sizes.heads], dtype))
+        let sink_logits = source.once_in(4).then(|| {
+            let sink_logits = (0..sizes.heads).map(|_| source.normal()).collect::<Vec<_>>();
+            numbers(&tensor(&sink_logits, [sizes.heads], dtype))
         });
         let softcap = source.once_in(4).then(|| *source.pick(&[0.5, 5.0, 50.0]));
-        Self { sizes, dtype, queries, keys, values, seen, scale, softcap, sinks }
+        Self { sizes, dtype, queries, keys, values, seen, scale, softcap, sink_logits }
     }
 
     /// The problem as inputs of attention.
@@ -208,8 +208,8 @@ impl Problem {
         if let Some(cap) = self.softcap {
             inputs = inputs.with_softcap(cap)?;
         }
-        match &self.sinks {
-            Some(sinks) => inputs.with_sinks(tensor(sinks, [heads], self.dtype)),
+        match &self.sink_logits {
+            Some(sink_logits) => inputs.with_sink_logits(tensor(sink_logits, [heads], self.dtype)),
             None => Ok(inputs),
         }
     }
@@ -278,13 +278,13 @@ impl Problem {
             numbers[sequence % parts * length..][..length].to_vec()
         };
         let seen = match &self.seen {
-            Seen::Masked { dims, hidden } => {
+            VisibilityCase::Masked { dims, hidden } => {
                 let length = hidden.len() / dims[0];
                 let hidden = hidden[sequence % dims[0] * length..][..length].to_vec();
-                Seen::Masked { dims: [1, dims[1], dims[2], dims[3]], hidden }
+                VisibilityCase::Masked { dims: [1, dims[1], dims[2], dims[3]], hidden }
             }
-            Seen::Biased { dims, bias } => {
-                Seen::Biased { dims: [1, dims[1], dims[2], dims[3]], bias: part(bias, dims[0]) }
+            VisibilityCase::Biased { dims, bias } => {
+                VisibilityCase::Biased { dims: [1, dims[1], dims[2], dims[3]], bias: part(bias, dims[0]) }
             }
             closed => closed.clone(),
         };
@@ -313,7 +313,7 @@ impl Problem {
             queries: cut(&self.queries, queries, rows, head_dim),
             keys: cut(&self.keys, keys, 0..positions.end, head_dim),
             values: cut(&self.values, keys, 0..positions.end, value_dim),
-            seen: Seen::Causal(positions.start),
+            seen: VisibilityCase::Causal(positions.start),
             sizes,
             ..self.clone()
         }
@@ -323,15 +323,15 @@ impl Problem {
     pub fn summary(&self) -> String {
         let Sizes { batch, heads, kv_heads, queries, keys, head_dim, value_dim } = self.sizes;
         let seen = match &self.seen {
-            Seen::Masked { dims, .. } => format!("masked {dims:?}"),
-            Seen::Biased { dims, .. } => format!("biased {dims:?}"),
+            VisibilityCase::Masked { dims, .. } => format!("masked {dims:?}"),
+            VisibilityCase::Biased { dims, .. } => format!("biased {dims:?}"),
             closed => format!("{closed:?}"),
         };
         let (dtype, scale) = (self.dtype, self.scale);
         format!(
             "[{batch}, {heads}/{kv_heads}, {queries}, {keys}, {head_dim}/{value_dim}] {dtype:?} {seen} scale {scale} \
-             softcap {:?} sinks {:?}",
-            self.softcap, self.sinks
+             softcap {:?} sink_logits {:?}",
+            self.softcap, self.sink_logits
         )
     }
 }

@@ -44,11 +44,11 @@ pub struct Recorder<'a, B: Backend> {
     hook: &'a mut dyn AttentionHook<B>,
     layers: BTreeSet<usize>,
     positions: Range<usize>,
-    parts: BTreeMap<usize, Parts<B>>,
+    parts: BTreeMap<usize, RecordedCalls<B>>,
 }
 
 /// What has been recorded of a layer.
-struct Parts<B: Backend> {
+struct RecordedCalls<B: Backend> {
     queries: Vec<Tensor<B, 4>>,
     /// The last call that was recorded, with the first of its queries and copies of the keys and values up to the last
     /// position; there once that position has come.
@@ -92,7 +92,8 @@ impl<'a, B: Backend> Recorder<'a, B> {
         if !self.layers.contains(&inputs.layer()) || found.is_empty() {
             return Ok(());
         }
-        let parts = self.parts.entry(inputs.layer()).or_insert_with(|| Parts { queries: Vec::new(), last: None });
+        let parts =
+            self.parts.entry(inputs.layer()).or_insert_with(|| RecordedCalls { queries: Vec::new(), last: None });
         // Copies, because a view of a cache makes the next token costly.
         let owned = |tensor: Tensor<B, 4>| Tensor::from_data(tensor.to_data(), (&tensor.device(), tensor.dtype()));
         let queries = inputs.queries().clone().slice_dim(2, found.start - first..found.end - first);
@@ -129,8 +130,8 @@ fn like<B: Backend>(
         Some(cap) => inputs.with_softcap(cap)?,
         None => inputs,
     };
-    match last.sinks() {
-        Some(sinks) => inputs.with_sinks(sinks.clone()),
+    match last.sink_logits() {
+        Some(sink_logits) => inputs.with_sink_logits(sink_logits.clone()),
         None => Ok(inputs),
     }
 }

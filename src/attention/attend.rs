@@ -7,7 +7,7 @@ use super::{
     dropped::{Dropped, Pairs},
     kept::{finite_keys, weigh},
     scores::{accumulation_dtype, cast, check_scores, logarithm, logits_with, reciprocal, some_keys},
-    sinks,
+    sink_logits,
     visibility::take,
     window,
 };
@@ -33,7 +33,7 @@ pub struct Requested {
 /// # Shapes
 /// - output: `[batch, heads, queries, value_dim]`, in the type of the queries.
 /// - weights: `[batch, heads, queries, keys]`, on request; a row that keeps something sums to 1, or with
-///   [sinks](AttentionInputs::with_sinks) to what these leave.
+///   [sinks](AttentionInputs::with_sink_logits) to what these leave.
 #[derive(Debug, Clone)]
 pub struct AttentionOutput<B: Backend> {
     /// The values, averaged with the weights; 0 in a row that keeps or sees nothing.
@@ -48,7 +48,7 @@ pub struct AttentionOutput<B: Backend> {
 ///
 /// Numerator and denominator are relative to `exp(maximum)`, the largest exponential of a key that is kept and visible,
 /// so that they neither overflow nor vanish. A key kept with probability `p` counts `1 / p` times in both. A
-/// [sink](AttentionInputs::with_sinks) counts once in the maximum, the denominator and the log-sum-exp, as a key with
+/// [sink](AttentionInputs::with_sink_logits) counts once in the maximum, the denominator and the log-sum-exp, as a key with
 /// the value 0 would: the weight of a key is `exp(logit - log_sum_exp) / p` with and without.
 ///
 /// # Shapes
@@ -148,10 +148,10 @@ fn attend_with<B: Backend>(
 ) -> Result<AttentionOutput<B>, AttentionError> {
     let of_mask = window::into_mask(inputs, mask);
     let (inputs, mask) = of_mask.as_ref().map_or((inputs, mask), |(inputs, mask)| (inputs, mask));
-    match inputs.sinks() {
+    match inputs.sink_logits() {
         Some(logits) => {
             let of_keys = compute(inputs, mask, Requested { statistics: true, ..requested })?;
-            Ok(sinks::join(of_keys, logits.clone(), inputs.queries().dtype(), requested))
+            Ok(sink_logits::join(of_keys, logits.clone(), inputs.queries().dtype(), requested))
         }
         None => compute(inputs, mask, requested),
     }
@@ -274,20 +274,12 @@ fn attend_block<B: Backend>(
     let numerator = weigh(exponentials.clone(), values, dropped.as_ref());
     let nothing = denominator.clone().equal_elem(0.0);
     let divisor = denominator.clone().mask_fill(nothing, 1.0);
-    // Without a gradient a plain quotient does, also in types of which a backend has no constants.
-    let factor = B::ad_enabled(&divisor.device()).then(|| reciprocal(divisor.clone()));
-    let share = |sum: Tensor<B, 4>| match &factor {
-        Some(factor) => sum * factor.clone(),
-        None => sum / divisor.clone(),
-    };
+    let factor = reciprocal(divisor);
     AttentionOutput {
-        output: cast(share(numerator.clone()), inputs.queries().dtype()),
-        weights: requested.weights.then(|| share(exponentials)),
+        output: cast(numerator.clone() * factor.clone(), inputs.queries().dtype()),
+        weights: requested.weights.then(|| exponentials * factor.clone()),
         statistics: requested.statistics.then(|| SoftmaxStatistics {
-            log_sum_exp: match &factor {
-                Some(factor) => logarithm(denominator.clone(), factor.clone()),
-                None => denominator.clone().log(),
-            } + maximum.clone(),
+            log_sum_exp: logarithm(denominator.clone(), factor) + maximum.clone(),
             maximum,
             numerator,
             denominator,

@@ -101,7 +101,7 @@ mod tests {
     use crate::{
         attention::{AttentionOutput, Visibility, reference_attention},
         kernels::SparseBackend,
-        mask::{MaskForm, Pattern, Rows},
+        mask::{KeyIndices, MaskForm, Pattern},
     };
 
     fn inputs(queries: usize, keys: usize) -> AttentionInputs<Flex> {
@@ -128,11 +128,11 @@ mod tests {
         let indices = TensorData::new((0..slots).map(index).collect::<Vec<_>>(), dims);
         let probability = (0..slots).map(|slot| if slot % 4 == 1 { 0.3f32 } else { 1.0 }).collect::<Vec<_>>();
         let probability = Tensor::from_data(TensorData::new(probability, dims), &device);
-        let rows = Rows::new(Tensor::from_data(indices, &device), probability).expect("the shapes agree");
+        let rows = KeyIndices::new(Tensor::from_data(indices, &device), probability).expect("the shapes agree");
         let patterns = [(0, 7), (5, 64), (3, 111), (9, 0), (0, usize::MAX)];
         let patterns =
             patterns.map(|(sink, window)| Mask::pattern(shape, Pattern { sink, window, offset: 62 }, &device));
-        let lists = Mask::from_rows(shape, rows).expect("each key once in a row");
+        let lists = Mask::from_indices(shape, rows).expect("each key once in a row");
         for seen in [Visibility::Full, Visibility::Causal { offset: 62 }, Visibility::Causal { offset: 0 }] {
             let inputs = inputs.clone().with_visibility(seen).expect("nothing to fit");
             for mask in patterns.iter().chain([&lists]) {
@@ -146,7 +146,7 @@ mod tests {
                 let trace = AttentionTrace { output_gradient, log_sum_exp, mean };
                 let native = match mask.form() {
                     MaskForm::Pattern(pattern) => Flex::band_backward(&inputs, *pattern, &trace),
-                    MaskForm::Rows(rows) => Flex::gather_backward(&inputs, rows, &trace),
+                    MaskForm::Indices(rows) => Flex::gather_backward(&inputs, rows, &trace),
                     _ => None,
                 };
                 let native = native.expect("on the host");

@@ -6,12 +6,12 @@ use crate::mask::{Mask, MaskForm};
 /// Dense attention over some inputs, with which attention through masks is compared.
 ///
 /// Reports, logs and studies all take their errors from here. It costs one pass of dense attention, with
-/// [sinks](AttentionInputs::with_sinks) two.
+/// [sinks](AttentionInputs::with_sink_logits) two.
 #[derive(Debug, Clone)]
 pub struct DenseReference {
-    of_all: Rows,
+    of_all: RowStatistics,
     /// Without the sinks, if there are any.
-    of_keys: Option<Rows>,
+    of_keys: Option<RowStatistics>,
 }
 
 /// How far the output of a row is from that of dense attention.
@@ -49,14 +49,14 @@ pub(super) fn relative(difference: f64, norm: f64) -> f64 {
 
 /// The statistics of rows on the host.
 #[derive(Debug, Clone)]
-struct Rows {
+struct RowStatistics {
     width: usize,
     output: Vec<f64>,
     maximum: Vec<f64>,
     denominator: Vec<f64>,
 }
 
-impl Rows {
+impl RowStatistics {
     fn of<B: Backend>(output: &AttentionOutput<B>, statistics: &SoftmaxStatistics<B>) -> Self {
         Self {
             width: output.output.dims()[3],
@@ -92,11 +92,11 @@ impl DenseReference {
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Result<Self, AttentionError> {
         let full = Mask::full(inputs.mask_shape(), &inputs.device());
         let of_all = statistics_of(inputs, &full)?;
-        let of_keys = inputs.sinks().map(|_| statistics_of(&inputs.without_sinks(), &full)).transpose()?;
+        let of_keys = inputs.sink_logits().map(|_| statistics_of(&inputs.without_sink_logits(), &full)).transpose()?;
         Ok(Self { of_all, of_keys })
     }
 
-    fn of_keys(&self) -> &Rows {
+    fn of_keys(&self) -> &RowStatistics {
         self.of_keys.as_ref().unwrap_or(&self.of_all)
     }
 
@@ -109,11 +109,11 @@ impl DenseReference {
     /// must have been requested; otherwise there are none.
     pub fn errors<B: Backend>(&self, found: &AttentionOutput<B>) -> Vec<RowError> {
         let Some(statistics) = &found.statistics else { return Vec::new() };
-        let found = Rows::of(found, statistics);
+        let found = RowStatistics::of(found, statistics);
         (0..self.of_all.denominator.len()).map(|row| self.error(&found, row)).collect()
     }
 
-    fn error(&self, found: &Rows, row: usize) -> RowError {
+    fn error(&self, found: &RowStatistics, row: usize) -> RowError {
         let (wanted, output) = (self.of_all.row(row), found.row(row));
         let log_sum_exp = found.shift(&self.of_all, row);
         let norm = self::norm(wanted.iter().copied());
@@ -144,8 +144,10 @@ impl DenseReference {
         found: &AttentionOutput<B>,
     ) -> Result<Vec<f64>, AttentionError> {
         let support = match &found.statistics {
-            Some(statistics) if self.of_keys.is_none() && keeps_for_certain(mask) => Rows::of(found, statistics),
-            _ => statistics_of(&inputs.without_sinks(), &mask.support())?,
+            Some(statistics) if self.of_keys.is_none() && keeps_for_certain(mask) => {
+                RowStatistics::of(found, statistics)
+            }
+            _ => statistics_of(&inputs.without_sink_logits(), &mask.support())?,
         };
         let dense = self.of_keys();
         let mass = |row: usize| match dense.denominator[row] == 0.0 {
@@ -160,15 +162,15 @@ impl DenseReference {
 fn keeps_for_certain<B: Backend>(mask: &Mask<B>) -> bool {
     match mask.form() {
         MaskForm::Empty | MaskForm::Full | MaskForm::Pattern(_) => true,
-        MaskForm::Rows(rows) => rows.lists().probability.is_none(),
+        MaskForm::Indices(rows) => rows.lists().probability.is_none(),
         MaskForm::Dense(_) => false,
     }
 }
 
-fn statistics_of<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<Rows, AttentionError> {
+fn statistics_of<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<RowStatistics, AttentionError> {
     let found = masked_attention(inputs, mask, Requested { statistics: true, weights: false })?;
     match &found.statistics {
-        Some(statistics) => Ok(Rows::of(&found, statistics)),
+        Some(statistics) => Ok(RowStatistics::of(&found, statistics)),
         None => unreachable!("attention gives the statistics that are requested"),
     }
 }

@@ -33,7 +33,7 @@ pub struct AttentionInputs<B: Backend> {
     visibility: Visibility<B>,
     scale: f64,
     softcap: Option<f64>,
-    sinks: Option<Tensor<B, 1>>,
+    sink_logits: Option<Tensor<B, 1>>,
     layer: usize,
     /// The position of the first query, where neither the visibility nor the lengths tell it.
     first_position: Option<isize>,
@@ -41,7 +41,7 @@ pub struct AttentionInputs<B: Backend> {
 
 impl<B: Backend> AttentionInputs<B> {
     /// Inputs with full [visibility](Self::with_visibility), the [scale](Self::with_scale) `1 / sqrt(head_dim)`, no
-    /// [softcap](Self::with_softcap), no [sinks](Self::with_sinks), and layer 0.
+    /// [softcap](Self::with_softcap), no [sinks](Self::with_sink_logits), and layer 0.
     ///
     /// # Shapes
     /// - queries: `[batch, heads, queries, head_dim]`
@@ -89,7 +89,7 @@ impl<B: Backend> AttentionInputs<B> {
             values,
             visibility: Visibility::Full,
             softcap: None,
-            sinks: None,
+            sink_logits: None,
             layer: 0,
             first_position: None,
         })
@@ -151,7 +151,7 @@ impl<B: Backend> AttentionInputs<B> {
             visibility,
             scale: self.scale,
             softcap: self.softcap,
-            sinks: None,
+            sink_logits: None,
             layer: self.layer,
             first_position: self.first_position,
         }
@@ -183,19 +183,19 @@ impl<B: Backend> AttentionInputs<B> {
     ///
     /// # Errors
     /// If there is not one for each query head.
-    pub fn with_sinks(mut self, sinks: Tensor<B, 1>) -> Result<Self, AttentionError> {
+    pub fn with_sink_logits(mut self, sink_logits: Tensor<B, 1>) -> Result<Self, AttentionError> {
         let heads = self.mask_shape().heads;
-        if sinks.dims() != [heads] {
+        if sink_logits.dims() != [heads] {
             let expected = format!("[{heads}] (heads)");
-            return Err(AttentionError::Shape { tensor: "sinks", found: sinks.dims().to_vec(), expected });
+            return Err(AttentionError::Shape { tensor: "sink_logits", found: sink_logits.dims().to_vec(), expected });
         }
-        self.sinks = Some(sinks);
+        self.sink_logits = Some(sink_logits);
         Ok(self)
     }
 
-    /// The same inputs with no [sinks](Self::with_sinks).
-    pub(crate) fn without_sinks(&self) -> Self {
-        Self { sinks: None, ..self.clone() }
+    /// The same inputs with no [sinks](Self::with_sink_logits).
+    pub(crate) fn without_sink_logits(&self) -> Self {
+        Self { sink_logits: None, ..self.clone() }
     }
 
     /// The same inputs with another visibility that is a range of keys for each query, and needs no check.
@@ -241,7 +241,7 @@ impl<B: Backend> AttentionInputs<B> {
             keys: self.keys.clone().slice_dim(2, keys.clone()),
             values: self.values.clone().slice_dim(2, keys),
             visibility,
-            sinks: self.sinks.clone(),
+            sink_logits: self.sink_logits.clone(),
             first_position,
             ..*self
         })
@@ -254,8 +254,8 @@ impl<B: Backend> AttentionInputs<B> {
             other => other,
         };
         let (queries, keys, values) = (self.queries.detach(), self.keys.detach(), self.values.detach());
-        let sinks = self.sinks.map(Tensor::detach);
-        Self { queries, keys, values, visibility, sinks, ..self }
+        let sink_logits = self.sink_logits.map(Tensor::detach);
+        Self { queries, keys, values, visibility, sink_logits, ..self }
     }
 
     /// The queries, `[batch, heads, queries, head_dim]`.
@@ -289,8 +289,8 @@ impl<B: Backend> AttentionInputs<B> {
     }
 
     /// The logits that join the denominators, `[heads]`, if there are any.
-    pub fn sinks(&self) -> Option<&Tensor<B, 1>> {
-        self.sinks.as_ref()
+    pub fn sink_logits(&self) -> Option<&Tensor<B, 1>> {
+        self.sink_logits.as_ref()
     }
 
     /// The index of the layer that asks.

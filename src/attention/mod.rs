@@ -14,7 +14,7 @@ mod report;
 mod research;
 mod row_counts;
 pub(crate) mod scores;
-mod sinks;
+mod sink_logits;
 mod step_log;
 mod visibility;
 mod visible_keys;

@@ -26,7 +26,7 @@ pub struct HeadReport {
     /// none.
     pub log_sum_exp_error: f64,
     /// Mean over the queries of the share of the dense attention weights that lies on the kept keys. Sampled keys count
-    /// with their own weight only, and [sinks](AttentionInputs::with_sinks) not at all.
+    /// with their own weight only, and [sinks](AttentionInputs::with_sink_logits) not at all.
     pub mass_kept: f64,
 }
 

@@ -41,7 +41,7 @@ impl RowCounts {
         let all = keys as f64;
         match (mask.form(), inputs.visibility().closed_form()) {
             (MaskForm::Dense(_), _) | (_, None) => Self::of_dense(inputs, mask),
-            (MaskForm::Rows(kept), Some(seen)) => {
+            (MaskForm::Indices(kept), Some(seen)) => {
                 let (lists, width) = (kept.lists(), kept.width());
                 let of_row = |row: usize| {
                     let seen = seen(row % queries, keys);

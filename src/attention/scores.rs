@@ -90,7 +90,9 @@ pub(crate) fn visible_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Result<
 /// `1 / tensor`. burn's gradient of a quotient by its dividend multiplies with a reciprocal, which on ndarray is an
 /// approximation of 12 bits; that of this quotient divides.
 pub(crate) fn reciprocal<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 4> {
-    tensor.ones_like() / tensor
+    // The ones are made in f32 and cast, because a device may compute in types of which it cannot make constants.
+    let ones = Tensor::ones(tensor.dims(), (&tensor.device(), DType::F32));
+    cast(ones, tensor.dtype()) / tensor
 }
 
 /// The logarithm of numbers whose [reciprocals](reciprocal) are at hand, which are its gradient. burn's own gradient of a

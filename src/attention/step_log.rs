@@ -17,11 +17,11 @@ pub(super) struct StepLog<'a> {
     step: u64,
 }
 
-/// How many calls a layer has had.
+/// How many counter a layer has had.
 #[derive(Debug, Default)]
-struct Calls(u64);
+struct StepCounter(u64);
 
-impl KeyMemory for Calls {
+impl KeyMemory for StepCounter {
     /// A call is not undone where its keys are.
     fn truncate(&mut self, _keys: usize) {}
 }
@@ -37,9 +37,9 @@ impl<'a> StepLog<'a> {
             return None;
         }
         state.enter(0);
-        let calls = state.key_memory::<Calls>();
-        calls.0 += 1;
-        Some(Self { logger, layer: inputs.layer(), step: calls.0 - 1 })
+        let counter = state.key_memory::<StepCounter>();
+        counter.0 += 1;
+        Some(Self { logger, layer: inputs.layer(), step: counter.0 - 1 })
     }
 
     fn takes(&self, metric: &str) -> bool {
@@ -94,7 +94,7 @@ impl<'a> StepLog<'a> {
             built_in::QUERY_KV_BYTES,
         ];
         if self.takes_any(&metrics) {
-            let rows = Rows { log: self, shape: inputs.mask_shape() };
+            let rows = RowPlaces { log: self, shape: inputs.mask_shape() };
             let counts = RowCounts::of(inputs, mask);
             let total = counts.iter().fold(RowCounts::default(), RowCounts::add);
             let place = Place::of_layer(self.layer, self.step);
@@ -118,7 +118,7 @@ impl<'a> StepLog<'a> {
     }
 
     fn sampled(&self, shape: MaskShape, sampling: &SamplingReport) -> Result<(), MetricError> {
-        let rows = Rows { log: self, shape };
+        let rows = RowPlaces { log: self, shape };
         let both = |head, query, value: fn(&RowSample) -> f64| {
             rows.heads(head, &sampling.rows, |rows| rows.iter().map(value).fold(0.0, f64::max))?;
             rows.queries(query, &sampling.rows, value)
@@ -148,12 +148,12 @@ impl<'a> StepLog<'a> {
 }
 
 /// The rows of a call and their places.
-struct Rows<'a> {
+struct RowPlaces<'a> {
     log: &'a StepLog<'a>,
     shape: MaskShape,
 }
 
-impl Rows<'_> {
+impl RowPlaces<'_> {
     fn place(&self, head: usize) -> Place {
         let place = Place::of_layer(self.log.layer, self.log.step);
         place.with_head(head / self.shape.heads, head % self.shape.heads)

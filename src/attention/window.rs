@@ -16,7 +16,7 @@ pub(super) fn into_mask<B: Backend>(
     let form = match mask.form() {
         MaskForm::Full => MaskForm::Pattern(seen),
         MaskForm::Pattern(pattern) => MaskForm::Pattern(pattern.within(seen)?),
-        MaskForm::Rows(rows) => MaskForm::Rows(rows.inside(seen)),
+        MaskForm::Indices(rows) => MaskForm::Indices(rows.inside(seen)),
         MaskForm::Empty | MaskForm::Dense(_) => return None,
     };
     Some((inputs.causal_from(offset), Mask::with_form(mask.shape(), form, &mask.device())))

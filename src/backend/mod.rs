@@ -4,11 +4,11 @@
 //! features enabled the first of cuda, tch, wgpu, flex, ndarray is the [default](DefaultBackend), and [run_on] takes any
 //! of them by name.
 
-mod choice;
 mod description;
+mod run_on;
 
-pub use choice::{BackendError, COMPILED, Work, run_on};
 pub use description::describe;
+pub use run_on::{BackendError, COMPILED, Work, run_on};
 
 /// The backend picked by feature.
 #[cfg(feature = "cuda")]

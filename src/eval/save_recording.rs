@@ -68,7 +68,7 @@ fn no_place_for<B: Backend>(inputs: &AttentionInputs<B>) -> Option<&'static str>
     let shape = inputs.mask_shape();
     match inputs.visibility() {
         _ if inputs.softcap().is_some() => Some("it has no place for a softcap"),
-        _ if inputs.sinks().is_some() => Some("it has no place for sinks"),
+        _ if inputs.sink_logits().is_some() => Some("it has no place for sinks"),
         Visibility::Causal { offset } if offset + shape.queries == shape.keys => None,
         Visibility::Causal { .. } => Some("its queries must be the last of the keys"),
         _ => Some("it has no place for another visibility than causal"),

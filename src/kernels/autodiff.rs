@@ -17,7 +17,7 @@ use crate::{
         AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested, SoftmaxStatistics, Visibility,
         gradients_in_blocks, scores::cast,
     },
-    mask::{Mask, MaskForm, Pattern, Rows},
+    mask::{KeyIndices, Mask, MaskForm, Pattern},
 };
 
 impl<B: SparseBackend, C: CheckpointStrategy> SparseBackend for Autodiff<B, C> {
@@ -35,10 +35,10 @@ impl<B: SparseBackend, C: CheckpointStrategy> SparseBackend for Autodiff<B, C> {
 
     fn gather_attention(
         inputs: &AttentionInputs<Self>,
-        rows: &Rows<Self>,
+        rows: &KeyIndices<Self>,
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
-        attend(inputs, MaskForm::Rows(rows.on_backend()), requested)
+        attend(inputs, MaskForm::Indices(rows.on_backend()), requested)
     }
 }
 
@@ -64,7 +64,7 @@ impl<B: SparseBackend> Saved<B> {
         let trace = AttentionTrace { output_gradient: cast(output_gradient, dtype), log_sum_exp, mean };
         let native = match mask.form() {
             MaskForm::Pattern(pattern) => B::band_backward(&inputs, *pattern, &trace),
-            MaskForm::Rows(rows) => B::gather_backward(&inputs, rows, &trace),
+            MaskForm::Indices(rows) => B::gather_backward(&inputs, rows, &trace),
             MaskForm::Empty | MaskForm::Full | MaskForm::Dense(_) => None,
         };
         native.unwrap_or_else(|| gradients_in_blocks(&inputs, &mask, &trace))
@@ -125,7 +125,7 @@ fn attend<B: SparseBackend, C: CheckpointStrategy>(
     let inner = inputs.over(tensors, visibility);
     let forward = |requested| match &kept {
         MaskForm::Pattern(pattern) => B::band_attention(&inner, *pattern, requested),
-        MaskForm::Rows(rows) => B::gather_attention(&inner, rows, requested),
+        MaskForm::Indices(rows) => B::gather_attention(&inner, rows, requested),
         MaskForm::Empty | MaskForm::Full | MaskForm::Dense(_) => None,
     };
     let step = Backward::<B, 3>::prepare::<C>(SparseAttention, nodes).compute_bound().stateful();

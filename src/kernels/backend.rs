@@ -3,7 +3,7 @@ use burn::tensor::{Slice, TensorMetadata, backend::Backend, ops::FloatTensor};
 use super::HostTensor;
 use crate::{
     attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
-    mask::{Pattern, Rows},
+    mask::{KeyIndices, Pattern},
 };
 
 /// What a backend can do natively. `None` from those that may give it means that it cannot, there and then: generic tensor
@@ -46,7 +46,7 @@ pub trait SparseBackend: Backend {
     /// values of other positions hold must not matter. The weights are never requested.
     fn gather_attention(
         inputs: &AttentionInputs<Self>,
-        rows: &Rows<Self>,
+        rows: &KeyIndices<Self>,
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
         let _ = (inputs, rows, requested);
@@ -67,7 +67,7 @@ pub trait SparseBackend: Backend {
     /// The gradients of [attention over listed keys](Self::gather_attention), at its cost in time and memory.
     fn gather_backward(
         inputs: &AttentionInputs<Self>,
-        rows: &Rows<Self>,
+        rows: &KeyIndices<Self>,
         trace: &AttentionTrace<Self>,
     ) -> Option<AttentionGradients<Self>> {
         let _ = (inputs, rows, trace);

@@ -1,6 +1,6 @@
 //! What a backend and its device can do: asked here, and nowhere else.
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "tch"))]
 use std::any::Any;
 
 use burn::tensor::{DType, Element, Int, IntDType, Tensor, backend::Backend};
@@ -42,6 +42,15 @@ pub fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn largest_page<R: cubecl::Runtime>(device: &R::Device) -> u64 {
     R::client(device).properties().memory.max_page_size
+}
+
+/// Whether what a device holds lies in the memory of the host: it does where kernels read it there, and on libtorch's CPU.
+pub(crate) fn in_host_memory<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
+    #[cfg(feature = "tch")]
+    if let Some(device) = (&tensor.device() as &dyn Any).downcast_ref() {
+        return matches!(device, burn_tch::LibTorchDevice::Cpu);
+    }
+    super::host_tensor(tensor).is_some()
 }
 
 /// An error where a device cannot hold a tensor of a shape.

@@ -11,11 +11,11 @@ use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 use super::{HostTensor, SparseBackend};
 use crate::{
     attention::{AttentionInputs, AttentionOutput, Requested},
-    mask::{Pattern, Rows},
+    mask::{KeyIndices, Pattern},
 };
 
 type Band<B> = fn(&AttentionInputs<B>, Pattern, Requested) -> Option<AttentionOutput<B>>;
-type Gather<B> = fn(&AttentionInputs<B>, &Rows<B>, Requested) -> Option<AttentionOutput<B>>;
+type Gather<B> = fn(&AttentionInputs<B>, &KeyIndices<B>, Requested) -> Option<AttentionOutput<B>>;
 
 /// The functions of a [SparseBackend]. For the same `B` it is the same type whether or not `B: SparseBackend` is known,
 /// which is what lets a downcast find it.

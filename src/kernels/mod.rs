@@ -8,7 +8,7 @@
 mod autodiff;
 mod backend;
 mod capabilities;
-mod choice;
+mod native_attention;
 // A build without a CPU backend has no caller for some of these; the scorers use the others in every build.
 #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
 pub(crate) mod cpu;
@@ -17,9 +17,9 @@ mod finite;
 
 pub use backend::SparseBackend;
 pub use capabilities::{DeviceLimit, largest_tensor};
-pub(crate) use capabilities::{as_indices, check_size};
-pub(crate) use choice::attend;
+pub(crate) use capabilities::{as_indices, check_size, in_host_memory};
 pub use cpu::{Heads, HostTensor};
 pub(crate) use dispatch::{before, host_tensor, write_along};
 pub use dispatch::{native_path, register};
 pub(crate) use finite::all_finite;
+pub(crate) use native_attention::attend;

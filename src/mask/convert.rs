@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, backend::Backend};
 
-use super::{Mask, MaskError, MaskForm, Pattern, Rows};
+use super::{KeyIndices, Mask, MaskError, MaskForm, Pattern};
 use crate::kernels::check_size;
 
 /// Weights are f32 whatever the model computes in: a probability of 0.1 is 0.100098 in bf16, a bias and not a noise.
@@ -53,7 +53,7 @@ impl<B: Backend> Mask<B> {
                 let kept = pattern_kept::<B>(*pattern, 0..shape.queries, &columns, shape.keys, &self.device());
                 as_f32(kept.float()).expand(dims)
             }
-            MaskForm::Rows(rows) => scatter_rows(rows, dims, &self.device()),
+            MaskForm::Indices(rows) => scatter_rows(rows, dims, &self.device()),
             MaskForm::Dense(weights) => weights.clone(),
         })
     }
@@ -61,7 +61,7 @@ impl<B: Backend> Mask<B> {
     /// The same keys, each kept for certain.
     pub fn support(&self) -> Self {
         let form = match self.form() {
-            MaskForm::Rows(rows) => MaskForm::Rows(rows.support()),
+            MaskForm::Indices(rows) => MaskForm::Indices(rows.support()),
             MaskForm::Dense(weights) => MaskForm::Dense(as_f32(weights.clone().greater_elem(0.0).float())),
             closed => closed.clone(),
         };
@@ -74,7 +74,7 @@ impl<B: Backend> Mask<B> {
         (shape.batch, shape.heads) = (1, 1);
         let (batches, heads) = (batch..batch + 1, head..head + 1);
         let form = match self.form() {
-            MaskForm::Rows(rows) => MaskForm::Rows(rows.narrow([batches, heads, 0..shape.queries])),
+            MaskForm::Indices(rows) => MaskForm::Indices(rows.narrow([batches, heads, 0..shape.queries])),
             MaskForm::Dense(weights) => MaskForm::Dense(weights.clone().slice_dim(0, batches).slice_dim(1, heads)),
             closed => closed.clone(),
         };
@@ -89,7 +89,7 @@ impl<B: Backend> Mask<B> {
             MaskForm::Pattern(pattern) => {
                 MaskForm::Pattern(Pattern { offset: pattern.offset.saturating_add_unsigned(rows.start), ..*pattern })
             }
-            MaskForm::Rows(lists) => MaskForm::Rows(lists.narrow([0..shape.batch, 0..shape.heads, rows])),
+            MaskForm::Indices(lists) => MaskForm::Indices(lists.narrow([0..shape.batch, 0..shape.heads, rows])),
             MaskForm::Dense(weights) => MaskForm::Dense(weights.clone().slice_dim(2, rows)),
             closed => closed.clone(),
         };
@@ -97,7 +97,7 @@ impl<B: Backend> Mask<B> {
     }
 }
 
-fn scatter_rows<B: Backend>(rows: &Rows<B>, dims: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
+fn scatter_rows<B: Backend>(rows: &KeyIndices<B>, dims: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
     // Unused slots add their probability of 0 to key 0; the keys of a row are distinct, so addition assigns.
     let indices = rows.indices().clamp_min(0);
     Tensor::zeros(dims, (device, DType::F32)).scatter(3, indices, rows.probability(), IndexingUpdateOp::Add)

@@ -1,7 +1,7 @@
 use burn::tensor::backend::Backend;
 
-use super::rows::{Kept, validate_rows};
-use super::{Mask, MaskError, MaskForm, MaskShape, Rows};
+use super::key_indices::{Kept, validate_rows};
+use super::{KeyIndices, Mask, MaskError, MaskForm, MaskShape};
 
 /// Compressed sparse rows on the host: the exchange form of a mask.
 ///
@@ -19,7 +19,7 @@ pub struct Csr {
 }
 
 impl<B: Backend> Mask<B> {
-    /// A mask in the [form of rows](MaskForm::Rows) from compressed sparse rows.
+    /// A mask in the [form of rows](MaskForm::Indices) from compressed sparse rows.
     ///
     /// # Errors
     /// If a list has the wrong length, the pointers fall, a key does not exist or stands twice in a row, or a weight is
@@ -81,7 +81,7 @@ impl<B: Backend> Mask<B> {
     fn check_rows(&self) -> Result<(), MaskError> {
         let shape = self.shape();
         let most = match self.form() {
-            MaskForm::Rows(_) | MaskForm::Dense(_) => return Ok(()),
+            MaskForm::Indices(_) | MaskForm::Dense(_) => return Ok(()),
             MaskForm::Empty => 0,
             MaskForm::Full => shape.keys,
             MaskForm::Pattern(pattern) => pattern.sink.saturating_add(pattern.window).min(shape.keys),
@@ -95,8 +95,8 @@ impl<B: Backend> Mask<B> {
     }
 
     pub(crate) fn from_host_rows(shape: MaskShape, rows: &[Vec<Kept>], device: &B::Device) -> Self {
-        match Rows::from_host(shape, rows, device) {
-            Some(rows) => Self::with_form(shape, MaskForm::Rows(rows), device),
+        match KeyIndices::from_host(shape, rows, device) {
+            Some(rows) => Self::with_form(shape, MaskForm::Indices(rows), device),
             None => Self::empty(shape, device),
         }
     }
@@ -111,7 +111,7 @@ impl<B: Backend> Mask<B> {
             MaskForm::Pattern(pattern) => (0..self.shape().rows())
                 .map(|row| pattern.row(row % queries, keys).into_iter().flat_map(range).collect())
                 .collect(),
-            MaskForm::Rows(rows) => rows.to_host(),
+            MaskForm::Indices(rows) => rows.to_host(),
             MaskForm::Dense(weights) => {
                 let weights = weights.to_data().convert::<f32>().iter::<f32>().collect::<Vec<_>>();
                 if keys == 0 {

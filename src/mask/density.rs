@@ -72,7 +72,7 @@ impl<B: Backend> Mask<B> {
                 }
                 vec![pairs; batch * heads]
             }
-            (MaskForm::Rows(rows), Some(seen)) => {
+            (MaskForm::Indices(rows), Some(seen)) => {
                 let lists = rows.to_host();
                 let mut heads_pairs = vec![Pairs::default(); batch * heads];
                 for (row, list) in lists.iter().enumerate() {

@@ -1,6 +1,6 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{Chosen, Kept, Mask, MaskError, MaskForm, MaskShape, Pattern, Rows};
+use super::{Chosen, Kept, KeyIndices, Mask, MaskError, MaskForm, MaskShape, Pattern};
 
 impl<B: Backend> Mask<B> {
     /// The union of two masks.
@@ -28,12 +28,11 @@ impl<B: Backend> Mask<B> {
                 Some(union) => MaskForm::Pattern(union),
                 None => self.merge_dense(other)?,
             },
-            (MaskForm::Pattern(pattern), MaskForm::Rows(rows)) | (MaskForm::Rows(rows), MaskForm::Pattern(pattern)) => {
-                match self.pattern_rows(*pattern) {
-                    Some(kept) => MaskForm::Rows(kept.concatenate(rows.outside(*pattern))),
-                    None => self.merge_dense(other)?,
-                }
-            }
+            (MaskForm::Pattern(pattern), MaskForm::Indices(rows))
+            | (MaskForm::Indices(rows), MaskForm::Pattern(pattern)) => match self.pattern_rows(*pattern) {
+                Some(kept) => MaskForm::Indices(kept.concatenate(rows.outside(*pattern))),
+                None => self.merge_dense(other)?,
+            },
             _ => self.merge_dense(other)?,
         };
         Ok(Self::with_form(self.shape(), form, &self.device()))
@@ -42,15 +41,15 @@ impl<B: Backend> Mask<B> {
     /// The union with rows that share no key with this mask, which needs no look for duplicates.
     pub(crate) fn merge_disjoint(&self, rows: &[Vec<Kept>]) -> Result<Self, MaskError> {
         let added = Self::from_host_rows(self.shape(), rows, &self.device());
-        let MaskForm::Rows(new) = added.form() else {
+        let MaskForm::Indices(new) = added.form() else {
             return Ok(self.clone());
         };
         let form = match self.form() {
-            MaskForm::Empty => MaskForm::Rows(new.clone()),
+            MaskForm::Empty => MaskForm::Indices(new.clone()),
             MaskForm::Full => MaskForm::Full,
-            MaskForm::Rows(old) => MaskForm::Rows(old.clone().concatenate(new.clone())),
+            MaskForm::Indices(old) => MaskForm::Indices(old.clone().concatenate(new.clone())),
             MaskForm::Pattern(pattern) => match self.pattern_rows(*pattern) {
-                Some(old) => MaskForm::Rows(old.concatenate(new.clone())),
+                Some(old) => MaskForm::Indices(old.concatenate(new.clone())),
                 None => self.merge_dense(&added)?,
             },
             MaskForm::Dense(_) => self.merge_dense(&added)?,
@@ -70,8 +69,8 @@ impl<B: Backend> Mask<B> {
 
     /// The union of a pattern and chosen keys of which it keeps none, as lists, however many keys the pattern keeps.
     pub(crate) fn from_chosen(shape: MaskShape, pattern: Option<Pattern>, chosen: &Chosen, device: &B::Device) -> Self {
-        match Rows::from_chosen(shape, pattern, chosen, device) {
-            Some(rows) => Self::with_form(shape, MaskForm::Rows(rows), device),
+        match KeyIndices::from_chosen(shape, pattern, chosen, device) {
+            Some(rows) => Self::with_form(shape, MaskForm::Indices(rows), device),
             None => Self::empty(shape, device),
         }
     }
@@ -94,7 +93,7 @@ impl<B: Backend> Mask<B> {
     }
 
     /// A pattern as lists, or `None` where it is not [narrow](Self::is_narrow).
-    fn pattern_rows(&self, pattern: Pattern) -> Option<Rows<B>> {
+    fn pattern_rows(&self, pattern: Pattern) -> Option<KeyIndices<B>> {
         let shape = self.shape();
         if !self.is_narrow(pattern) {
             return None;
@@ -106,7 +105,7 @@ impl<B: Backend> Mask<B> {
             })
             .collect::<Vec<_>>();
         let head_shape = MaskShape { batch: 1, heads: 1, ..shape };
-        let rows = Rows::<B>::from_host(head_shape, &one_head, &self.device())?;
+        let rows = KeyIndices::<B>::from_host(head_shape, &one_head, &self.device())?;
         Some(rows.repeat(shape.batch, shape.heads))
     }
 }

@@ -6,10 +6,10 @@ mod convert;
 mod csr;
 mod density;
 mod error;
+mod key_indices;
 mod merge;
 mod pattern;
 mod picture;
-mod rows;
 mod shape;
 
 use burn::tensor::{Tensor, backend::Backend};
@@ -19,9 +19,9 @@ pub(crate) use convert::{columns_index, pattern_kept};
 pub use csr::Csr;
 pub use density::Density;
 pub use error::MaskError;
+pub(crate) use key_indices::Kept;
+pub use key_indices::KeyIndices;
 pub use pattern::Pattern;
-pub(crate) use rows::Kept;
-pub use rows::Rows;
 pub use shape::MaskShape;
 
 /// For each query, which keys it keeps and with what probability each was kept.
@@ -64,7 +64,7 @@ pub enum MaskForm<B: Backend> {
     /// Kept by position, the same in every head; never materialised.
     Pattern(Pattern),
     /// Lists of kept keys.
-    Rows(Rows<B>),
+    Indices(KeyIndices<B>),
     /// A weight for every query-key pair, `[batch, heads, queries, keys]`, f32.
     Dense(Tensor<B, 4>),
 }
@@ -90,11 +90,11 @@ impl<B: Backend> Mask<B> {
     /// # Errors
     /// If a shape does not fit, an index is neither a key nor -1, a row names a key twice, or a probability is not in
     /// (0, 1]; or if there can be no mask of the shape. The lists are read back to check this.
-    pub fn from_rows(shape: MaskShape, rows: Rows<B>) -> Result<Self, MaskError> {
+    pub fn from_indices(shape: MaskShape, rows: KeyIndices<B>) -> Result<Self, MaskError> {
         rows.validate(shape)?;
         let device = rows.device();
         // Lists of no slots need no tensors, which some backends cannot have without elements.
-        let form = if rows.width() == 0 { MaskForm::Empty } else { MaskForm::Rows(rows) };
+        let form = if rows.width() == 0 { MaskForm::Empty } else { MaskForm::Indices(rows) };
         Ok(Self::with_form(shape, form, &device))
     }
 

@@ -31,7 +31,7 @@ impl<B: Backend> Mask<B> {
         let mut kept = vec![0usize; lines * columns];
         let mut pairs = vec![0usize; lines * columns];
         let lists = match self.form() {
-            MaskForm::Rows(_) | MaskForm::Dense(_) => self.head(batch, head).to_host_rows(),
+            MaskForm::Indices(_) | MaskForm::Dense(_) => self.head(batch, head).to_host_rows(),
             _ => Vec::new(),
         };
         for query in 0..shape.queries {

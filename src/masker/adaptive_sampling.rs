@@ -10,8 +10,8 @@ use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
     exact_logits::ExactLogits,
     population::{Population, Sample},
-    residual::{Residual, Sinks},
-    rows::Taken,
+    residual::{Residual, SinkLogits},
+    rows::KeptKeys,
     sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
@@ -176,8 +176,8 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
         }
         state.continue_with(inputs)?;
         let randomness = state.randomness(inputs);
-        let (logits, sinks) = (ExactLogits::of(inputs)?, Sinks::of(inputs));
-        let (visible, taken) = (VisibleKeys::of(inputs), Taken::of(&mask));
+        let (logits, sink_logits) = (ExactLogits::of(inputs)?, SinkLogits::of(inputs));
+        let (visible, taken) = (VisibleKeys::of(inputs), KeptKeys::of(&mask));
         let rows = (0..shape.rows()).into_par_iter().map(|row| {
             let (head, query) = (row / shape.queries, row % shape.queries);
             let (seen, kept) = (visible.row(head, query), taken.kept(row, query, shape.keys));
@@ -187,7 +187,7 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
                 let population = Population::of(&seen, 0..end, kept.iter().map(|kept| kept.key));
                 return population.all().into_iter().map(Kept::certainly).collect();
             }
-            let residual = Residual::of(row, &seen, &kept, range, &logits, sinks.row(row));
+            let residual = Residual::of(row, &seen, &kept, range, &logits, sink_logits.row(row));
             self.draw(row, &residual, &logits, &mut randomness.row(row))
         });
         Ok(mask.merge_disjoint(&rows.collect::<Vec<_>>())?)

@@ -18,7 +18,7 @@ pub struct Context<B: Backend> {
     device: B::Device,
     directory: PathBuf,
     layer: Option<usize>,
-    scorers: Arc<Parts<B, dyn Scorer<B>>>,
+    scorers: Arc<Registry<B, dyn Scorer<B>>>,
 }
 
 impl<B: Backend> Context<B> {
@@ -27,7 +27,7 @@ impl<B: Backend> Context<B> {
         Self::with_scorers(device, Arc::new(scorer::built_in()))
     }
 
-    pub(crate) fn with_scorers(device: &B::Device, scorers: Arc<Parts<B, dyn Scorer<B>>>) -> Self {
+    pub(crate) fn with_scorers(device: &B::Device, scorers: Arc<Registry<B, dyn Scorer<B>>>) -> Self {
         Self { device: device.clone(), directory: PathBuf::new(), layer: None, scorers }
     }
 
@@ -95,18 +95,18 @@ impl NamedConfig {
 type Build<B, T> = fn(&NamedConfig, &Context<B>) -> Result<Box<T>, ConfigError>;
 
 /// How parts of one kind, maskers or scorers, are built by name.
-pub(crate) struct Parts<B: Backend, T: ?Sized> {
+pub(crate) struct Registry<B: Backend, T: ?Sized> {
     kind: &'static str,
     builders: BTreeMap<String, Build<B, T>>,
 }
 
-impl<B: Backend, T: ?Sized> Clone for Parts<B, T> {
+impl<B: Backend, T: ?Sized> Clone for Registry<B, T> {
     fn clone(&self) -> Self {
         Self { kind: self.kind, builders: self.builders.clone() }
     }
 }
 
-impl<B: Backend, T: ?Sized> Parts<B, T> {
+impl<B: Backend, T: ?Sized> Registry<B, T> {
     /// No parts yet; `kind` is what errors call one.
     pub fn new(kind: &'static str) -> Self {
         Self { kind, builders: BTreeMap::new() }
@@ -139,7 +139,7 @@ impl<B: Backend, T: ?Sized> Parts<B, T> {
     }
 }
 
-impl<B: Backend, T: ?Sized> fmt::Debug for Parts<B, T> {
+impl<B: Backend, T: ?Sized> fmt::Debug for Registry<B, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.names()).finish()
     }

@@ -43,7 +43,7 @@ pub use chain::{MaskerChain, MaskerChainConfig};
 pub(crate) use chain::{at_most_one_sampler, mask_of_all};
 pub use chain_record::RecordError;
 pub use context::{Context, NamedConfig};
-pub(crate) use context::{Parts, fields};
+pub(crate) use context::{Registry, fields};
 pub use error::ConfigError;
 pub use local::{Local, LocalConfig};
 pub use magic_pig::{MagicPig, MagicPigConfig, Packing};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig,
     population::{Population, Sample},
-    rows::Taken,
+    rows::KeptKeys,
     sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
@@ -57,7 +57,7 @@ impl<B: Backend> Masker<B> for RandomSampling {
     ) -> Result<Mask<B>, AttentionError> {
         state.continue_with(inputs)?;
         let randomness = state.randomness(inputs);
-        let (shape, visible, taken) = (mask.shape(), VisibleKeys::of(inputs), Taken::of(&mask));
+        let (shape, visible, taken) = (mask.shape(), VisibleKeys::of(inputs), KeptKeys::of(&mask));
         let rows = (0..shape.rows()).into_par_iter().map(|row| {
             let (head, query) = (row / shape.queries, row % shape.queries);
             let kept = taken.kept(row, query, shape.keys);

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{
     AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
-    LocalConfig, MagicPigConfig, Masker, NamedConfig, OracleTopKConfig, OracleTopPConfig, Parts, PpsSamplingConfig,
-    PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, SinkConfig, ThresholdConfig,
-    TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
+    LocalConfig, MagicPigConfig, Masker, NamedConfig, OracleTopKConfig, OracleTopPConfig, PpsSamplingConfig,
+    PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, Registry, SinkConfig,
+    ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
 };
 use crate::{
     attention::ResearchAttention,
@@ -48,14 +48,14 @@ pub trait MaskerConfig<B: Backend>: DeserializeOwned {
 /// ```
 #[derive(Debug)]
 pub struct MaskerRegistry<B: Backend> {
-    maskers: Parts<B, dyn Masker<B>>,
-    scorers: Parts<B, dyn Scorer<B>>,
+    maskers: Registry<B, dyn Masker<B>>,
+    scorers: Registry<B, dyn Scorer<B>>,
 }
 
 impl<B: Backend> MaskerRegistry<B> {
     /// A registry of the library's maskers and scorers.
     pub fn new() -> Self {
-        let mut registry = Self { maskers: Parts::new("masker"), scorers: scorer::built_in() };
+        let mut registry = Self { maskers: Registry::new("masker"), scorers: scorer::built_in() };
         registry.register::<SinkConfig>("sink");
         registry.register::<LocalConfig>("local");
         registry.register::<CausalConfig>("causal");

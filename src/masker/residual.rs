@@ -83,15 +83,16 @@ pub(crate) struct Sums {
 }
 
 /// The logit of the sink of each row.
-pub(crate) struct Sinks {
+pub(crate) struct SinkLogits {
     logits: Option<Vec<f32>>,
     queries: usize,
 }
 
-impl Sinks {
+impl SinkLogits {
     /// The sinks of the inputs, if there are any.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Self {
-        let logits = inputs.sinks().map(|sinks| sinks.to_data().convert::<f32>().iter::<f32>().collect());
+        let logits =
+            inputs.sink_logits().map(|sink_logits| sink_logits.to_data().convert::<f32>().iter::<f32>().collect());
         Self { logits, queries: inputs.mask_shape().queries }
     }
 

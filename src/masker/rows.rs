@@ -71,7 +71,7 @@ fn by_candidates_of<B: Backend, T: Send>(
 ) -> Result<Vec<T>, AttentionError> {
     let shape = mask.shape();
     let rows = Grouped { shape, group: shape.heads / inputs.kv_heads(), share };
-    if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), Taken::of_sparse(mask))
+    if let (Some(seen), Some(taken)) = (inputs.visibility().closed_form(), KeptKeys::of_sparse(mask))
         && let Some(scorer) = scorer.by_row(inputs, state)?
     {
         let hide = |kv_head, head, query, scores: &mut [f32]| {
@@ -142,7 +142,7 @@ impl Grouped {
         let units = self.shape.rows() / self.group;
         let of_group = |unit: usize| {
             let (kv_head, query) = (unit / queries, unit % queries);
-            // Taken and not borrowed: another row may be worked on this thread while this one waits.
+            // KeptKeys and not borrowed: another row may be worked on this thread while this one waits.
             let mut scores = SCORES.take();
             scores.resize(self.group * keys, 0.0);
             score(kv_head, query, &mut scores);
@@ -165,22 +165,22 @@ impl Grouped {
 }
 
 /// What a mask keeps already, in a form that tells it row by row.
-pub(crate) enum Taken {
+pub(crate) enum KeptKeys {
     Nothing,
     Everything,
     Pattern(Pattern),
-    Rows(Vec<Vec<Kept>>),
+    Listed(Vec<Vec<Kept>>),
     Dense(Vec<f32>),
 }
 
-impl Taken {
+impl KeptKeys {
     /// What a mask in any form keeps.
     pub(crate) fn of<B: Backend>(mask: &Mask<B>) -> Self {
         match mask.form() {
             MaskForm::Empty => Self::Nothing,
             MaskForm::Full => Self::Everything,
             MaskForm::Pattern(pattern) => Self::Pattern(*pattern),
-            MaskForm::Rows(rows) => Self::Rows(rows.to_host()),
+            MaskForm::Indices(rows) => Self::Listed(rows.to_host()),
             MaskForm::Dense(weights) => Self::Dense(host(weights.clone())),
         }
     }
@@ -202,7 +202,7 @@ impl Taken {
                     scores[kept].fill(f32::NEG_INFINITY);
                 }
             }
-            Self::Rows(rows) => rows[row].iter().for_each(|kept| scores[kept.key as usize] = f32::NEG_INFINITY),
+            Self::Listed(rows) => rows[row].iter().for_each(|kept| scores[kept.key as usize] = f32::NEG_INFINITY),
             Self::Dense(weights) => {
                 let kept = &weights[row * scores.len()..][..scores.len()];
                 for (score, _) in scores.iter_mut().zip(kept).filter(|(_, weight)| **weight > 0.0) {
@@ -219,7 +219,7 @@ impl Taken {
             Self::Nothing => Vec::new(),
             Self::Everything => (0..keys).map(certainly).collect(),
             Self::Pattern(pattern) => pattern.row(query, keys).into_iter().flatten().map(certainly).collect(),
-            Self::Rows(rows) => {
+            Self::Listed(rows) => {
                 let mut kept = rows[row].clone();
                 kept.sort_unstable_by_key(|kept| kept.key);
                 kept
@@ -242,7 +242,7 @@ impl Taken {
                 pattern.row(query, keys).into_iter().for_each(|kept| weights[kept].fill(1.0));
                 Some(weights)
             }
-            Self::Rows(rows) => {
+            Self::Listed(rows) => {
                 let mut weights = vec![0.0; keys];
                 rows[row].iter().for_each(|kept| weights[kept.key as usize] = kept.probability);
                 Some(weights)

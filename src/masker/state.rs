@@ -97,7 +97,7 @@ impl LayerState {
 
     /// Randomness for what a masker draws for each row of some inputs. Different for every masker of a chain.
     pub fn randomness<B: Backend>(&self, inputs: &AttentionInputs<B>) -> Randomness {
-        self.randomness_for(Use::Rows(self.place), inputs)
+        self.randomness_for(Use::Selection(self.place), inputs)
     }
 
     /// Randomness for the dropout of the weights of some inputs. Unlike a masker's, it differs between the sequences of
@@ -126,7 +126,7 @@ impl LayerState {
 
     fn key(&self, purpose: Use, layer: usize) -> u64 {
         let (kind, place) = match purpose {
-            Use::Rows(place) => (0, place),
+            Use::Selection(place) => (0, place),
             Use::Fixed(place) => (1, place),
             Use::Dropout => (2, 0),
         };
@@ -217,7 +217,7 @@ impl fmt::Debug for LayerState {
 /// What random numbers are for.
 enum Use {
     /// What the masker at a place draws for each row.
-    Rows(usize),
+    Selection(usize),
     /// What the masker at a place draws once.
     Fixed(usize),
     /// Which weights dropout drops.

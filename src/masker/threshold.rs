@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
-    rows::{Taken, by_candidates},
+    rows::{KeptKeys, by_candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -76,7 +76,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
         if self.threshold == 0.0 {
             return Ok(Mask::full(shape, &device));
         }
-        let (kept, nothing) = (Taken::of(&mask), Mask::empty(shape, &device));
+        let (kept, nothing) = (KeptKeys::of(&mask), Mask::empty(shape, &device));
         let chosen = by_candidates(inputs, &nothing, &self.scorer, state, |row, scores| {
             let kept = kept.weights(row, row % shape.queries, shape.keys);
             let limit = limit(scores, self.threshold);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, TopK, TopKConfig,
-    rows::{Taken, by_candidates, by_falling_score, candidates},
+    rows::{KeptKeys, by_candidates, by_falling_score, candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -130,7 +130,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
         if self.share >= 1.0 {
             return Ok(reach);
         }
-        let (kept, reach) = (Taken::of(&mask), (!reach.is_full()).then(|| Taken::of(&reach)));
+        let (kept, reach) = (KeptKeys::of(&mask), (!reach.is_full()).then(|| KeptKeys::of(&reach)));
         let nothing = Mask::empty(shape, &device);
         let chosen = by_candidates(inputs, &nothing, &self.scorer, state, |row, visible| {
             let query = row % shape.queries;

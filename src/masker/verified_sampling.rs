@@ -9,8 +9,8 @@ use super::{
     exact_logits::ExactLogits,
     population::Sample,
     report::{RowSample, SamplingReport},
-    residual::{Residual, RowValues, Sinks, Values},
-    rows::Taken,
+    residual::{Residual, RowValues, SinkLogits, Values},
+    rows::KeptKeys,
     sampling::without_replacement,
 };
 use crate::{
@@ -112,13 +112,13 @@ impl VerifiedSampling {
         let shape = mask.shape();
         state.continue_with(inputs)?;
         let randomness = state.randomness(inputs);
-        let (logits, sinks) = (ExactLogits::of(inputs)?, Sinks::of(inputs));
-        let (visible, taken) = (VisibleKeys::of(inputs), Taken::of(mask));
+        let (logits, sink_logits) = (ExactLogits::of(inputs)?, SinkLogits::of(inputs));
+        let (visible, taken) = (VisibleKeys::of(inputs), KeptKeys::of(mask));
         let values = (self.config.target != Target::Denominator).then(|| Values::of(inputs));
         let rows = (0..shape.rows()).into_par_iter().map(|row| {
             let (head, query) = (row / shape.queries, row % shape.queries);
             let (seen, kept) = (visible.row(head, query), taken.kept(row, query, shape.keys));
-            let residual = Residual::of(row, &seen, &kept, shape.all_keys(), &logits, sinks.row(row));
+            let residual = Residual::of(row, &seen, &kept, shape.all_keys(), &logits, sink_logits.row(row));
             let row =
                 Row { row, residual: &residual, logits: &logits, values: values.as_ref().map(|all| all.row(row)) };
             self.draw(&row, &mut randomness.row(row.row))

@@ -12,7 +12,7 @@ use super::{
     memory::Memory,
     output::Output,
     reader::{self, End},
-    shared::{Shared, Sink},
+    shared::{Destination, Shared},
 };
 
 /// Which of the registered metrics are logged.
@@ -82,11 +82,11 @@ impl MetricLoggerConfig {
     /// If a value makes no sense, a metric is not registered, or the file has content already or cannot be written.
     pub fn init(self) -> Result<MetricLogger, MetricError> {
         self.validate()?;
-        let sink = match &self.log_path {
-            Some(path) => Sink::Output(self.open(path)?),
-            None => Sink::Memory(Memory::new(self.max_records)),
+        let destination = match &self.log_path {
+            Some(path) => Destination::Output(self.open(path)?),
+            None => Destination::Memory(Memory::new(self.max_records)),
         };
-        Ok(self.with_sink(sink))
+        Ok(self.with_destination(destination))
     }
 
     /// The logger over a writer other than a file, such as a compressor or a socket.
@@ -101,7 +101,7 @@ impl MetricLoggerConfig {
         }
         let mut output = Output::other(Box::new(writer));
         self.begin(&mut output)?;
-        Ok(self.with_sink(Sink::Output(output)))
+        Ok(self.with_destination(Destination::Output(output)))
     }
 
     fn validate(&self) -> Result<(), MetricError> {
@@ -155,7 +155,7 @@ impl MetricLoggerConfig {
         })
     }
 
-    fn with_sink(self, sink: Sink) -> MetricLogger {
+    fn with_destination(self, destination: Destination) -> MetricLogger {
         let enabled = |name: &str| match &self.metrics {
             Enabled::All => true,
             Enabled::Only(names) => names.iter().any(|only| only == name),
@@ -163,6 +163,6 @@ impl MetricLoggerConfig {
         let metrics = self.registry.metrics().iter();
         let metrics =
             metrics.map(|metric| (Arc::from(metric.name.as_ref()), enabled(&metric.name))).collect::<Vec<_>>();
-        MetricLogger::of(Shared::new(self, metrics, sink))
+        MetricLogger::of(Shared::new(self, metrics, destination))
     }
 }

@@ -31,19 +31,19 @@ pub(super) struct Shared {
 }
 
 struct State {
-    sink: Sink,
+    destination: Destination,
     flushed: Instant,
 }
 
 /// Where records go.
 #[derive(Debug)]
-pub(super) enum Sink {
+pub(super) enum Destination {
     Output(Output),
     Memory(Memory),
 }
 
 impl Shared {
-    pub fn new(config: MetricLoggerConfig, metrics: Vec<(Arc<str>, bool)>, sink: Sink) -> Self {
+    pub fn new(config: MetricLoggerConfig, metrics: Vec<(Arc<str>, bool)>, destination: Destination) -> Self {
         Self {
             metrics,
             registry: config.registry,
@@ -52,7 +52,7 @@ impl Shared {
             max_records: config.max_records,
             sampling_factor: config.sampling_factor,
             finished: AtomicBool::new(false),
-            state: Mutex::new(State { sink, flushed: Instant::now() }),
+            state: Mutex::new(State { destination, flushed: Instant::now() }),
         }
     }
 
@@ -72,9 +72,9 @@ impl Shared {
     }
 
     pub fn memory<T>(&self, of: impl FnOnce(&Memory) -> T) -> Option<T> {
-        match &self.lock().sink {
-            Sink::Memory(memory) => Some(of(memory)),
-            Sink::Output(_) => None,
+        match &self.lock().destination {
+            Destination::Memory(memory) => Some(of(memory)),
+            Destination::Output(_) => None,
         }
     }
 
@@ -121,15 +121,15 @@ impl Shared {
             return Err(MetricError::Finished);
         }
         let count = records.len();
-        match &mut state.sink {
-            Sink::Memory(memory) => {
+        match &mut state.destination {
+            Destination::Memory(memory) => {
                 records.into_iter().for_each(|record| memory.push(record));
                 return Ok(());
             }
-            Sink::Output(output) if output.waiting() + count > self.max_records => state.flush(count)?,
-            Sink::Output(_) => {}
+            Destination::Output(output) if output.waiting() + count > self.max_records => state.flush(count)?,
+            Destination::Output(_) => {}
         }
-        if let Sink::Output(output) = &mut state.sink {
+        if let Destination::Output(output) = &mut state.destination {
             output.push(&lines, count);
             if output.waiting() >= self.flush_every || state.flushed.elapsed() >= self.flush_interval {
                 state.flush(0)?;
@@ -147,7 +147,7 @@ impl Shared {
         if self.finished.load(Ordering::Acquire) {
             return Ok(());
         }
-        if let Sink::Output(output) = &mut state.sink {
+        if let Destination::Output(output) = &mut state.destination {
             output.sync().map_err(|source| failed(output, 0, source))?;
         }
         self.finished.store(true, Ordering::Release);
@@ -158,7 +158,7 @@ impl Shared {
 impl State {
     /// Writes what waits. `refused` records are lost to the caller if it cannot be done.
     fn flush(&mut self, refused: usize) -> Result<(), MetricError> {
-        if let Sink::Output(output) = &mut self.sink {
+        if let Destination::Output(output) = &mut self.destination {
             output.flush().map_err(|source| failed(output, refused, source))?;
             self.flushed = Instant::now();
         }
@@ -202,6 +202,6 @@ impl Drop for Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let enabled = self.metrics.iter().filter(|(_, enabled)| *enabled).count();
-        f.debug_struct("Shared").field("enabled", &enabled).field("sink", &self.lock().sink).finish()
+        f.debug_struct("Shared").field("enabled", &enabled).field("destination", &self.lock().destination).finish()
     }
 }

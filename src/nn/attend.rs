@@ -75,7 +75,7 @@ impl<M> Attend<'_, M> {
             let output = self.quieten(masked_attention(&inputs, &mask, requested)?);
             return Ok((output.output, output.weights));
         }
-        let lists = matches!(mask.form(), MaskForm::Empty | MaskForm::Pattern(_) | MaskForm::Rows(_));
+        let lists = matches!(mask.form(), MaskForm::Empty | MaskForm::Pattern(_) | MaskForm::Indices(_));
         if lists && !self.fill_weights {
             let randomness = match self.dropout_seed {
                 Some(seed) => LayerState::new(seed).dropout_randomness(&inputs),

@@ -8,12 +8,12 @@ use burn::{
 use super::{
     KvCache, OptionalRecord,
     attend::{Attend, check_input, join_heads, or_panic, split_heads},
-    calls::Calls,
+    forward_counter::ForwardCounter,
     kv_cache::Cached,
     mha_config::{init_or_panic, validate_dropout, validate_heads_kv, validate_matrix, validate_size},
     mha_input::InputMasks,
     padding::{Apart, Place, SeenKeys},
-    real_tokens::RealTokens,
+    unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
     attention::{AttentionError, Visibility},
@@ -97,7 +97,7 @@ impl SparseCrossAttentionConfig {
             seed: self.seed,
             layer: self.layer,
             maskers: OptionalRecord(self.maskers.init_for_layer(self.layer, device)?),
-            calls: Calls::default(),
+            forward_counter: ForwardCounter::default(),
         })
     }
 }
@@ -144,7 +144,7 @@ pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
     pub layer: usize,
     /// The method.
     pub maskers: OptionalRecord<M>,
-    calls: Calls,
+    forward_counter: ForwardCounter,
 }
 
 /// Keys and values of a context, made once, and what selectors remember of them. A call that fails leaves it as it was.
@@ -209,7 +209,7 @@ impl<B: Backend, M> SparseCrossAttention<B, M> {
             seed: self.seed,
             layer: self.layer,
             maskers: OptionalRecord(maskers),
-            calls: self.calls,
+            forward_counter: self.forward_counter,
         }
     }
 }
@@ -276,7 +276,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         let masks = SeenKeys::of(InputMasks::padding(mask), [batch, queries, keys], false, &device)?;
         let [key, value] = self.memory(context);
         let query = split_heads(self.query.forward(query), self.n_heads);
-        let seed = self.calls.seed::<B>(self.seed, &device);
+        let seed = self.forward_counter.seed::<B>(self.seed, &device);
         let (context, _) = masks.attend(&self.core(), [query, key, value], seed)?;
         Ok(self.output.forward(join_heads(context)))
     }
@@ -323,7 +323,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         check_input("context", &context, &self.key)?;
         check_batch(&query, &context)?;
         let [batch, keys, _] = context.dims();
-        let real = mask.as_ref().map(|mask| RealTokens::of_mask(mask, [batch, keys])).transpose()?;
+        let real = mask.as_ref().map(|mask| UnpaddedTokens::of_mask(mask, [batch, keys])).transpose()?;
         let [key, value] = self.memory(context);
         let mut memory = KvCache::new(self.seed);
         memory.take_in(key, value, real.as_ref())?;
@@ -351,10 +351,10 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         }
         let cached = memory.real().cloned();
         if let Some(mask) = &mask {
-            let all = || RealTokens::all(batch, keys);
-            RealTokens::of_mask(mask, [batch, keys])?.check_continues(&cached.clone().unwrap_or_else(all))?;
+            let all = || UnpaddedTokens::all(batch, keys);
+            UnpaddedTokens::of_mask(mask, [batch, keys])?.check_continues(&cached.clone().unwrap_or_else(all))?;
         }
-        let dropout_seed = self.calls.seed::<B>(self.seed, &query.device());
+        let dropout_seed = self.forward_counter.seed::<B>(self.seed, &query.device());
         let query = split_heads(self.query.forward(query), self.n_heads);
         let core = self.core();
         let (context, _) = match cached {

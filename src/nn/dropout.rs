@@ -27,7 +27,7 @@ pub(super) fn attention_with_dropout<B: Backend>(
     let shape = inputs.mask_shape();
     let seen = inputs.visibility().closed_form();
     let lists = match mask.form() {
-        MaskForm::Rows(rows) => rows.to_host(),
+        MaskForm::Indices(rows) => rows.to_host(),
         _ => Vec::new(),
     };
     let kept = |row: usize| -> Vec<Kept> {

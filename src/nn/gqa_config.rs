@@ -7,7 +7,7 @@ use burn::{
 
 use super::{
     GroupedQueryAttention, OptionalRecord, RotaryEncodingConfig,
-    calls::Calls,
+    forward_counter::ForwardCounter,
     mha_config::{validate_matrix, validate_size},
 };
 use crate::masker::{ConfigError, MaskerChainConfig};
@@ -37,9 +37,9 @@ pub struct GroupedQueryAttentionConfig {
     pub sliding_window: Option<usize>,
     /// What bounds the logits, [as described](crate::attention::AttentionInputs::with_softcap) (Gemma 2). Default: nothing.
     pub softcap: Option<f64>,
-    /// Whether each query head has a learned [sink](crate::attention::AttentionInputs::with_sinks) (GPT-OSS). Default: false.
+    /// Whether each query head has a learned [sink](crate::attention::AttentionInputs::with_sink_logits) (GPT-OSS). Default: false.
     #[config(default = false)]
-    pub sinks: bool,
+    pub sink_logits: bool,
     /// What the products of queries and keys are multiplied with. Default: `1 / sqrt(head_dim)`.
     pub scale: Option<f64>,
     /// The index of the layer in its model, for methods with weights by layer. Default: 0.
@@ -88,7 +88,7 @@ impl GroupedQueryAttentionConfig {
             output: linear(of_queries, self.d_model, self.output_bias),
             query_norm: norm(),
             key_norm: norm(),
-            sinks: self.sinks.then(|| Initializer::Zeros.init([self.n_heads], device)),
+            sink_logits: self.sink_logits.then(|| Initializer::Zeros.init([self.n_heads], device)),
             maskers: OptionalRecord(maskers),
             rotary: self.rotary.as_ref().map(|rotary| rotary.init(head_dim)).transpose()?,
             n_heads: self.n_heads,
@@ -99,7 +99,7 @@ impl GroupedQueryAttentionConfig {
             scale: self.scale.unwrap_or(1.0 / (head_dim as f64).sqrt()),
             layer: self.layer,
             seed: self.seed,
-            calls: Calls::default(),
+            forward_counter: ForwardCounter::default(),
         })
     }
 

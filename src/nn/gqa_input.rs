@@ -1,6 +1,6 @@
 use burn::tensor::{Bool, Int, Tensor, backend::Backend};
 
-use super::real_tokens::RealTokens;
+use super::unpadded_tokens::UnpaddedTokens;
 use crate::attention::AttentionError;
 
 /// Input of [GroupedQueryAttention](super::GroupedQueryAttention): the next tokens of each sequence of a batch, and which
@@ -42,7 +42,7 @@ pub struct GqaInput<B: Backend> {
 enum Padding<B: Backend> {
     None,
     Mask(Tensor<B, 2, Bool>),
-    Known(RealTokens),
+    Known(UnpaddedTokens),
 }
 
 impl<B: Backend> From<Tensor<B, 3>> for GqaInput<B> {
@@ -109,7 +109,7 @@ impl<B: Backend> GqaInput<B> {
             let (value, allowed) = (length.to_string(), "at most the number of tokens");
             return Err(AttentionError::Value { field: "lengths", value, allowed });
         }
-        let real = RealTokens::of_ranges(tokens, lengths.iter().map(|&length| range(length, tokens)));
+        let real = UnpaddedTokens::of_ranges(tokens, lengths.iter().map(|&length| range(length, tokens)));
         Ok(Self { padding: Padding::Known(real), ..self })
     }
 
@@ -117,11 +117,11 @@ impl<B: Backend> GqaInput<B> {
     ///
     /// # Errors
     /// If the mask does not have the shape of the tokens.
-    pub(super) fn real(&self) -> Result<Option<RealTokens>, AttentionError> {
+    pub(super) fn real(&self) -> Result<Option<UnpaddedTokens>, AttentionError> {
         let [batch, tokens, _] = self.tensor.dims();
         let real = match &self.padding {
             Padding::None => return Ok(None),
-            Padding::Mask(mask) => RealTokens::of_mask(mask, [batch, tokens])?,
+            Padding::Mask(mask) => UnpaddedTokens::of_mask(mask, [batch, tokens])?,
             Padding::Known(real) => real.clone(),
         };
         Ok((!real.are_all()).then_some(real))
@@ -131,7 +131,7 @@ impl<B: Backend> GqaInput<B> {
     ///
     /// # Errors
     /// If they do not have the shape of the tokens, or that of a real token is below 0 or above what f32 counts exactly.
-    pub(super) fn given_positions(&self, real: &RealTokens) -> Result<Option<Vec<Vec<usize>>>, AttentionError> {
+    pub(super) fn given_positions(&self, real: &UnpaddedTokens) -> Result<Option<Vec<Vec<usize>>>, AttentionError> {
         let Some(positions) = &self.positions else { return Ok(None) };
         let [batch, tokens, _] = self.tensor.dims();
         if positions.dims() != [batch, tokens] {

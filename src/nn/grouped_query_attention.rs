@@ -7,9 +7,9 @@ use burn::{
 use super::{
     AttentionHook, AttentionMode, GqaInput, KvCache, OptionalRecord, RotaryEncoding,
     attend::{check_input, join_heads},
-    calls::Calls,
+    forward_counter::ForwardCounter,
     kv_cache::Cached,
-    real_tokens::{RealTokens, pick, spread},
+    unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, Visibility},
@@ -76,7 +76,7 @@ pub struct GroupedQueryAttention<B: Backend, M = MaskerChain<B>> {
     /// The norm of each key.
     pub key_norm: Option<RmsNorm<B>>,
     /// The logit of each query head's sink.
-    pub sinks: Option<Param<Tensor<B, 1>>>,
+    pub sink_logits: Option<Param<Tensor<B, 1>>>,
     /// The method.
     pub maskers: OptionalRecord<M>,
     #[module(skip)]
@@ -89,7 +89,7 @@ pub struct GroupedQueryAttention<B: Backend, M = MaskerChain<B>> {
     pub(super) scale: f64,
     pub(super) layer: usize,
     pub(super) seed: u64,
-    pub(super) calls: Calls,
+    pub(super) forward_counter: ForwardCounter,
 }
 
 /// Queries, keys and values by head.
@@ -133,7 +133,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     pub fn forward(&self, input: impl Into<GqaInput<B>>) -> Result<Tensor<B, 3>, AttentionError> {
         let input = input.into();
         check_input("input", &input.tensor, &self.query)?;
-        let seed = self.calls.seed::<B>(self.seed, &input.tensor.device());
+        let seed = self.forward_counter.seed::<B>(self.seed, &input.tensor.device());
         let real = input.real()?;
         let positions = self.positions(&input, real.as_ref(), |_| 0)?;
         let Projected { queries, keys, values } = self.project(input.tensor, &positions);
@@ -205,7 +205,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let heads = match cache.is_apart() {
             false => attend(cache, 0, queries),
             true => {
-                let real = real.unwrap_or_else(|| RealTokens::all(batch, tokens));
+                let real = real.unwrap_or_else(|| UnpaddedTokens::all(batch, tokens));
                 each_sequence(&real, queries, |sequence, queries| attend(cache, sequence, queries))
             }
         };
@@ -227,7 +227,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     fn positions(
         &self,
         input: &GqaInput<B>,
-        real: Option<&RealTokens>,
+        real: Option<&UnpaddedTokens>,
         before: impl Fn(usize) -> usize,
     ) -> Result<Vec<Vec<usize>>, AttentionError> {
         let [batch, tokens, _] = input.tensor.dims();
@@ -235,7 +235,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let real = match real {
             Some(real) => real,
             None => {
-                all = RealTokens::all(batch, tokens);
+                all = UnpaddedTokens::all(batch, tokens);
                 &all
             }
         };
@@ -293,8 +293,8 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         if let Some(cap) = self.softcap {
             inputs = inputs.with_softcap(cap)?;
         }
-        if let Some(sinks) = &self.sinks {
-            inputs = inputs.with_sinks(sinks.val())?;
+        if let Some(sink_logits) = &self.sink_logits {
+            inputs = inputs.with_sink_logits(sink_logits.val())?;
         }
         hook.attend(&self.maskers.0, &inputs, state)
     }
@@ -306,7 +306,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
 /// - queries: `[batch, heads, tokens, head_dim]`
 /// - output: the same
 fn each_sequence<B: Backend>(
-    real: &RealTokens,
+    real: &UnpaddedTokens,
     queries: Tensor<B, 4>,
     mut attend: impl FnMut(usize, Tensor<B, 4>) -> Result<Tensor<B, 4>, AttentionError>,
 ) -> Result<Tensor<B, 4>, AttentionError> {

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, backend::Backend};
 
 use super::{
     kv_part::{Part, check_tokens},
-    real_tokens::{RealTokens, pick},
+    unpadded_tokens::{UnpaddedTokens, pick},
 };
 use crate::{attention::AttentionError, masker::LayerState};
 
@@ -56,7 +56,7 @@ pub struct KvCache<B: Backend> {
     /// One for all sequences, or one for each.
     parts: Vec<Part<B>>,
     /// Which tokens are real, where the sequences are apart.
-    real: Option<RealTokens>,
+    real: Option<UnpaddedTokens>,
 }
 
 /// What a layer attends to in one part of a cache.
@@ -119,7 +119,7 @@ impl<B: Backend> KvCache<B> {
         &mut self,
         keys: Tensor<B, 4>,
         values: Tensor<B, 4>,
-        real: Option<&RealTokens>,
+        real: Option<&UnpaddedTokens>,
     ) -> Result<Undo<B>, AttentionError> {
         self.validate(&keys, &values)?;
         let [batch, _, tokens, _] = keys.dims();
@@ -132,7 +132,7 @@ impl<B: Backend> KvCache<B> {
             }
             (Some(real), _) => real,
             (None, Some(_)) => {
-                all = RealTokens::all(batch, tokens);
+                all = UnpaddedTokens::all(batch, tokens);
                 &all
             }
         };
@@ -201,7 +201,7 @@ impl<B: Backend> KvCache<B> {
 
     /// How many tokens of each sequence came, padding included.
     pub fn len(&self) -> usize {
-        self.real.as_ref().map_or(self.parts[0].keys.len(), RealTokens::columns)
+        self.real.as_ref().map_or(self.parts[0].keys.len(), UnpaddedTokens::columns)
     }
 
     /// How many tokens of a sequence are real, which is the position of its next one.
@@ -309,7 +309,7 @@ impl<B: Backend> KvCache<B> {
     }
 
     /// Which tokens are real; `None` as long as no padding came.
-    pub(super) fn real(&self) -> Option<&RealTokens> {
+    pub(super) fn real(&self) -> Option<&UnpaddedTokens> {
         self.real.as_ref()
     }
 
@@ -342,13 +342,13 @@ impl<B: Backend> KvCache<B> {
     fn separate(&mut self, batch: usize) -> Vec<Part<B>> {
         let whole = &self.parts[0];
         let parts = (0..batch).map(|row| whole.of_sequence(row, self.seed, self.capacity)).collect();
-        self.real = Some(RealTokens::all(batch, self.len()));
+        self.real = Some(UnpaddedTokens::all(batch, self.len()));
         std::mem::replace(&mut self.parts, parts)
     }
 
     fn validate(&self, keys: &Tensor<B, 4>, values: &Tensor<B, 4>) -> Result<(), AttentionError> {
         check_tokens(keys, values)?;
-        let batch = self.real.as_ref().map(RealTokens::batch);
+        let batch = self.real.as_ref().map(UnpaddedTokens::batch);
         self.parts.iter().try_for_each(|part| part.check_append(keys, values, batch))
     }
 }

@@ -1,12 +1,12 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::growing::Growing;
+use super::growable_tensor::GrowableTensor;
 use crate::{attention::AttentionError, masker::LayerState};
 
 /// The keys and values of one sequence, or of some that are alike in their padding.
 pub(super) struct Part<B: Backend> {
-    pub keys: Growing<B, 4>,
-    pub values: Growing<B, 4>,
+    pub keys: GrowableTensor<B, 4>,
+    pub values: GrowableTensor<B, 4>,
     pub state: LayerState,
     /// How many keys at the start the state knows to be given up.
     given_up: usize,
@@ -15,7 +15,7 @@ pub(super) struct Part<B: Backend> {
 impl<B: Backend> Part<B> {
     /// An empty part.
     pub fn new(seed: u64, capacity: usize) -> Self {
-        let buffer = || Growing::along(2).with_capacity(capacity);
+        let buffer = || GrowableTensor::along(2).with_capacity(capacity);
         Self { keys: buffer(), values: buffer(), state: LayerState::new(seed), given_up: 0 }
     }
 
@@ -40,7 +40,7 @@ impl<B: Backend> Part<B> {
         self.state.truncate(length.saturating_sub(self.given_up));
     }
 
-    /// The state, which counts the keys that are there: those from the [start](Growing::start) on.
+    /// The state, which counts the keys that are there: those from the [start](GrowableTensor::start) on.
     pub fn state_of_kept(&mut self) -> &mut LayerState {
         let start = self.keys.start();
         self.state.give_up_first(start.saturating_sub(self.given_up));
@@ -58,8 +58,8 @@ impl<B: Backend> Part<B> {
     /// One sequence of a batch, alone. What maskers remember is of all sequences together: they make it anew from the
     /// keys.
     pub fn of_sequence(&self, row: usize, seed: u64, capacity: usize) -> Self {
-        let of_row = |whole: &Growing<B, 4>| {
-            let mut part = Growing::along(2).with_capacity(capacity).starting_at(whole.start());
+        let of_row = |whole: &GrowableTensor<B, 4>| {
+            let mut part = GrowableTensor::along(2).with_capacity(capacity).starting_at(whole.start());
             if let Some(all) = whole.all() {
                 part.append(all.slice_dim(0, row..row + 1));
             }
@@ -114,7 +114,7 @@ pub(super) fn check_tokens<B: Backend>(keys: &Tensor<B, 4>, values: &Tensor<B, 4
 /// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
 fn validate<B: Backend>(
     name: &'static str,
-    cached: &Growing<B, 4>,
+    cached: &GrowableTensor<B, 4>,
     tokens: &Tensor<B, 4>,
     batch: Option<usize>,
 ) -> Result<(), AttentionError> {

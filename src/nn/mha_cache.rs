@@ -1,7 +1,7 @@
 use burn::tensor::backend::Backend;
 
 use super::{
-    growing::Growing,
+    growable_tensor::GrowableTensor,
     kv_cache::{KvCache, Undo},
 };
 
@@ -16,7 +16,7 @@ pub struct MhaCache<B: Backend> {
     /// Keys and values. Made by the layer, which knows the seed.
     pub(super) past: Option<KvCache<B>>,
     /// `[batch, queries, d_model]`, if it is asked for with the past.
-    pub(super) context: Growing<B, 3>,
+    pub(super) context: GrowableTensor<B, 3>,
     /// How many queries have been answered.
     pub(super) queries: usize,
     /// Whether keys and values are those of the first call for good.
@@ -42,7 +42,7 @@ pub(super) enum UndoPast<B: Backend> {
 impl<B: Backend> MhaCache<B> {
     /// An empty cache for autoregressive inference.
     pub fn autoregressive() -> Self {
-        Self { past: None, context: Growing::along(1), queries: 0, fixed: false }
+        Self { past: None, context: GrowableTensor::along(1), queries: 0, fixed: false }
     }
 
     /// An empty cache for autoregressive inference over keys and values that never change: cross-attention.

@@ -5,7 +5,7 @@ use burn::{
     tensor::backend::Backend,
 };
 
-use super::{OptionalRecord, SparseMultiHeadAttention, calls::Calls};
+use super::{OptionalRecord, SparseMultiHeadAttention, forward_counter::ForwardCounter};
 use crate::masker::{ConfigError, MaskerChainConfig};
 
 /// Configuration to create a [SparseMultiHeadAttention] layer using the [init function](Self::init).
@@ -133,7 +133,7 @@ impl SparseMultiHeadAttentionConfig {
             seed: self.seed,
             layer: self.layer,
             maskers: OptionalRecord(maskers),
-            calls: Calls::default(),
+            forward_counter: ForwardCounter::default(),
         })
     }
 }

@@ -14,13 +14,13 @@
 
 mod attend;
 mod attention_hook;
-mod calls;
 mod cross_attention;
 mod dropout;
+mod forward_counter;
 mod gqa_config;
 mod gqa_input;
 mod grouped_query_attention;
-mod growing;
+mod growable_tensor;
 mod kv_cache;
 mod kv_part;
 mod mha_cache;
@@ -29,13 +29,13 @@ mod mha_input;
 mod multi_head_attention;
 mod optional_record;
 mod padding;
-mod real_tokens;
 mod rope_parameters;
 mod rotary;
 mod rotary_scaling;
 mod sparse_attention;
 mod transformer_encoder;
 mod transformer_encoder_layer;
+mod unpadded_tokens;
 
 pub use attention_hook::{AttentionHook, AttentionMode};
 pub use cross_attention::{SparseCrossAttention, SparseCrossAttentionCache, SparseCrossAttentionConfig};

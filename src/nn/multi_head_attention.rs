@@ -7,12 +7,12 @@ use burn::{
 use super::{
     KvCache, MhaCache, MhaInput, MhaOutput, OptionalRecord,
     attend::{Attend, Attended, check_input, join_heads, or_panic, split_heads},
-    calls::Calls,
+    forward_counter::ForwardCounter,
     kv_cache::Cached,
     mha_cache::{UndoPast, UndoStep},
     mha_input::{InputMasks, causal_offset},
     padding::{Apart, Place, SeenKeys},
-    real_tokens::RealTokens,
+    unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
     attention::AttentionError,
@@ -87,7 +87,7 @@ pub struct SparseMultiHeadAttention<B: Backend, M = MaskerChain<B>> {
     pub layer: usize,
     /// The method.
     pub maskers: OptionalRecord<M>,
-    pub(super) calls: Calls,
+    pub(super) forward_counter: ForwardCounter,
 }
 
 impl<B: Backend, M: Module<B> + ModuleDisplay> ModuleDisplay for SparseMultiHeadAttention<B, M> {
@@ -129,7 +129,7 @@ impl<B: Backend> From<MultiHeadAttention<B>> for SparseMultiHeadAttention<B> {
             seed: 0,
             layer: 0,
             maskers: OptionalRecord(MaskerChain::dense()),
-            calls: Calls::default(),
+            forward_counter: ForwardCounter::default(),
         }
     }
 }
@@ -154,7 +154,7 @@ impl<B: Backend, M> SparseMultiHeadAttention<B, M> {
             seed: self.seed,
             layer: self.layer,
             maskers: OptionalRecord(maskers),
-            calls: self.calls,
+            forward_counter: self.forward_counter,
         }
     }
 }
@@ -211,7 +211,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         let query = split_heads(self.query.forward(query), self.n_heads);
         let key = split_heads(self.key.forward(key), self.n_heads_kv);
         let value = split_heads(self.value.forward(value), self.n_heads_kv);
-        let seed = self.calls.seed::<B>(self.seed, &device);
+        let seed = self.forward_counter.seed::<B>(self.seed, &device);
         Ok(self.finish(masks.attend(&self.core(), [query, key, value], seed)?))
     }
 
@@ -294,7 +294,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         let masks = InputMasks { causal: !cache.fixed, ..masks };
         let seen = self.seen_with_cache(masks, [batch, queries, keys], cache, &device)?;
         let query = split_heads(self.query.forward(query), self.n_heads);
-        let dropout_seed = self.calls.seed::<B>(self.seed, &device);
+        let dropout_seed = self.forward_counter.seed::<B>(self.seed, &device);
         let is_new = cache.past.is_none();
         let mut undo = UndoStep { queries: cache.queries, past: UndoPast::Kept };
         if is_new {
@@ -365,16 +365,16 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         }
         let cached = cache.past.as_ref().and_then(KvCache::real).cloned();
         let is_apart = cached.is_some();
-        let cached = cached.unwrap_or_else(|| RealTokens::all(batch, known));
+        let cached = cached.unwrap_or_else(|| UnpaddedTokens::all(batch, known));
         let real = match masks.pad.take() {
             Some(pad) => {
-                let real = RealTokens::of_mask(&pad, [batch, keys])?;
+                let real = UnpaddedTokens::of_mask(&pad, [batch, keys])?;
                 real.check_continues(&cached)?;
                 real
             }
             None => {
                 let mut real = cached;
-                real.extend(&RealTokens::all(batch, keys - known));
+                real.extend(&UnpaddedTokens::all(batch, keys - known));
                 real
             }
         };

@@ -7,7 +7,7 @@ use burn::tensor::{Bool, Tensor, backend::Backend};
 use super::{
     attend::{Attend, Attended},
     mha_input::{InputMasks, causal_offset},
-    real_tokens::{RealTokens, pick, spread},
+    unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, Visibility, scores::accumulation_dtype},
@@ -26,7 +26,7 @@ pub(super) enum SeenKeys<B: Backend> {
 /// The sequences of a call that are worked alone.
 pub(super) struct Apart<B: Backend> {
     /// The real keys among all, with those that are cached.
-    pub real: RealTokens,
+    pub real: UnpaddedTokens,
     /// `[batch, queries, keys]`, `true` = hidden.
     pub mask: Option<Tensor<B, 3, Bool>>,
     pub place: Place,
@@ -57,7 +57,7 @@ impl<B: Backend> SeenKeys<B> {
         masks.check(shape)?;
         // Under burn's conventions padding is attended to where there is nothing else.
         if let Some(pad) = masks.pad.as_ref().filter(|_| !burn_conventions) {
-            let real = RealTokens::of_mask(pad, [batch, keys])?;
+            let real = UnpaddedTokens::of_mask(pad, [batch, keys])?;
             if !real.are_all() {
                 let among_keys = masks.causal || masks.one_sequence && queries == keys;
                 let place = if among_keys { Place::AmongKeys } else { Place::Elsewhere };

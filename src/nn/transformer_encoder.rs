@@ -8,7 +8,7 @@ use burn::{
 use super::{
     MhaCache, SparseMultiHeadAttentionConfig, SparseTransformerEncoderLayer,
     attend::or_panic,
-    growing::Growing,
+    growable_tensor::GrowableTensor,
     mha_config::{init_or_panic, validate_matrix, validate_size},
     mha_input::InputMasks,
 };
@@ -250,7 +250,7 @@ impl<B: Backend, M> SparseTransformerEncoder<B, M> {
     /// An empty cache.
     pub fn new_autoregressive_cache(&self) -> SparseTransformerEncoderAutoregressiveCache<B> {
         let layers = self.layers.iter().map(|_| MhaCache::autoregressive()).collect();
-        SparseTransformerEncoderAutoregressiveCache { layers, output: Growing::along(1) }
+        SparseTransformerEncoderAutoregressiveCache { layers, output: GrowableTensor::along(1) }
     }
 }
 
@@ -361,7 +361,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
 pub struct SparseTransformerEncoderAutoregressiveCache<B: Backend> {
     layers: Vec<MhaCache<B>>,
     /// `[batch, length, d_model]`, if it is asked for with the past.
-    output: Growing<B, 3>,
+    output: GrowableTensor<B, 3>,
 }
 
 impl<B: Backend> SparseTransformerEncoderAutoregressiveCache<B> {
@@ -373,6 +373,6 @@ impl<B: Backend> SparseTransformerEncoderAutoregressiveCache<B> {
     /// Forgets everything, for another sequence.
     pub fn reset(&mut self) {
         self.layers.iter_mut().for_each(MhaCache::reset);
-        self.output = Growing::along(1);
+        self.output = GrowableTensor::along(1);
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RowScorer, Scorer, ScorerConfig,
-    keys::{Host, Seen, all_scores},
+    keys::{Host, KeyCursor, all_scores},
     labels::Labels,
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
@@ -163,14 +163,14 @@ fn read(path: &Path, selection: ChannelSelection) -> Result<BTreeMap<usize, Vec<
 /// The labels of the keys, by query head.
 #[derive(Debug, Default)]
 struct Memory {
-    seen: Seen,
+    cursor: KeyCursor,
     by_head: Vec<Labels>,
 }
 
 impl KeyMemory for Memory {
     fn truncate(&mut self, keys: usize) {
         self.by_head.iter_mut().for_each(|labels| labels.truncate(keys));
-        self.seen.truncate(keys);
+        self.cursor.truncate(keys);
     }
 }
 
@@ -212,7 +212,7 @@ impl Channels {
         let group = shape.heads / inputs.kv_heads();
         state.continue_with(inputs)?;
         let memory = state.key_memory::<Memory>();
-        let (new, anew) = memory.seen.advance(heads, shape.keys);
+        let (new, anew) = memory.cursor.advance(heads, shape.keys);
         if anew {
             memory.by_head =
                 (0..heads).map(|head| Labels::new(chosen[head % shape.heads].len(), self.label_bits)).collect();

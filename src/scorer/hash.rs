@@ -11,12 +11,12 @@ use statrs::function::erf::erf;
 use super::{
     HashWeights, RowScorer, Scorer, ScorerConfig,
     hash_weights::{FEW, of_few},
-    keys::{Host, Seen, all_scores, truncate},
+    keys::{Host, KeyCursor, all_scores, truncate},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
     kernels::{
-        cpu::{add_agreement, agreement, exp_f32},
+        cpu::{add_sign_matches, exp_f32, sign_matches},
         host_tensor,
     },
     masker::{ConfigError, Context, KeyMemory, LayerState, limits},
@@ -139,14 +139,14 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
 /// The packed signatures of the keys, by query head.
 #[derive(Debug, Default)]
 struct Signatures {
-    seen: Seen,
+    cursor: KeyCursor,
     by_head: Vec<Vec<u32>>,
 }
 
 impl KeyMemory for Signatures {
     fn truncate(&mut self, keys: usize) {
-        self.by_head.iter_mut().for_each(|signatures| truncate(signatures, self.seen.keys(), keys));
-        self.seen.truncate(keys);
+        self.by_head.iter_mut().for_each(|signatures| truncate(signatures, self.cursor.keys(), keys));
+        self.cursor.truncate(keys);
     }
 }
 
@@ -181,7 +181,7 @@ impl<B: Backend> Hash<B> {
         let heads = shape.batch * shape.heads;
         state.continue_with(inputs)?;
         let memory = state.key_memory::<Signatures>();
-        let (new, anew) = memory.seen.advance(heads, shape.keys);
+        let (new, anew) = memory.cursor.advance(heads, shape.keys);
         if anew {
             memory.by_head = vec![Vec::new(); heads];
         }
@@ -224,7 +224,7 @@ impl RowScorer for HashRows<'_> {
         let count = scores.len() / self.group;
         for (head, scores) in heads.zip(scores.chunks_exact_mut(count)) {
             let query = &self.queries[head][query * words..][..words];
-            agreement(query, &self.keys[head], self.bits, scores);
+            sign_matches(query, &self.keys[head], self.bits, scores);
         }
     }
 
@@ -235,8 +235,8 @@ impl RowScorer for HashRows<'_> {
         for (at, head) in (kv_head * heads..(kv_head + 1) * heads).enumerate() {
             let query = &self.queries[head][query * words..][..words];
             match at {
-                0 => agreement(query, &self.keys[head], self.bits, sums),
-                _ => add_agreement(query, &self.keys[head], self.bits, sums),
+                0 => sign_matches(query, &self.keys[head], self.bits, sums),
+                _ => add_sign_matches(query, &self.keys[head], self.bits, sums),
             }
         }
     }

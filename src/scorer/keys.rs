@@ -86,12 +86,12 @@ impl HostTensor for Host {
 
 /// How far a memory of keys has come. Keys are only ever appended.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Seen {
+pub(crate) struct KeyCursor {
     heads: usize,
     keys: usize,
 }
 
-impl Seen {
+impl KeyCursor {
     /// The keys that are new, and whether nothing is remembered yet.
     pub fn advance(&mut self, heads: usize, keys: usize) -> (Range<usize>, bool) {
         let anew = self.heads != heads || keys < self.keys;

@@ -40,7 +40,7 @@ pub use socket::{Socket, SocketConfig};
 
 use crate::{
     attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState, Parts, ShareGroup, fields},
+    masker::{ConfigError, Context, LayerState, Registry, ShareGroup, fields},
 };
 
 /// An estimate of the logit of every query-key pair.
@@ -128,8 +128,8 @@ pub trait ScorerConfig<B: Backend>: DeserializeOwned {
 }
 
 /// The library's scorers by name.
-pub(crate) fn built_in<B: Backend>() -> Parts<B, dyn Scorer<B>> {
-    let mut scorers = Parts::new("scorer");
+pub(crate) fn built_in<B: Backend>() -> Registry<B, dyn Scorer<B>> {
+    let mut scorers = Registry::new("scorer");
     insert::<B, OracleConfig>(&mut scorers, "oracle");
     insert::<B, HashConfig>(&mut scorers, "hash");
     insert::<B, ChannelsConfig>(&mut scorers, "channels");
@@ -139,7 +139,10 @@ pub(crate) fn built_in<B: Backend>() -> Parts<B, dyn Scorer<B>> {
     scorers
 }
 
-pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(scorers: &mut Parts<B, dyn Scorer<B>>, name: impl Into<String>) {
+pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(
+    scorers: &mut Registry<B, dyn Scorer<B>>,
+    name: impl Into<String>,
+) {
     scorers.insert(name, |named, context| Ok(Box::new(fields::<C>(named)?.init(context)?)));
 }
 

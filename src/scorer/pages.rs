@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RowScorer, Scorer, ScorerConfig,
-    keys::{Host, Seen, all_scores, truncate},
+    keys::{Host, KeyCursor, all_scores, truncate},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
@@ -83,7 +83,7 @@ struct Bounds {
 /// The bounds by key-value head.
 #[derive(Debug, Default)]
 struct Memory {
-    seen: Seen,
+    cursor: KeyCursor,
     page_size: usize,
     exact: Vec<Bounds>,
     /// The same after quantisation, if there is any.
@@ -93,14 +93,14 @@ struct Memory {
 impl KeyMemory for Memory {
     /// A page that loses keys is made anew.
     fn truncate(&mut self, keys: usize) {
-        if keys < self.seen.keys() {
+        if keys < self.cursor.keys() {
             let pages = keys / self.page_size;
-            let count = self.seen.keys().div_ceil(self.page_size);
+            let count = self.cursor.keys().div_ceil(self.page_size);
             for bounds in self.exact.iter_mut().chain(&mut self.quantized) {
                 truncate(&mut bounds.least, count, pages);
                 truncate(&mut bounds.greatest, count, pages);
             }
-            self.seen.truncate(pages * self.page_size);
+            self.cursor.truncate(pages * self.page_size);
         }
     }
 }
@@ -162,7 +162,7 @@ impl Pages {
         let [batch, kv_heads, count, width] = inputs.keys().dims();
         state.continue_with(inputs)?;
         let memory = state.key_memory::<Memory>();
-        let (new, anew) = memory.seen.advance(batch * kv_heads, count);
+        let (new, anew) = memory.cursor.advance(batch * kv_heads, count);
         if anew {
             memory.page_size = page_size;
             memory.exact = vec![Bounds::default(); batch * kv_heads];

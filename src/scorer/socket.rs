@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RowScorer, Scorer, ScorerConfig,
-    keys::{Host, Seen, all_scores, dot, truncate},
+    keys::{Host, KeyCursor, all_scores, dot, truncate},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -60,7 +60,7 @@ impl<B: Backend> ScorerConfig<B> for SocketConfig {
 /// Directions, and the buckets of the keys by key-value head.
 #[derive(Debug, Default)]
 struct Buckets {
-    seen: Seen,
+    cursor: KeyCursor,
     /// `tables * bits` directions, one after the other.
     directions: Vec<f32>,
     /// For each key, its bucket in every table.
@@ -71,9 +71,9 @@ struct Buckets {
 
 impl KeyMemory for Buckets {
     fn truncate(&mut self, keys: usize) {
-        self.by_head.iter_mut().for_each(|buckets| truncate(buckets, self.seen.keys(), keys));
+        self.by_head.iter_mut().for_each(|buckets| truncate(buckets, self.cursor.keys(), keys));
         self.norms.iter_mut().for_each(|norms| norms.truncate(keys));
-        self.seen.truncate(keys);
+        self.cursor.truncate(keys);
     }
 }
 
@@ -102,7 +102,7 @@ impl Socket {
         state.continue_with(inputs)?;
         let mut rng = state.fixed_randomness(inputs.layer(), 0);
         let memory = state.key_memory::<Buckets>();
-        let (new, anew) = memory.seen.advance(batch * kv_heads, count);
+        let (new, anew) = memory.cursor.advance(batch * kv_heads, count);
         if anew {
             memory.directions = (0..tables * bits * width).map(|_| StandardNormal.sample(&mut rng)).collect();
             memory.by_head = vec![Vec::new(); batch * kv_heads];

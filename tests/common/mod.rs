@@ -167,7 +167,9 @@ pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32])
     let [_, heads, queries, keys] = inputs.mask_shape().dims();
     let (kv_heads, value_dim) = (inputs.kv_heads(), inputs.values().dims()[3]);
     let value = host(inputs.values());
-    let sinks = inputs.sinks().map(|sinks| sinks.to_data().convert::<f32>().iter::<f32>().collect::<Vec<_>>());
+    let sink_logits = inputs
+        .sink_logits()
+        .map(|sink_logits| sink_logits.to_data().convert::<f32>().iter::<f32>().collect::<Vec<_>>());
     let logits = naive_logits(inputs);
     let (mut output, mut shares, mut log_sum_exp) = (Vec::new(), Vec::new(), Vec::new());
     for (row, logits) in logits.chunks(keys).enumerate() {
@@ -179,7 +181,7 @@ pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32])
             .zip(kept)
             .map(|(logit, &weight)| if weight > 0.0 { logit.exp() / f64::from(weight) } else { 0.0 })
             .collect::<Vec<_>>();
-        let sink = sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[h]).exp());
+        let sink = sink_logits.as_ref().map_or(0.0, |sink_logits| f64::from(sink_logits[h]).exp());
         let sum = exponentials.iter().sum::<f64>() + sink;
         let share = |key: usize| if sum > 0.0 { exponentials[key] / sum } else { 0.0 };
         shares.extend((0..keys).map(share));

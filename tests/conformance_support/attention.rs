@@ -7,7 +7,7 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    bridge::{EVERYTHING, attention_weights, dense_mask, host, inputs, output, tensor},
+    fixtures::{EVERYTHING, attention_weights, dense_mask, host, inputs, output, tensor},
     own::Problem,
     report::{Outcome, judge},
     vectors::{Case, Check, Result, Tolerance, all, close, equal},

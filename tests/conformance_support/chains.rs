@@ -9,7 +9,7 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    bridge::{
+    fixtures::{
         EVERYTHING, attention_weights, check_flags, config_of, inputs, is_type, keep, output, research_attention,
         weights,
     },

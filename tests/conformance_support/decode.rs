@@ -4,8 +4,8 @@ use burn::tensor::backend::Backend;
 use sparse_attention_hub::prelude::LayerState;
 
 use super::{
-    bridge::{inputs, keep, research_attention, weights},
     chains::check_documented,
+    fixtures::{inputs, keep, research_attention, weights},
     products::Recording,
     report::{Outcome, Quirks, judge},
     vectors::{Case, Result},

@@ -11,7 +11,7 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    bridge::{host, weights},
+    fixtures::{host, weights},
     own::{Kept, Problem, check_attention},
     vectors::{Case, Check, Data, Entry, Result, all, field, text},
 };

@@ -2,12 +2,12 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::{
-    mask::{Csr, MaskError, Rows},
+    mask::{Csr, KeyIndices, MaskError},
     prelude::{Mask, MaskShape, Visibility},
 };
 
 use super::{
-    bridge::{check_flags, dense_mask, host, indices, shape_of, shape_of_case, tensor, weights},
+    fixtures::{check_flags, dense_mask, host, indices, shape_of, shape_of_case, tensor, weights},
     report::{Outcome, judge},
     vectors::{Case, Check, Data, Result, Tolerance, all, close, equal, holds},
 };
@@ -259,7 +259,7 @@ pub fn row_wise<B: Backend>(case: &Case) -> Result<Outcome> {
     // An unused slot may hold any weight in the vectors and has the probability 0 here.
     let used = given.values.iter().zip(keys.integers()).map(|(&weight, key)| if key < 0 { 0.0 } else { weight });
     let probability = Data { dims: given.dims.clone(), values: used.collect() };
-    let mask = Mask::<B>::from_rows(shape, Rows::new(indices(keys), tensor(&probability))?)?;
+    let mask = Mask::<B>::from_indices(shape, KeyIndices::new(indices(keys), tensor(&probability))?)?;
     all([case.expect("dense", &weights(&mask)), expect_csr(case, &mask, "data_out", true)])?;
     Ok(Outcome::Passed)
 }

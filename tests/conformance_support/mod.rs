@@ -1,11 +1,11 @@
 //! The parts of the conformance test.
 
 pub mod attention;
-pub mod bridge;
 pub mod chains;
 pub mod decode;
 #[cfg(feature = "hf")]
 pub mod documented;
+pub mod fixtures;
 pub mod kinds;
 pub mod masks;
 #[cfg(feature = "hf")]

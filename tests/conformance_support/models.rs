@@ -10,9 +10,9 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    bridge::with_hash_weights,
     chains::concerning,
     documented::Documented,
+    fixtures::with_hash_weights,
     report::{Outcome, judge},
     vectors::{Case, Check, Result, all, equal},
 };

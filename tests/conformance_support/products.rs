@@ -17,7 +17,7 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    bridge::{config_of, context, host, inputs, is_type, keep, maskers},
+    fixtures::{config_of, context, host, inputs, is_type, keep, maskers},
     own::Problem,
     vectors::{Case, Check, Data, Result, holds},
 };

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use super::{
-    bridge::is_type,
+    fixtures::is_type,
     vectors::{Check, Entry, Result},
 };
 use crate::{DIFFERENCES, UNNAMED};

@@ -13,8 +13,8 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    bridge::{EVERYTHING, attention_weights, config_of, inputs, output, research_attention, shape_of_case, weights},
     chains::concerning,
+    fixtures::{EVERYTHING, attention_weights, config_of, inputs, output, research_attention, shape_of_case, weights},
     own::{Kept, Problem, check_attention},
     products,
     report::{Outcome, Quirks, judge},

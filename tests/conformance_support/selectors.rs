@@ -8,8 +8,8 @@ use sparse_attention_hub::{
 };
 
 use super::{
-    bridge::{config_of, context, host, inputs, keep, research_attention, weights, with_hash_weights},
     chains::check_documented,
+    fixtures::{config_of, context, host, inputs, keep, research_attention, weights, with_hash_weights},
     own::Problem,
     report::Outcome,
     vectors::{Case, Result, equal, holds},

@@ -11,7 +11,7 @@ use rand::{RngExt, seq::SliceRandom};
 use sparse_attention_hub::{
     attention::reference_attention,
     kernels::native_path,
-    mask::{MaskForm, Rows},
+    mask::{KeyIndices, MaskForm},
     prelude::*,
 };
 
@@ -116,7 +116,7 @@ pub fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64) -> Mask<B> {
     let dims = [shape.batch, shape.heads, shape.queries, width];
     let indices = Tensor::from_data(TensorData::new(indices, dims), &B::Device::default());
     let probability = Tensor::from_data(TensorData::new(probability, dims), (&B::Device::default(), DType::F32));
-    Mask::from_rows(shape, Rows::new(indices, probability).unwrap()).unwrap()
+    Mask::from_indices(shape, KeyIndices::new(indices, probability).unwrap()).unwrap()
 }
 
 /// The forward step on the backend inside.
@@ -134,11 +134,11 @@ pub fn carried<A: Backend, B: Backend>(mask: &Mask<A>) -> Mask<B> {
         MaskForm::Empty => Mask::empty(shape, &device),
         MaskForm::Full => Mask::full(shape, &device),
         MaskForm::Pattern(pattern) => Mask::pattern(shape, *pattern, &device),
-        MaskForm::Rows(rows) => {
+        MaskForm::Indices(rows) => {
             let data = (rows.indices().into_data(), rows.probability().into_data());
             let probability = Tensor::from_data(data.1, (&device, DType::F32));
-            let rows = Rows::new(Tensor::from_data(data.0, &device), probability).unwrap();
-            Mask::from_rows(shape, rows).unwrap()
+            let rows = KeyIndices::new(Tensor::from_data(data.0, &device), probability).unwrap();
+            Mask::from_indices(shape, rows).unwrap()
         }
         MaskForm::Dense(weights) => {
             Mask::from_dense(Tensor::from_data(weights.to_data(), (&device, DType::F32))).unwrap()

@@ -77,8 +77,8 @@ fn with_weights<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf
 }
 
 fn with_sinks_of_no_weight<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf<B> {
-    let sinks = Tensor::full([mask.shape().heads], f32::NEG_INFINITY, &inputs.device());
-    masked(&inputs.clone().with_sinks(sinks).unwrap(), mask)
+    let sink_logits = Tensor::full([mask.shape().heads], f32::NEG_INFINITY, &inputs.device());
+    masked(&inputs.clone().with_sink_logits(sink_logits).unwrap(), mask)
 }
 
 /// The largest error of a gradient of queries, keys and values, relative to the largest gradient and to 1, by case.

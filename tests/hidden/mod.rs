@@ -36,8 +36,8 @@ fn cases<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(String, AttentionInputs<B>
             let (kind, inputs) = match cases.len() % 4 {
                 0 => ("plain", plain),
                 1 => ("softcap", plain.with_softcap(2.0).unwrap()),
-                2 => ("sinks", plain.with_sinks(sinks(sizes.heads)).unwrap()),
-                _ => ("both", plain.with_softcap(2.0).unwrap().with_sinks(sinks(sizes.heads)).unwrap()),
+                2 => ("sinks", plain.with_sink_logits(sink_logits(sizes.heads)).unwrap()),
+                _ => ("both", plain.with_softcap(2.0).unwrap().with_sink_logits(sink_logits(sizes.heads)).unwrap()),
             };
             cases.push((format!("{kind}, {sizes:?}, {name}, {form}"), inputs, mask));
         }
@@ -45,7 +45,7 @@ fn cases<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(String, AttentionInputs<B>
     cases
 }
 
-fn sinks<B: Backend>(heads: usize) -> Tensor<B, 1> {
+fn sink_logits<B: Backend>(heads: usize) -> Tensor<B, 1> {
     let logits = (0..heads).map(|head| (head * 7 % 5) as f32 - 1.5).collect::<Vec<_>>();
     Tensor::from_data(TensorData::new(logits, [heads]), &B::Device::default())
 }
@@ -149,8 +149,8 @@ fn over<B: Backend>(
         Some(cap) => over.with_softcap(cap).unwrap(),
         None => over,
     };
-    match inputs.sinks() {
-        Some(sinks) => over.with_sinks(sinks.clone()).unwrap(),
+    match inputs.sink_logits() {
+        Some(sink_logits) => over.with_sink_logits(sink_logits.clone()).unwrap(),
         None => over,
     }
 }

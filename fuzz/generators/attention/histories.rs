@@ -9,7 +9,7 @@ use crate::generators::{
     Checked, Fault, Source,
     fault::hold,
     methods::{Wanted, method},
-    problem::{Problem, Seen, Sizes},
+    problem::{Problem, Sizes, VisibilityCase},
 };
 
 /// Rows before a position do not change with the keys behind it.
@@ -104,7 +104,7 @@ pub fn states_are_of_one_sequence(source: &mut Source) -> Checked {
     if sizes == first.sizes {
         return Ok(());
     }
-    let second = Problem::of(source, sizes, first.dtype, Seen::Causal(0));
+    let second = Problem::of(source, sizes, first.dtype, VisibilityCase::Causal(0));
     // Weights and channels are for one number of heads and one width.
     let mut method = method(source, &first.sizes, Wanted::Counts);
     let text = method.text();
@@ -133,7 +133,7 @@ fn prompt(source: &mut Source) -> Problem {
     sizes.keys = sizes.keys.min(40);
     sizes.queries = sizes.keys;
     let drawn = Problem::draw_causal(source);
-    Problem::of(source, sizes, drawn.dtype, Seen::Causal(0))
+    Problem::of(source, sizes, drawn.dtype, VisibilityCase::Causal(0))
 }
 
 fn output_of(problem: &Problem, run: &Run, [batch, head, query]: [usize; 3]) -> Vec<f64> {

@@ -62,7 +62,7 @@ fn attend(problem: &Problem, [batch, head, query]: [usize; 3], weights: &[f64]) 
     let not_a_number = logits.iter().any(|(_, logit)| logit.is_nan());
     let mut shares = vec![0.0; keys];
     logits.iter().for_each(|(key, logit)| shares[*key] = (logit - largest).exp());
-    let sink = problem.sinks.as_ref().map(|sinks| sinks[head]);
+    let sink = problem.sink_logits.as_ref().map(|sink_logits| sink_logits[head]);
     let of_sink = sink.map_or(0.0, |sink| (sink - largest).exp());
     let sum = shares.iter().sum::<f64>() + of_sink;
     let log_sum_exp = match sink {

@@ -15,7 +15,7 @@ use crate::generators::{
     fault::hold,
     methods::{self, Method, Wanted, method},
     numbers::{first_far, numbers},
-    problem::{Problem, Seen},
+    problem::{Problem, VisibilityCase},
 };
 
 /// A method's output is attention over its mask; the same seed gives the same; keys that no query sees may hold anything.
@@ -154,7 +154,9 @@ pub fn some_queries_are_rows_of_all(source: &mut Source) -> Checked {
 /// If it does not.
 pub fn efficient_is_research(source: &mut Source) -> Checked {
     let mut problem = Problem::draw(source);
-    if matches!(problem.seen, Seen::Masked { .. } | Seen::Biased { .. }) || problem.dtype != DType::F32 {
+    if matches!(problem.seen, VisibilityCase::Masked { .. } | VisibilityCase::Biased { .. })
+        || problem.dtype != DType::F32
+    {
         problem = Problem::draw_causal(source);
     }
     let name = *source.pick(&["hash_attention_top_k", "double_sparsity_top_k"]);

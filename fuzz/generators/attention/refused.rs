@@ -8,7 +8,7 @@ use crate::generators::{
     B, Checked, Fault, Source,
     fault::hold,
     numbers::tensor,
-    problem::{Problem, Seen},
+    problem::{Problem, VisibilityCase},
 };
 
 /// One thing wrong with inputs.
@@ -60,9 +60,13 @@ fn shapes(source: &mut Source) -> Checked {
         && hidden[2..] == [queries[2], keys[2]];
     let accepted = inputs.clone().with_visibility(Visibility::Biased(of(hidden))).is_ok();
     hold!(accepted == fits, "a visibility of a shape that fits", "{hidden:?} of {dims:?}: accepted {accepted}");
-    let sinks = source.below(6);
-    let accepted = inputs.with_sinks(tensor(&vec![0.5; sinks], [sinks], DType::F32)).is_ok();
-    hold!(accepted == (sinks == queries[1]), "sinks for each head", "{sinks} of {dims:?}: accepted {accepted}");
+    let sink_logits = source.below(6);
+    let accepted = inputs.with_sink_logits(tensor(&vec![0.5; sink_logits], [sink_logits], DType::F32)).is_ok();
+    hold!(
+        accepted == (sink_logits == queries[1]),
+        "sinks for each head",
+        "{sink_logits} of {dims:?}: accepted {accepted}"
+    );
     Ok(())
 }
 
@@ -91,7 +95,7 @@ fn offsets(source: &mut Source) -> Checked {
         _ => (1 << 32) + source.below(4),
     };
     let window = *source.pick(&[1, 2, usize::MAX, usize::MAX - 1, isize::MAX as usize, offset]);
-    problem.seen = Seen::Full;
+    problem.seen = VisibilityCase::Full;
     let inputs = inputs(&problem)?;
     let seen = match source.once_in(2) {
         true => Visibility::Causal { offset },

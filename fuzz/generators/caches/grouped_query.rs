@@ -118,7 +118,7 @@ fn layer(source: &mut Source) -> Result<(GroupedQueryAttention<B>, u64, String),
         .with_maskers(if source.once_in(6) { MaskerChainConfig::default() } else { maskers })
         .with_seed(seed)
         .with_bias(source.once_in(2))
-        .with_sinks(source.once_in(4))
+        .with_sink_logits(source.once_in(4))
         .with_rotary(source.once_in(2).then(RotaryEncodingConfig::new))
         .with_sliding_window(source.once_in(3).then(|| source.between(1, 7)))
         .with_softcap(source.once_in(4).then_some(2.0))

@@ -50,7 +50,7 @@ fn grouped(source: &mut Source) -> Checked {
     let mut config = GroupedQueryAttentionConfig::new(length(source), n_heads, n_kv_heads)
         .with_head_dim(Some(head_dim))
         .with_maskers(maskers(source, n_heads, head_dim)?)
-        .with_sinks(source.once_in(3));
+        .with_sink_logits(source.once_in(3));
     if source.once_in(3) {
         config = config.with_sliding_window(Some(length(source)));
     }

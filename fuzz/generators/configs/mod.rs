@@ -14,7 +14,7 @@ use super::{
     fault::hold,
     methods::{Wanted, method},
     mutations,
-    problem::{Problem, Seen, Sizes},
+    problem::{Problem, Sizes, VisibilityCase},
 };
 
 /// What methods of this kind are valid for.
@@ -99,7 +99,7 @@ fn check_written(text: &str) -> Checked {
 fn check_call(text: &str, source: &mut Source) -> Checked {
     let Ok(chain) = chain(text) else { return Ok(()) };
     about(text.to_owned());
-    let problem = Problem::of(source, SIZES, DType::F32, Seen::Causal(2));
+    let problem = Problem::of(source, SIZES, DType::F32, VisibilityCase::Causal(2));
     let inputs = problem.inputs().map_err(|error| Fault::new("valid inputs are accepted", error.to_string()))?;
     let mask = sparse_attention_hub::masker::Masker::mask(&chain, &inputs, &mut LayerState::new(1));
     if let Ok(mask) = mask {

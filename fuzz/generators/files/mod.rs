@@ -18,7 +18,7 @@ use super::{
     B, Checked, Fault, Source, about, device,
     fault::hold,
     numbers::numbers,
-    problem::{Problem, Seen, Sizes},
+    problem::{Problem, Sizes, VisibilityCase},
     weights::Scratch,
 };
 
@@ -150,7 +150,7 @@ fn read_channels(file: &Scratch) -> Result<Result<(), String>, Fault> {
         Err(error) => return Ok(Err(said(&error)?)),
     };
     let sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 2, keys: 5, head_dim: 4, value_dim: 1 };
-    let problem = Problem::of(&mut Source::seeded(1, 1), sizes, DType::F32, Seen::Causal(3));
+    let problem = Problem::of(&mut Source::seeded(1, 1), sizes, DType::F32, VisibilityCase::Causal(3));
     let inputs = problem.inputs().map_err(|error| Fault::new("valid inputs are accepted", error.to_string()))?;
     // Channels of other layers, heads or widths are met here.
     let called = sparse_attention_hub::masker::Masker::mask(&chain, &inputs, &mut LayerState::new(1));

@@ -1,7 +1,7 @@
 //! Masks in every form, with their weights.
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use sparse_attention_hub::mask::{Csr, Mask, MaskError, MaskShape, Pattern, Rows};
+use sparse_attention_hub::mask::{Csr, KeyIndices, Mask, MaskError, MaskShape, Pattern};
 
 use crate::generators::{B, Source, device, numbers::tensor};
 
@@ -135,7 +135,7 @@ pub fn from_slots(
 ) -> Result<Mask<B>, MaskError> {
     let dims = [shape.batch, shape.heads, shape.queries, width];
     let indices = Tensor::<B, 4, Int>::from_data(TensorData::new(indices, dims), (&device(), DType::I64));
-    Mask::from_rows(shape, Rows::new(indices, tensor(&probability, dims, DType::F32))?)
+    Mask::from_indices(shape, KeyIndices::new(indices, tensor(&probability, dims, DType::F32))?)
 }
 
 fn from_lists(source: &mut Source, shape: MaskShape, lists: &[List], width: usize) -> Result<Mask<B>, MaskError> {

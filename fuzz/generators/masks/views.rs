@@ -8,7 +8,7 @@ use crate::generators::{
     Checked, Fault, Source,
     fault::hold,
     numbers::{first_far, numbers, tensor},
-    problem::{Seen, Sizes},
+    problem::{Sizes, VisibilityCase},
 };
 
 /// Products, lists and pictures.
@@ -52,7 +52,7 @@ pub fn checked_csr(drawn: &Drawn) -> Result<Csr, Fault> {
     for (row, bounds) in csr.ptr.windows(2).enumerate() {
         hold!(bounds[0] <= bounds[1], "csr", "{made}: `ptr` falls at row {row}");
         let indices = &csr.indices[bounds[0]..bounds[1]];
-        let ascending = indices.is_sorted() || matches!(drawn.mask.form(), MaskForm::Rows(_));
+        let ascending = indices.is_sorted() || matches!(drawn.mask.form(), MaskForm::Indices(_));
         hold!(ascending, "csr", "{made}: row {row} does not ascend: {indices:?}");
         for (key, weight) in indices.iter().zip(&csr.data[bounds[0]..bounds[1]]) {
             hold!(*key < shape.keys, "csr", "{made}: row {row} has key {key}");
@@ -99,7 +99,7 @@ pub fn check_density(source: &mut Source, drawn: &Drawn) -> Checked {
     }
     let [batch, heads, queries, keys] = shape.dims();
     let sizes = Sizes { batch, heads, kv_heads: 1, queries, keys, head_dim: 1, value_dim: 1 };
-    let seen = Seen::draw(source, &sizes, DType::F32);
+    let seen = VisibilityCase::draw(source, &sizes, DType::F32);
     let visibility = seen.visibility(DType::F32);
     let per_head = drawn.mask.density_per_head(&visibility);
     hold!(per_head.len() == batch * heads, "density", "{}: {} heads", drawn.made, per_head.len());
@@ -122,7 +122,7 @@ pub fn check_density(source: &mut Source, drawn: &Drawn) -> Checked {
     compare(drawn, &seen, found.all, totals[2], totals[3])
 }
 
-fn compare(drawn: &Drawn, seen: &Seen, found: f64, part: f64, whole: f64) -> Checked {
+fn compare(drawn: &Drawn, seen: &VisibilityCase, found: f64, part: f64, whole: f64) -> Checked {
     let wanted = if whole > 0.0 { part / whole } else { 0.0 };
     hold!(
         (found - wanted).abs() < 1e-12,

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{
     dropped::Dropped,
     products::TILE,
-    real::{Real, Stored},
+    simd_float::{SimdFloat, StoredFloat},
     softmax::{OnlineSoftmax, Softmax},
     streams::{STREAMS, interleaved},
     tile::{Buffers, Tile},
@@ -44,7 +44,7 @@ pub(crate) struct Problem<'a, T> {
     pub causal: Option<usize>,
 }
 
-impl<T: Stored> Problem<'_, T> {
+impl<T: StoredFloat> Problem<'_, T> {
     /// Query heads that share a key-value head.
     pub fn group(&self) -> usize {
         self.queries.len() / self.keys.len()
@@ -56,10 +56,10 @@ impl<T: Stored> Problem<'_, T> {
     }
 
     /// Scaled queries of a group, `[heads of the group, queries, head_dim]`.
-    pub fn scaled(&self, kv_head: usize, queries: &Range<usize>) -> Vec<T::Real> {
+    pub fn scaled(&self, kv_head: usize, queries: &Range<usize>) -> Vec<T::Float> {
         let group = self.group();
-        let scale = T::Real::of(self.scale);
-        let mut buffer = vec![T::Real::ZERO; self.head_dim];
+        let scale = T::Float::of(self.scale);
+        let mut buffer = vec![T::Float::ZERO; self.head_dim];
         let mut scaled = Vec::with_capacity(group * queries.len() * self.head_dim);
         for head in &self.queries[kv_head * group..][..group] {
             for query in head.chunks_exact(self.head_dim).skip(queries.start).take(queries.len()) {
@@ -71,10 +71,10 @@ impl<T: Stored> Problem<'_, T> {
 }
 
 /// A softmax for every query, `[heads, queries]`, heads over the batch.
-pub(crate) type Rows<R> = Softmax<R>;
+pub(crate) type RowSoftmax<R> = Softmax<R>;
 
 /// Attention over the keys of a pattern. Time and memory grow with what is kept, not with the number of keys.
-pub(crate) fn band<T: Stored>(problem: &Problem<T>, pattern: Pattern) -> Rows<T::Real> {
+pub(crate) fn band<T: StoredFloat>(problem: &Problem<T>, pattern: Pattern) -> RowSoftmax<T::Float> {
     let group = problem.group();
     let block = (ROWS_AT_A_TIME / group).max(1);
     let blocks = problem.query_count.div_ceil(block);
@@ -133,7 +133,7 @@ struct BandTask<'a, T> {
     tiles: Range<usize>,
 }
 
-impl<T: Stored> BandTask<'_, T> {
+impl<T: StoredFloat> BandTask<'_, T> {
     /// The keys of the part, if a single query keeps all of them.
     fn streams(&self) -> Option<Range<usize>> {
         let Self { problem, pattern, unit, tiles } = self;
@@ -146,16 +146,16 @@ impl<T: Stored> BandTask<'_, T> {
 }
 
 /// The keys that a query keeps and sees.
-fn kept<T: Stored>(problem: &Problem<T>, pattern: Pattern, query: usize) -> [Range<usize>; 2] {
+fn kept<T: StoredFloat>(problem: &Problem<T>, pattern: Pattern, query: usize) -> [Range<usize>; 2] {
     let seen = problem.seen(query);
     pattern.row(query, problem.key_count).map(|kept| kept.start..kept.end.min(seen))
 }
 
-impl<T: Stored> WithSimd for BandTask<'_, T> {
-    type Output = Softmax<T::Real>;
+impl<T: StoredFloat> WithSimd for BandTask<'_, T> {
+    type Output = Softmax<T::Float>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Softmax<T::Real> {
+    fn with_simd<S: Simd>(self, simd: S) -> Softmax<T::Float> {
         let rows = self.problem.group() * self.unit.queries.len();
         let mut softmax = OnlineSoftmax::new(rows, self.problem.value_dim);
         if self.tiles.is_empty() {
@@ -164,7 +164,7 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
         let streams = self.streams();
         let Self { problem, pattern, unit, tiles } = self;
         let queries = problem.scaled(unit.kv_head, &unit.queries);
-        let mut scores = vec![T::Real::ZERO; rows * TILE];
+        let mut scores = vec![T::Float::ZERO; rows * TILE];
         let mut buffers = Buffers::new(problem);
         let mut dropped = Dropped::nothing(unit.queries.len());
         let tile_at = |at: usize| match &streams {
@@ -186,11 +186,11 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
 }
 
 /// Puts the softmaxes of units, each in parts and over `[heads of a group, queries of a block]`, in their places.
-pub(super) fn join_units<T: Stored>(
+pub(super) fn join_units<T: StoredFloat>(
     problem: &Problem<T>,
-    parts: Vec<(usize, Softmax<T::Real>)>,
+    parts: Vec<(usize, Softmax<T::Float>)>,
     place: impl Fn(usize) -> (usize, Range<usize>),
-) -> Rows<T::Real> {
+) -> RowSoftmax<T::Float> {
     let (group, count, value_dim) = (problem.group(), problem.query_count, problem.value_dim);
     let mut rows = Softmax::new(problem.queries.len() * count, value_dim);
     let mut parts = parts.into_iter().peekable();

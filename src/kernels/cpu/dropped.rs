@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{
     products::{TILE, add_row},
-    real::Real,
+    simd_float::SimdFloat,
 };
 
 /// Of each query, a bit for each key of a tile that it drops. The heads of a group drop the same keys.
@@ -56,7 +56,7 @@ impl Dropped {
 
     /// Writes a number over what is dropped of `[rows, keys]`.
     #[inline(always)]
-    pub fn fill<R: Real>(&self, pairs: &mut [R], keys: usize, number: R) {
+    pub fn fill<R: SimdFloat>(&self, pairs: &mut [R], keys: usize, number: R) {
         if !self.any {
             return;
         }
@@ -76,13 +76,19 @@ fn is_set(bits: u16, at: usize) -> bool {
 
 /// Whether all numbers of some rows are finite.
 #[inline(always)]
-pub(super) fn are_finite<R: Real>(rows: &[&[R]]) -> bool {
+pub(super) fn are_finite<R: SimdFloat>(rows: &[&[R]]) -> bool {
     rows.iter().all(|row| row.iter().fold(true, |all, number| all & number.is_finite()))
 }
 
 /// As [add_weighted](super::products::add_weighted) over the keys that each row keeps alone.
 #[inline(never)]
-pub(super) fn add_kept<R: Real, S: Simd>(simd: S, weights: &[R], values: &[&[R]], sums: &mut [R], dropped: &Dropped) {
+pub(super) fn add_kept<R: SimdFloat, S: Simd>(
+    simd: S,
+    weights: &[R],
+    values: &[&[R]],
+    sums: &mut [R],
+    dropped: &Dropped,
+) {
     simd.vectorize(AddKept { weights, values, sums, dropped });
 }
 
@@ -93,7 +99,7 @@ struct AddKept<'a, R> {
     dropped: &'a Dropped,
 }
 
-impl<R: Real> WithSimd for AddKept<'_, R> {
+impl<R: SimdFloat> WithSimd for AddKept<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -114,7 +120,7 @@ impl<R: Real> WithSimd for AddKept<'_, R> {
 /// Adds each row times its weight to the sums of the keys that it keeps: `weights` is `[rows, keys]`, `sums` is
 /// `[keys, width]`.
 #[inline(never)]
-pub(super) fn add_kept_by_key<R: Real, S: Simd>(
+pub(super) fn add_kept_by_key<R: SimdFloat, S: Simd>(
     simd: S,
     weights: &[R],
     keys: usize,
@@ -133,7 +139,7 @@ struct AddKeptByKey<'a, R> {
     dropped: &'a Dropped,
 }
 
-impl<R: Real> WithSimd for AddKeptByKey<'_, R> {
+impl<R: SimdFloat> WithSimd for AddKeptByKey<'_, R> {
     type Output = ();
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, 
 use crate::{
     attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
-    mask::{Pattern, Rows},
+    mask::{KeyIndices, Pattern},
 };
 
 impl SparseBackend for Flex {
@@ -57,7 +57,7 @@ impl SparseBackend for Flex {
 
     fn gather_attention(
         inputs: &AttentionInputs<Self>,
-        rows: &Rows<Self>,
+        rows: &KeyIndices<Self>,
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
         gather_attention(inputs, rows, requested)
@@ -73,7 +73,7 @@ impl SparseBackend for Flex {
 
     fn gather_backward(
         inputs: &AttentionInputs<Self>,
-        rows: &Rows<Self>,
+        rows: &KeyIndices<Self>,
         trace: &AttentionTrace<Self>,
     ) -> Option<AttentionGradients<Self>> {
         gather_backward(inputs, rows, trace)

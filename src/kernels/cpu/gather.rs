@@ -4,10 +4,10 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    attend::{PARTS, Problem, Rows, TILES_OF_A_PART, join_units},
+    attend::{PARTS, Problem, RowSoftmax, TILES_OF_A_PART, join_units},
     dropped::Dropped,
     products::TILE,
-    real::{Real, Stored},
+    simd_float::{SimdFloat, StoredFloat},
     softmax::{OnlineSoftmax, Softmax},
     streams::interleaved,
     tile::{Buffers, Tile},
@@ -44,7 +44,7 @@ impl List<'_> {
 }
 
 /// Attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
-pub(crate) fn gather<T: Stored>(problem: &Problem<T>, lists: &Lists) -> Rows<T::Real> {
+pub(crate) fn gather<T: StoredFloat>(problem: &Problem<T>, lists: &Lists) -> RowSoftmax<T::Float> {
     let (group, count) = (problem.group(), problem.query_count);
     let units = problem.keys.len() * count;
     let parts = PARTS.div_ceil(units).min(lists.width.div_ceil(TILE * TILES_OF_A_PART)).max(1);
@@ -70,11 +70,11 @@ struct GatherTask<'a, T> {
     rows: Vec<List<'a>>,
 }
 
-impl<T: Stored> WithSimd for GatherTask<'_, T> {
-    type Output = Softmax<T::Real>;
+impl<T: StoredFloat> WithSimd for GatherTask<'_, T> {
+    type Output = Softmax<T::Float>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Softmax<T::Real> {
+    fn with_simd<S: Simd>(self, simd: S) -> Softmax<T::Float> {
         let Self { problem, kv_head, query, rows } = self;
         let queries = problem.scaled(kv_head, &(query..query + 1));
         let group = rows.len();
@@ -83,13 +83,13 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
         let shared = rows.iter().all(|row| *row == rows[0]);
         let heads_at_a_time = if shared { group } else { 1 };
         let mut softmax = Softmax::new(0, value_dim.max(1));
-        let mut scores = vec![T::Real::ZERO; heads_at_a_time * TILE];
+        let mut scores = vec![T::Float::ZERO; heads_at_a_time * TILE];
         let mut buffers = Buffers::new(problem);
         // What is listed and seen is kept; nothing else is looked at.
         let dropped = Dropped::nothing(1);
         for (list, queries) in rows.iter().zip(queries.chunks_exact(heads_at_a_time * head_dim)) {
             let mut sums = OnlineSoftmax::new(heads_at_a_time, value_dim);
-            let (keys, log_probability) = used::<T::Real>(list, seen);
+            let (keys, log_probability) = used::<T::Float>(list, seen);
             let sampled = !log_probability.is_empty();
             let count = keys.len();
             let places = |tile: usize| interleaved::<STREAMS>(0..count, tile);
@@ -120,7 +120,7 @@ impl<T: Stored> WithSimd for GatherTask<'_, T> {
 }
 
 /// The keys of the used slots that are seen, and the logarithms of their probabilities, without these if all are 1.
-pub(super) fn used<R: Real>(list: &List, seen: usize) -> (Vec<u32>, Vec<R>) {
+pub(super) fn used<R: SimdFloat>(list: &List, seen: usize) -> (Vec<u32>, Vec<R>) {
     let is_used = |index: &i32| *index >= 0 && (*index as usize) < seen;
     let keys = list.indices.iter().copied().filter(is_used).map(|index| index as u32).collect();
     let Some(probability) = list.probability else { return (keys, Vec::new()) };

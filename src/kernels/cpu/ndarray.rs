@@ -6,7 +6,7 @@ use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, 
 use crate::{
     attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
-    mask::{Pattern, Rows},
+    mask::{KeyIndices, Pattern},
 };
 
 impl<E: FloatNdArrayElement, I: IntNdArrayElement, Q: QuantElement> SparseBackend for NdArray<E, I, Q>
@@ -50,7 +50,7 @@ where
 
     fn gather_attention(
         inputs: &AttentionInputs<Self>,
-        rows: &Rows<Self>,
+        rows: &KeyIndices<Self>,
         requested: Requested,
     ) -> Option<AttentionOutput<Self>> {
         gather_attention(inputs, rows, requested)
@@ -66,7 +66,7 @@ where
 
     fn gather_backward(
         inputs: &AttentionInputs<Self>,
-        rows: &Rows<Self>,
+        rows: &KeyIndices<Self>,
         trace: &AttentionTrace<Self>,
     ) -> Option<AttentionGradients<Self>> {
         gather_backward(inputs, rows, trace)

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{
     prefetch::{Ahead, Requests},
-    real::Real,
+    simd_float::SimdFloat,
 };
 
 /// Keys whose scores are made together. Their keys and values fit the first-level cache.
@@ -15,7 +15,13 @@ pub(crate) const TILE: usize = 16;
 ///
 /// Never compiled into its caller, whose constants would take registers that the products need.
 #[inline(never)]
-pub(crate) fn score<R: Real, S: Simd, T>(simd: S, queries: &[R], keys: &[&[R]], scores: &mut [R], ahead: Ahead<T>) {
+pub(crate) fn score<R: SimdFloat, S: Simd, T>(
+    simd: S,
+    queries: &[R],
+    keys: &[&[R]],
+    scores: &mut [R],
+    ahead: Ahead<T>,
+) {
     simd.vectorize(Score { queries, keys, scores, ahead });
 }
 
@@ -26,7 +32,7 @@ struct Score<'a, R, T> {
     ahead: Ahead<'a, T>,
 }
 
-impl<R: Real, T> WithSimd for Score<'_, R, T> {
+impl<R: SimdFloat, T> WithSimd for Score<'_, R, T> {
     type Output = ();
 
     #[inline(always)]
@@ -54,7 +60,7 @@ impl<R: Real, T> WithSimd for Score<'_, R, T> {
 
 /// `K` keys at a time, so that a query's vector is read once for them, and `Q` queries, so that a key's is.
 #[inline(always)]
-fn score_some<R: Real, S: Simd, T, const Q: usize, const K: usize>(
+fn score_some<R: SimdFloat, S: Simd, T, const Q: usize, const K: usize>(
     simd: S,
     queries: &[R],
     keys: &[&[R]],
@@ -77,7 +83,7 @@ fn score_some<R: Real, S: Simd, T, const Q: usize, const K: usize>(
 /// they may not use its instructions.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-fn dots<R: Real, S: Simd, T, const Q: usize, const K: usize>(
+fn dots<R: SimdFloat, S: Simd, T, const Q: usize, const K: usize>(
     simd: S,
     queries: &[R],
     keys: &[&[R]; K],
@@ -133,7 +139,7 @@ fn dots<R: Real, S: Simd, T, const Q: usize, const K: usize>(
 ///
 /// Never compiled into its caller, as [score].
 #[inline(never)]
-pub(crate) fn add_weighted<R: Real, S: Simd, T>(
+pub(crate) fn add_weighted<R: SimdFloat, S: Simd, T>(
     simd: S,
     weights: &[R],
     values: &[&[R]],
@@ -150,7 +156,7 @@ struct AddWeighted<'a, R, T> {
     ahead: Ahead<'a, T>,
 }
 
-impl<R: Real, T> WithSimd for AddWeighted<'_, R, T> {
+impl<R: SimdFloat, T> WithSimd for AddWeighted<'_, R, T> {
     type Output = ();
 
     #[inline(always)]
@@ -184,7 +190,7 @@ impl<R: Real, T> WithSimd for AddWeighted<'_, R, T> {
 
 /// Adds a row times its weight to another, in the steps of [add_weighted], so that the sums are the same to the last bit.
 #[inline(always)]
-pub(crate) fn add_row<R: Real, S: Simd>(simd: S, weight: R, row: &[R], sums: &mut [R]) {
+pub(crate) fn add_row<R: SimdFloat, S: Simd>(simd: S, weight: R, row: &[R], sums: &mut [R]) {
     let weight = R::splat(simd, weight);
     let (vectors, rest) = R::vectors::<S>(row);
     let (sums, rest_of_sums) = R::vectors_mut::<S>(sums);
@@ -199,7 +205,7 @@ pub(crate) fn add_row<R: Real, S: Simd>(simd: S, weight: R, row: &[R], sums: &mu
 
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // See `dots`.
-fn add_some<R: Real, S: Simd, T, const Q: usize, const V: usize>(
+fn add_some<R: SimdFloat, S: Simd, T, const Q: usize, const V: usize>(
     simd: S,
     weights: &[R],
     values: &[&[R]],
@@ -240,7 +246,7 @@ fn add_some<R: Real, S: Simd, T, const Q: usize, const V: usize>(
 /// `V` vectors of the sums of `Q` queries stay in registers while all values pass by.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, clippy::manual_memcpy)] // See `dots`.
-fn add_block<R: Real, S: Simd, T, const Q: usize, const V: usize>(
+fn add_block<R: SimdFloat, S: Simd, T, const Q: usize, const V: usize>(
     simd: S,
     weights: &[[R; TILE]; Q],
     vectors: &[&[R::Vector<S>]],

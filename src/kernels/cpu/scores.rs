@@ -6,7 +6,7 @@ use super::{
     Heads, HostTensor,
     prefetch::Ahead,
     products::{TILE, score},
-    real::{Real, Stored},
+    simd_float::{SimdFloat, StoredFloat},
     softcap::softcap,
     streams::{STREAMS, interleaved},
     tile::fill,
@@ -17,22 +17,22 @@ pub(crate) fn products(some: &[f32], many: &[f32], width: usize, products: &mut 
     Arch::new().dispatch(Products::<f32> { some, many, width, products });
 }
 
-struct Products<'a, T: Stored> {
-    some: &'a [T::Real],
+struct Products<'a, T: StoredFloat> {
+    some: &'a [T::Float],
     many: &'a [T],
     width: usize,
     products: &'a mut [f32],
 }
 
-impl<T: Stored> WithSimd for Products<'_, T> {
+impl<T: StoredFloat> WithSimd for Products<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { some, many, width, products } = self;
         let (rows, count) = (some.len() / width, many.len() / width);
-        let mut buffer = vec![T::Real::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
-        let mut tile = vec![T::Real::ZERO; rows * TILE];
+        let mut buffer = vec![T::Float::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
+        let mut tile = vec![T::Float::ZERO; rows * TILE];
         let vectors_of = |tile: usize| {
             let mut vectors = [&[][..]; TILE];
             let places = interleaved::<STREAMS>(0..count, tile);
@@ -83,15 +83,22 @@ pub(crate) fn group_logits(
     softcap(logits, cap);
 }
 
-fn logits_of<T: Stored>(queries: &[&[T]], keys: &[&[T]], kv_head: usize, query: usize, scale: f64, logits: &mut [f32]) {
+fn logits_of<T: StoredFloat>(
+    queries: &[&[T]],
+    keys: &[&[T]],
+    kv_head: usize,
+    query: usize,
+    scale: f64,
+    logits: &mut [f32],
+) {
     let group = queries.len() / keys.len();
     let many = keys[kv_head];
     let width = many.len() / (logits.len() / group);
-    let mut buffer = vec![T::Real::ZERO; width];
+    let mut buffer = vec![T::Float::ZERO; width];
     let mut some = Vec::with_capacity(group * width);
     for head in &queries[kv_head * group..][..group] {
         let vector = T::widen(&head[query * width..][..width], &mut buffer);
-        some.extend(vector.iter().map(|x| x.mul(T::Real::of(scale))));
+        some.extend(vector.iter().map(|x| x.mul(T::Float::of(scale))));
     }
     Arch::new().dispatch(Products { some: &some, many, width, products: logits });
 }
@@ -121,7 +128,7 @@ pub(crate) fn listed_logits(
     softcap(logits, cap);
 }
 
-fn listed_of<T: Stored>(
+fn listed_of<T: StoredFloat>(
     queries: &[&[T]],
     keys: &[&[T]],
     [head, query, width]: [usize; 3],
@@ -129,28 +136,28 @@ fn listed_of<T: Stored>(
     listed: &[u32],
     logits: &mut [f32],
 ) {
-    let mut buffer = vec![T::Real::ZERO; width];
+    let mut buffer = vec![T::Float::ZERO; width];
     let vector = T::widen(&queries[head][query * width..][..width], &mut buffer);
-    let query = vector.iter().map(|x| x.mul(T::Real::of(scale))).collect::<Vec<_>>();
+    let query = vector.iter().map(|x| x.mul(T::Float::of(scale))).collect::<Vec<_>>();
     let keys = keys[head * keys.len() / queries.len()];
     Arch::new().dispatch(Listed { query: &query, keys, listed, logits });
 }
 
-struct Listed<'a, T: Stored> {
-    query: &'a [T::Real],
+struct Listed<'a, T: StoredFloat> {
+    query: &'a [T::Float],
     keys: &'a [T],
     listed: &'a [u32],
     logits: &'a mut [f32],
 }
 
-impl<T: Stored> WithSimd for Listed<'_, T> {
+impl<T: StoredFloat> WithSimd for Listed<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { query, keys, listed, logits } = self;
         let width = query.len();
-        let mut buffer = vec![T::Real::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
+        let mut buffer = vec![T::Float::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
         let vectors_of = |tile: &[u32]| {
             let mut vectors = [&[][..]; TILE];
             vectors.iter_mut().zip(tile).for_each(|(vector, &key)| *vector = &keys[key as usize * width..][..width]);
@@ -165,7 +172,7 @@ impl<T: Stored> WithSimd for Listed<'_, T> {
             let ahead = vectors.as_ref().map_or(&[][..], |ahead| &ahead[..next.map_or(0, <[u32]>::len)]);
             let mut rows = [&[][..]; TILE];
             fill::<T>(&mut rows, &mut buffer, width, now[..logits.len()].iter().copied());
-            let mut scores = [T::Real::ZERO; TILE];
+            let mut scores = [T::Float::ZERO; TILE];
             let scores = &mut scores[..logits.len()];
             score(simd, query, &rows[..logits.len()], scores, Ahead::scattered(ahead));
             logits.iter_mut().zip(scores).for_each(|(logit, score)| *logit = score.to_f32());
@@ -174,23 +181,23 @@ impl<T: Stored> WithSimd for Listed<'_, T> {
 }
 
 /// How many bits of packed signatures agree, less those that differ: `keys` are of as many words as the query.
-pub(crate) fn agreement(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
-    Arch::new().dispatch(Agreement::<false> { query, keys, bits, scores });
+pub(crate) fn sign_matches(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
+    Arch::new().dispatch(SignMatches::<false> { query, keys, bits, scores });
 }
 
 /// Adds the [agreement] to scores.
-pub(crate) fn add_agreement(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
-    Arch::new().dispatch(Agreement::<true> { query, keys, bits, scores });
+pub(crate) fn add_sign_matches(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
+    Arch::new().dispatch(SignMatches::<true> { query, keys, bits, scores });
 }
 
-struct Agreement<'a, const ADD: bool> {
+struct SignMatches<'a, const ADD: bool> {
     query: &'a [u32],
     keys: &'a [u32],
     bits: usize,
     scores: &'a mut [f32],
 }
 
-impl<const ADD: bool> WithSimd for Agreement<'_, ADD> {
+impl<const ADD: bool> WithSimd for SignMatches<'_, ADD> {
     type Output = ();
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, cmp::Ordering};
 
-use super::reaching::reaching;
+use super::compact_at_least::compact_at_least;
 
 /// Bits of a score by which scores are counted first.
 const COUNTED_BITS: u32 = 11;
@@ -65,7 +65,7 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
     let guess = score_of(guess);
     BUFFERS.with_borrow_mut(|Buffers { members, orders, .. }| {
         members.resize(scores.len(), 0);
-        let count = reaching(scores, guess, members);
+        let count = compact_at_least(scores, guess, members);
         let members = &members[..count];
         if count < size {
             return None;

@@ -1,10 +1,10 @@
 use pulp::Arch;
 
-use super::real::Real;
+use super::simd_float::SimdFloat;
 
 /// `cap * tanh(score / cap)` in place of each score.
 #[inline(always)]
-pub(crate) fn soften<R: Real>(scores: &mut [R], cap: f64) {
+pub(crate) fn soften<R: SimdFloat>(scores: &mut [R], cap: f64) {
     let (cap, inverse) = (R::of(cap), R::of(1.0 / cap));
     scores.iter_mut().for_each(|score| *score = score.mul(inverse).tanh().mul(cap));
 }

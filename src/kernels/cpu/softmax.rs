@@ -4,7 +4,7 @@ use super::{
     dropped::{Dropped, add_kept, are_finite},
     prefetch::Ahead,
     products::{TILE, add_weighted},
-    real::Real,
+    simd_float::SimdFloat,
 };
 
 /// The softmax of some queries over the keys that have passed by so far (*online* softmax): maximum, denominator, and
@@ -17,7 +17,7 @@ pub(crate) struct Softmax<R> {
     pub numerator: Vec<R>,
 }
 
-impl<R: Real> Softmax<R> {
+impl<R: SimdFloat> Softmax<R> {
     /// Of no keys.
     pub fn new(queries: usize, value_dim: usize) -> Self {
         Self {
@@ -59,7 +59,7 @@ pub(crate) struct OnlineSoftmax<R> {
     parts: Vec<[R; TILE]>,
 }
 
-impl<R: Real> OnlineSoftmax<R> {
+impl<R: SimdFloat> OnlineSoftmax<R> {
     /// Before the first key.
     pub fn new(queries: usize, value_dim: usize) -> Self {
         Self { softmax: Softmax::new(queries, value_dim), parts: vec![[R::ZERO; TILE]; queries] }

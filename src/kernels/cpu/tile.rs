@@ -5,7 +5,7 @@ use super::{
     dropped::Dropped,
     prefetch::Ahead,
     products::{TILE, score},
-    real::{Real, Stored},
+    simd_float::{SimdFloat, StoredFloat},
     softcap::soften,
     softmax::OnlineSoftmax,
 };
@@ -61,9 +61,9 @@ pub(super) struct Buffers<R> {
     values: Vec<R>,
 }
 
-impl<R: Real> Buffers<R> {
+impl<R: SimdFloat> Buffers<R> {
     /// Empty where numbers are computed with as they stand in memory.
-    pub fn new<T: Stored<Real = R>>(problem: &Problem<T>) -> Self {
+    pub fn new<T: StoredFloat<Float = R>>(problem: &Problem<T>) -> Self {
         let buffer = |width| if T::AS_IT_IS { Vec::new() } else { vec![R::ZERO; TILE * width] };
         Self { keys: buffer(problem.head_dim), values: buffer(problem.value_dim) }
     }
@@ -73,7 +73,7 @@ impl<R: Real> Buffers<R> {
     /// no further than a page of memory.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // What a tile is made of; a struct would only be taken apart again.
-    pub fn absorb<T: Stored<Real = R>, S: Simd>(
+    pub fn absorb<T: StoredFloat<Float = R>, S: Simd>(
         &mut self,
         simd: S,
         problem: &Problem<T>,
@@ -101,9 +101,9 @@ impl<R: Real> Buffers<R> {
 
 /// The vectors in the type for computing.
 #[inline(always)]
-pub(super) fn fill<'a, T: Stored>(
-    rows: &mut [&'a [T::Real]; TILE],
-    buffer: &'a mut [T::Real],
+pub(super) fn fill<'a, T: StoredFloat>(
+    rows: &mut [&'a [T::Float]; TILE],
+    buffer: &'a mut [T::Float],
     width: usize,
     vectors: impl Iterator<Item = &'a [T]>,
 ) {

@@ -8,10 +8,10 @@ use super::{
         dropped::{Dropped, add_kept, add_kept_by_key, are_finite},
         prefetch::Ahead,
         products::{TILE, add_weighted, score},
-        real::{Real, Stored},
+        simd_float::{SimdFloat, StoredFloat},
         tile::fill,
     },
-    Gradients, Part, Rows, Trace, add_by_key, bend, in_parts, queries_of_a_part, unbend, weigh,
+    Gradients, Part, RowBlock, Trace, add_by_key, bend, in_parts, queries_of_a_part, unbend, weigh,
 };
 use crate::mask::Pattern;
 
@@ -19,14 +19,14 @@ use crate::mask::Pattern;
 const ROWS_AT_A_TIME: usize = 64;
 
 /// Gradients of attention over the keys of a pattern.
-pub(super) fn band<T: Stored>(problem: &Problem<T>, trace: &Trace<T>, pattern: Pattern) -> Gradients<T::Real> {
+pub(super) fn band<T: StoredFloat>(problem: &Problem<T>, trace: &Trace<T>, pattern: Pattern) -> Gradients<T::Float> {
     let block = (ROWS_AT_A_TIME / problem.group()).max(1);
     in_parts(problem, queries_of_a_part(problem, block), |kv_head, queries| {
         Arch::new().dispatch(BandTask { problem, trace, pattern, kv_head, queries, block })
     })
 }
 
-struct BandTask<'a, T: Stored> {
+struct BandTask<'a, T: StoredFloat> {
     problem: &'a Problem<'a, T>,
     trace: &'a Trace<'a, T>,
     pattern: Pattern,
@@ -36,7 +36,7 @@ struct BandTask<'a, T: Stored> {
     block: usize,
 }
 
-impl<T: Stored> BandTask<'_, T> {
+impl<T: StoredFloat> BandTask<'_, T> {
     /// The keys that any of some queries keeps and sees.
     fn columns(&self, queries: &Range<usize>) -> [Range<usize>; 2] {
         let seen = self.problem.seen(queries.end - 1);
@@ -51,27 +51,27 @@ impl<T: Stored> BandTask<'_, T> {
     }
 }
 
-impl<T: Stored> WithSimd for BandTask<'_, T> {
-    type Output = Part<T::Real>;
+impl<T: StoredFloat> WithSimd for BandTask<'_, T> {
+    type Output = Part<T::Float>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Part<T::Real> {
+    fn with_simd<S: Simd>(self, simd: S) -> Part<T::Float> {
         let Self { problem, trace, kv_head, block, .. } = self;
         let (head_dim, value_dim) = (problem.head_dim, problem.value_dim);
         let (all_keys, all_values) = (problem.keys[kv_head], problem.values[kv_head]);
         let mut part = Part::new(problem, self.queries.clone(), self.columns(&self.queries));
         let most = problem.group() * block * TILE;
-        let (mut scores, mut slopes) = (vec![T::Real::ZERO; most], vec![T::Real::ZERO; most]);
-        let buffer = |width| vec![T::Real::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
+        let (mut scores, mut slopes) = (vec![T::Float::ZERO; most], vec![T::Float::ZERO; most]);
+        let buffer = |width| vec![T::Float::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
         let (mut wide_keys, mut wide_values) = (buffer(head_dim), buffer(value_dim));
         for first in self.queries.clone().step_by(block) {
             let queries = first..(first + block).min(self.queries.end);
-            let rows = Rows::of(problem, trace, kv_head, &queries);
+            let rows = RowBlock::of(problem, trace, kv_head, &queries);
             let count = rows.means.len();
             let kept = queries.clone().map(|query| self.kept(query)).collect::<Vec<_>>();
             let rows_are_finite = are_finite(&[&rows.queries[..], &rows.gradients[..]]);
             let mut dropped = Dropped::nothing(queries.len());
-            let mut of_queries = vec![T::Real::ZERO; count * head_dim];
+            let mut of_queries = vec![T::Float::ZERO; count * head_dim];
             for range in self.columns(&queries) {
                 for start in range.clone().step_by(TILE) {
                     let tile = start..(start + TILE).min(range.end);
@@ -89,8 +89,8 @@ impl<T: Stored> WithSimd for BandTask<'_, T> {
                     weigh(scores, slopes, length, &rows.log_sum_exp, &rows.means);
                     unbend(slopes, bends);
                     dropped.note(&tile, kept.iter().cloned());
-                    dropped.fill(scores, length, T::Real::ZERO);
-                    dropped.fill(slopes, length, T::Real::ZERO);
+                    dropped.fill(scores, length, T::Float::ZERO);
+                    dropped.fill(slopes, length, T::Float::ZERO);
                     let place = part.place(start);
                     let of_keys = &mut part.of_keys[place * head_dim..][..length * head_dim];
                     let of_values = &mut part.of_values[place * value_dim..][..length * value_dim];

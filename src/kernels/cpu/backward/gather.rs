@@ -8,20 +8,20 @@ use super::{
         gather::{Lists, used},
         prefetch::Ahead,
         products::{TILE, add_row, add_weighted, score},
-        real::{Real, Stored},
+        simd_float::{SimdFloat, StoredFloat},
         tile::fill,
     },
-    Gradients, Part, Rows, Trace, bend, in_parts, queries_of_a_part, unbend, weigh,
+    Gradients, Part, RowBlock, Trace, bend, in_parts, queries_of_a_part, unbend, weigh,
 };
 
 /// Gradients of attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
-pub(super) fn gather<T: Stored>(problem: &Problem<T>, trace: &Trace<T>, lists: &Lists) -> Gradients<T::Real> {
+pub(super) fn gather<T: StoredFloat>(problem: &Problem<T>, trace: &Trace<T>, lists: &Lists) -> Gradients<T::Float> {
     in_parts(problem, queries_of_a_part(problem, 1), |kv_head, queries| {
         Arch::new().dispatch(GatherTask { problem, trace, lists, kv_head, queries })
     })
 }
 
-struct GatherTask<'a, T: Stored> {
+struct GatherTask<'a, T: StoredFloat> {
     problem: &'a Problem<'a, T>,
     trace: &'a Trace<'a, T>,
     lists: &'a Lists<'a>,
@@ -29,32 +29,32 @@ struct GatherTask<'a, T: Stored> {
     queries: Range<usize>,
 }
 
-impl<T: Stored> WithSimd for GatherTask<'_, T> {
-    type Output = Part<T::Real>;
+impl<T: StoredFloat> WithSimd for GatherTask<'_, T> {
+    type Output = Part<T::Float>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Part<T::Real> {
+    fn with_simd<S: Simd>(self, simd: S) -> Part<T::Float> {
         let Self { problem, trace, lists, kv_head, queries } = self;
         let (head_dim, value_dim) = (problem.head_dim, problem.value_dim);
         let (all_keys, all_values) = (problem.keys[kv_head], problem.values[kv_head]);
         let (group, length) = (problem.group(), queries.len());
         let mut part = Part::new(problem, queries.clone(), [0..problem.seen(queries.end - 1), 0..0]);
         let most = group * TILE;
-        let (mut scores, mut slopes) = (vec![T::Real::ZERO; most], vec![T::Real::ZERO; most]);
-        let buffer = |width| vec![T::Real::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
+        let (mut scores, mut slopes) = (vec![T::Float::ZERO; most], vec![T::Float::ZERO; most]);
+        let buffer = |width| vec![T::Float::ZERO; if T::AS_IT_IS { 0 } else { TILE * width }];
         let (mut wide_keys, mut wide_values) = (buffer(head_dim), buffer(value_dim));
-        let mut of_queries = vec![T::Real::ZERO; group * head_dim];
+        let mut of_queries = vec![T::Float::ZERO; group * head_dim];
         for (at, query) in queries.enumerate() {
-            let rows = Rows::of(problem, trace, kv_head, &(query..query + 1));
+            let rows = RowBlock::of(problem, trace, kv_head, &(query..query + 1));
             let list = |head: usize| lists.row((kv_head * group + head) * problem.query_count + query);
             let heads_at_a_time = if (1..group).all(|head| list(head) == list(0)) { group } else { 1 };
-            of_queries.fill(T::Real::ZERO);
+            of_queries.fill(T::Float::ZERO);
             for first_head in (0..group).step_by(heads_at_a_time) {
                 let heads = first_head..first_head + heads_at_a_time;
                 let some_queries = &rows.queries[heads.start * head_dim..heads.end * head_dim];
                 let some_gradients = &rows.gradients[heads.start * value_dim..heads.end * value_dim];
                 let of_queries = &mut of_queries[heads.start * head_dim..heads.end * head_dim];
-                let (list, log_probability) = used::<T::Real>(&list(first_head), problem.seen(query));
+                let (list, log_probability) = used::<T::Float>(&list(first_head), problem.seen(query));
                 for (tile, these) in list.chunks(TILE).enumerate() {
                     let count = these.len();
                     let (mut keys, mut values) = ([&[][..]; TILE], [&[][..]; TILE]);

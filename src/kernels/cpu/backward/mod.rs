@@ -6,20 +6,20 @@
 //! number of threads, and so neither does the result.
 
 mod band;
-mod bridge;
 mod gather;
+mod tensor_io;
 
 use std::ops::Range;
 
-pub(crate) use bridge::{band_backward, gather_backward};
 use pulp::Simd;
 use rayon::prelude::*;
+pub(crate) use tensor_io::{band_backward, gather_backward};
 
 use super::{
     attend::Problem,
     prefetch::Ahead,
     products::{TILE, add_weighted},
-    real::{Real, Stored},
+    simd_float::{SimdFloat, StoredFloat},
     softcap::soften,
 };
 
@@ -30,13 +30,13 @@ const PARTS: usize = 16;
 const QUERIES_OF_A_PART: usize = 64;
 
 /// What attention left and what came back, by head over the batch.
-struct Trace<'a, T: Stored> {
+struct Trace<'a, T: StoredFloat> {
     /// The gradients of the outputs, `[queries, value_dim]`.
     gradients: Vec<&'a [T]>,
     /// `[queries]`, minus infinity where nothing is kept.
-    log_sum_exp: Vec<&'a [T::Real]>,
+    log_sum_exp: Vec<&'a [T::Float]>,
     /// `[queries]`, what the gradient of each weight loses to the normalization.
-    means: Vec<&'a [T::Real]>,
+    means: Vec<&'a [T::Float]>,
 }
 
 /// Heads over the batch.
@@ -50,7 +50,7 @@ struct Gradients<R> {
 }
 
 /// Some queries of a group with what belongs to them, by row of `[heads of the group, queries]`.
-struct Rows<R> {
+struct RowBlock<R> {
     /// Scaled, `[rows, head_dim]`.
     queries: Vec<R>,
     /// The gradients of the outputs, `[rows, value_dim]`.
@@ -59,8 +59,13 @@ struct Rows<R> {
     means: Vec<R>,
 }
 
-impl<R: Real> Rows<R> {
-    fn of<T: Stored<Real = R>>(problem: &Problem<T>, trace: &Trace<T>, kv_head: usize, queries: &Range<usize>) -> Self {
+impl<R: SimdFloat> RowBlock<R> {
+    fn of<T: StoredFloat<Float = R>>(
+        problem: &Problem<T>,
+        trace: &Trace<T>,
+        kv_head: usize,
+        queries: &Range<usize>,
+    ) -> Self {
         let (group, width) = (problem.group(), problem.value_dim);
         let count = group * queries.len();
         let mut rows = Self {
@@ -84,7 +89,7 @@ impl<R: Real> Rows<R> {
 /// Turns the scores of a tile into weights, and the gradients of the weights into those of the scores. Both are
 /// `[rows, keys]`.
 #[inline(always)]
-fn weigh<R: Real>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_exp: &[R], means: &[R]) {
+fn weigh<R: SimdFloat>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_exp: &[R], means: &[R]) {
     let rows = scores.chunks_exact_mut(keys).zip(slopes.chunks_exact_mut(keys));
     for ((scores, slopes), (&log_sum_exp, &mean)) in rows.zip(log_sum_exp.iter().zip(means)) {
         if log_sum_exp == R::LEAST {
@@ -101,7 +106,7 @@ fn weigh<R: Real>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_exp: 
 
 /// Caps the scores, and returns the derivative of each by what it was.
 #[inline(always)]
-fn bend<R: Real>(scores: &mut [R], cap: f64) -> Vec<R> {
+fn bend<R: SimdFloat>(scores: &mut [R], cap: f64) -> Vec<R> {
     soften(scores, cap);
     let inverse = R::of(1.0 / cap);
     let square = |score: R| score.mul(inverse).mul(score.mul(inverse));
@@ -110,7 +115,7 @@ fn bend<R: Real>(scores: &mut [R], cap: f64) -> Vec<R> {
 
 /// Takes the [derivatives](bend) of capped scores into the gradients.
 #[inline(always)]
-fn unbend<R: Real>(slopes: &mut [R], bends: Option<Vec<R>>) {
+fn unbend<R: SimdFloat>(slopes: &mut [R], bends: Option<Vec<R>>) {
     if let Some(bends) = bends {
         slopes.iter_mut().zip(bends).for_each(|(slope, bend)| *slope = slope.mul(bend));
     }
@@ -118,7 +123,7 @@ fn unbend<R: Real>(slopes: &mut [R], bends: Option<Vec<R>>) {
 
 /// Adds each row times its weight to the sums of some keys, `[keys, width]`: `weights` is `[rows, keys]`.
 #[inline(always)]
-fn add_by_key<R: Real, S: Simd>(simd: S, weights: &[R], keys: usize, rows: &[R], width: usize, sums: &mut [R]) {
+fn add_by_key<R: SimdFloat, S: Simd>(simd: S, weights: &[R], keys: usize, rows: &[R], width: usize, sums: &mut [R]) {
     let mut turned = [R::ZERO; TILE * TILE];
     for (weights, rows) in weights.chunks(TILE * keys).zip(rows.chunks(TILE * width)) {
         let count = weights.len() / keys;
@@ -134,7 +139,7 @@ fn add_by_key<R: Real, S: Simd>(simd: S, weights: &[R], keys: usize, rows: &[R],
 }
 
 /// How many queries each part has, a multiple of `block` but for the last.
-fn queries_of_a_part<T: Stored>(problem: &Problem<T>, block: usize) -> usize {
+fn queries_of_a_part<T: StoredFloat>(problem: &Problem<T>, block: usize) -> usize {
     let parts = PARTS.div_ceil(problem.keys.len());
     problem.query_count.div_ceil(parts).max(QUERIES_OF_A_PART).next_multiple_of(block)
 }
@@ -152,8 +157,8 @@ struct Part<R> {
     of_values: Vec<R>,
 }
 
-impl<R: Real> Part<R> {
-    fn new<T: Stored<Real = R>>(problem: &Problem<T>, queries: Range<usize>, columns: [Range<usize>; 2]) -> Self {
+impl<R: SimdFloat> Part<R> {
+    fn new<T: StoredFloat<Float = R>>(problem: &Problem<T>, queries: Range<usize>, columns: [Range<usize>; 2]) -> Self {
         let zeros = |count, width| vec![R::ZERO; count * width];
         let keys = columns.iter().map(Range::len).sum();
         Self {
@@ -174,15 +179,15 @@ impl<R: Real> Part<R> {
 
 /// Works the parts of all groups and adds up what they contribute. A group is finished as soon as its parts are, so that
 /// few of these stand in memory together.
-fn in_parts<T: Stored>(
+fn in_parts<T: StoredFloat>(
     problem: &Problem<T>,
     share: usize,
-    work: impl Fn(usize, Range<usize>) -> Part<T::Real> + Sync,
-) -> Gradients<T::Real> {
+    work: impl Fn(usize, Range<usize>) -> Part<T::Float> + Sync,
+) -> Gradients<T::Float> {
     let (group, count, key_count) = (problem.group(), problem.query_count, problem.key_count);
     let (head_dim, value_dim) = (problem.head_dim, problem.value_dim);
-    let scale = T::Real::of(problem.scale);
-    let zeros = |count, width| vec![T::Real::ZERO; count * width];
+    let scale = T::Float::of(problem.scale);
+    let zeros = |count, width| vec![T::Float::ZERO; count * width];
     let mut gradients = Gradients {
         queries: zeros(problem.queries.len() * count, head_dim),
         keys: zeros(problem.keys.len() * key_count, head_dim),
@@ -210,6 +215,6 @@ fn in_parts<T: Stored>(
     gradients
 }
 
-fn add<R: Real>(sums: &mut [R], numbers: &[R]) {
+fn add<R: SimdFloat>(sums: &mut [R], numbers: &[R]) {
     sums.iter_mut().zip(numbers).for_each(|(sum, &number)| *sum = sum.add(number));
 }

@@ -1,7 +1,7 @@
 //! Method files: the bytes are the text.
 #![no_main]
 
-#[path = "../generators/mod.rs"]
+#[path = "../../generators/mod.rs"]
 mod generators;
 
 use libfuzzer_sys::fuzz_target;

@@ -25,7 +25,7 @@ pub(crate) fn attend<B: Backend>(
         MaskForm::Full if B::ad_enabled(&inputs.device()) => None,
         MaskForm::Full => (table.band_attention)(inputs, EVERYTHING, requested),
         MaskForm::Pattern(pattern) => (table.band_attention)(inputs, *pattern, requested),
-        MaskForm::Rows(rows) => (table.gather_attention)(inputs, rows, requested),
+        MaskForm::Indices(rows) => (table.gather_attention)(inputs, rows, requested),
         MaskForm::Dense(_) => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Attention calls: the bytes are what is drawn from.
 #![no_main]
 
-#[path = "../generators/mod.rs"]
+#[path = "../../generators/mod.rs"]
 mod generators;
 
 use libfuzzer_sys::fuzz_target;

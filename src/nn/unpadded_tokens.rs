@@ -8,12 +8,12 @@ use crate::attention::AttentionError;
 
 /// The real tokens of each sequence of a batch, as ranges of its columns in ascending order.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct RealTokens {
+pub(super) struct UnpaddedTokens {
     columns: usize,
     rows: Vec<Vec<Range<usize>>>,
 }
 
-impl RealTokens {
+impl UnpaddedTokens {
     /// No padding.
     pub fn all(batch: usize, columns: usize) -> Self {
         Self { columns, rows: vec![one_range(0..columns); batch] }
@@ -178,8 +178,8 @@ pub(super) fn spread<B: Backend>(
 mod tests {
     use super::*;
 
-    fn tokens(columns: usize, rows: &[&[Range<usize>]]) -> RealTokens {
-        RealTokens { columns, rows: rows.iter().map(|ranges| ranges.to_vec()).collect() }
+    fn tokens(columns: usize, rows: &[&[Range<usize>]]) -> UnpaddedTokens {
+        UnpaddedTokens { columns, rows: rows.iter().map(|ranges| ranges.to_vec()).collect() }
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         }
         assert_eq!((0..4).map(|row| whole.count(row)).collect::<Vec<_>>(), [7, 4, 0, 9]);
         assert_eq!([0, 3, 5, 6, 9].map(|column| whole.count_before(1, column)), [0, 3, 3, 4, 4]);
-        assert!(!whole.are_all() && RealTokens::all(2, 3).are_all() && RealTokens::all(2, 0).are_all());
+        assert!(!whole.are_all() && UnpaddedTokens::all(2, 3).are_all() && UnpaddedTokens::all(2, 0).are_all());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The same methods on several backends: whether they work there, how exact they are, and what a step takes.
 //!
-//! `cargo run --release --features ndarray --example agreement`
+//! `cargo run --release --features ndarray --example backend_parity`
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -31,7 +31,7 @@ use sparse_attention_hub::{
 /// Runs the methods of configs/ with the same configuration, seed and tensors on each backend, and tells how far each is
 /// from attention computed in f64.
 #[derive(Debug, Parser)]
-#[command(name = "agreement")]
+#[command(name = "backend_parity")]
 struct Arguments {
     /// Method files, each a JSON list of maskers; without any: all of configs/
     methods: Vec<PathBuf>,
@@ -79,7 +79,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     // Before the work, so that an hour of it is not lost to a misspelt folder.
     let json = arguments.json.clone().map(OutputFile::new).transpose()?;
     let given = arguments.methods.clone();
-    let methods = if given.is_empty() { files(&find("configs"), "json")? } else { given };
+    let methods = if given.is_empty() { files(&find("configs")?, "json")? } else { given };
     let mut backends = arguments.backend.clone();
     if backends.is_empty() {
         // The host first: what it keeps is what the others are held against.

@@ -8,7 +8,7 @@ use crate::{attention::AttentionError, kernels};
 /// What stands at its front can be [given up](Self::give_up_before). Positions keep their numbers, and the memory is then
 /// of the order of what is left.
 #[derive(Debug, Clone)]
-pub(super) struct Growing<B: Backend, const D: usize> {
+pub(super) struct GrowableTensor<B: Backend, const D: usize> {
     dim: usize,
     /// The position at the first place of the buffer.
     start: usize,
@@ -27,7 +27,7 @@ const LEAST: usize = 64;
 /// A buffer of more places than this many times what is needed is exchanged for a smaller one.
 const WASTE: usize = 4;
 
-impl<B: Backend, const D: usize> Growing<B, D> {
+impl<B: Backend, const D: usize> GrowableTensor<B, D> {
     /// An empty tensor that will grow along a dimension.
     pub fn along(dim: usize) -> Self {
         Self { dim, start: 0, needed: 0, length: 0, least: LEAST, buffer: None }
@@ -82,9 +82,7 @@ impl<B: Backend, const D: usize> Growing<B, D> {
         let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
         kernels::check_size::<B>(name, &dims, new.dtype(), &new.device())?;
         // Memory that is refused here is refused to the backend too, which aborts the program.
-        match bytes < ASKED_FIRST
-            || kernels::host_tensor(new).is_none()
-            || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+        match bytes < ASKED_FIRST || !kernels::in_host_memory(new) || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
         {
             true => Ok(()),
             false => Err(too_large()),
@@ -193,13 +191,13 @@ mod tests {
         Tensor::<Flex, 1>::from_floats(&numbers[..], &Default::default()).reshape([1, count, 1])
     }
 
-    fn read(growing: &Growing<Flex, 3>) -> Option<Vec<f32>> {
+    fn read(growing: &GrowableTensor<Flex, 3>) -> Option<Vec<f32>> {
         growing.all().map(|all| all.into_data().iter::<f32>().collect())
     }
 
     #[test]
     fn what_is_appended_stays_and_room_doubles() {
-        let mut growing = Growing::<Flex, 3>::along(1);
+        let mut growing = GrowableTensor::<Flex, 3>::along(1);
         assert!(growing.all().is_none());
         let (mut all, mut rooms) = (Vec::new(), std::collections::BTreeSet::new());
         for step in 0..300 {
@@ -216,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_given_up_leaves_room_and_positions_stay() {
-        let mut growing = Growing::<Flex, 3>::along(1);
+        let mut growing = GrowableTensor::<Flex, 3>::along(1);
         growing.append(numbers(0, 1000));
         assert_eq!(growing.capacity(), 1000);
         for length in 1000..1500 {
@@ -236,9 +234,9 @@ mod tests {
     #[test]
     fn memory_that_cannot_be_is_an_error() {
         for capacity in [1 << 45, 1 << 62, usize::MAX] {
-            let growing = Growing::<Flex, 3>::along(1).with_capacity(capacity);
+            let growing = GrowableTensor::<Flex, 3>::along(1).with_capacity(capacity);
             assert!(growing.check_append("keys", &numbers(0, 1)).is_err(), "{capacity}");
         }
-        assert!(Growing::<Flex, 3>::along(1).check_append("keys", &numbers(0, 1)).is_ok());
+        assert!(GrowableTensor::<Flex, 3>::along(1).check_append("keys", &numbers(0, 1)).is_ok());
     }
 }

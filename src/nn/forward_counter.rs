@@ -6,9 +6,9 @@ use crate::masker::mix;
 
 /// Counts a layer's forward passes in training, so that each draws anew and a run can be repeated.
 #[derive(Debug, Default)]
-pub(super) struct Calls(AtomicU64);
+pub(super) struct ForwardCounter(AtomicU64);
 
-impl Calls {
+impl ForwardCounter {
     /// The seed of a forward pass that has no cache. Under autodiff, each pass has one of its own; without, all have the
     /// layer's, so that the same input gives the same output.
     pub fn seed<B: Backend>(&self, seed: u64, device: &B::Device) -> u64 {
@@ -19,7 +19,7 @@ impl Calls {
     }
 }
 
-impl Clone for Calls {
+impl Clone for ForwardCounter {
     /// A copy goes on from here, and the two count apart.
     fn clone(&self) -> Self {
         Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))

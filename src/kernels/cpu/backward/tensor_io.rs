@@ -3,15 +3,15 @@ use burn::tensor::{DType, Element, Tensor, TensorData, backend::Backend};
 use super::{
     super::{
         Heads::{BF16, F16, F32, F64},
-        Stored,
-        bridge::{Work, host, problem},
+        StoredFloat,
+        tensor_io::{Work, host, problem},
     },
     Trace, band, gather,
 };
 use crate::{
     attention::{AttentionGradients, AttentionInputs, AttentionTrace},
     kernels::SparseBackend,
-    mask::{Pattern, Rows},
+    mask::{KeyIndices, Pattern},
 };
 
 /// [SparseBackend::band_backward] on the host.
@@ -26,7 +26,7 @@ pub(crate) fn band_backward<B: SparseBackend>(
 /// [SparseBackend::gather_backward] on the host.
 pub(crate) fn gather_backward<B: SparseBackend>(
     inputs: &AttentionInputs<B>,
-    rows: &Rows<B>,
+    rows: &KeyIndices<B>,
     trace: &AttentionTrace<B>,
 ) -> Option<AttentionGradients<B>> {
     backward(inputs, trace, Work::of_rows(rows))
@@ -59,7 +59,7 @@ fn backward<B: SparseBackend>(
     }
 }
 
-fn run<B: Backend, T: Stored<Real: Element>>(
+fn run<B: Backend, T: StoredFloat<Float: Element>>(
     inputs: &AttentionInputs<B>,
     work: Work,
     sums: DType,
@@ -72,7 +72,7 @@ fn run<B: Backend, T: Stored<Real: Element>>(
         Work::Gather(lists) => gather::gather(&problem, &trace, &lists),
     };
     let device = inputs.device();
-    let like = |tensor: &Tensor<B, 4>, numbers: Vec<T::Real>| {
+    let like = |tensor: &Tensor<B, 4>, numbers: Vec<T::Float>| {
         let gradient = Tensor::<B, 4>::from_data(TensorData::new(numbers, tensor.dims()), (&device, sums));
         if tensor.dtype() == sums { gradient } else { gradient.cast(tensor.dtype()) }
     };

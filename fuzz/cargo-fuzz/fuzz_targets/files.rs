@@ -1,7 +1,7 @@
 //! Files of weights and channels: the bytes are the file, in every format.
 #![no_main]
 
-#[path = "../generators/mod.rs"]
+#[path = "../../generators/mod.rs"]
 mod generators;
 
 use libfuzzer_sys::fuzz_target;

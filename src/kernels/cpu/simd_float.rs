@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use pulp::Simd;
 
 /// A type in which the kernels compute, and its vectors.
-pub(crate) trait Real: Copy + PartialOrd + Send + Sync + 'static {
+pub(crate) trait SimdFloat: Copy + PartialOrd + Send + Sync + 'static {
     /// As many numbers as the machine computes at once.
     type Vector<S: Simd>: Copy;
 
@@ -36,7 +36,7 @@ pub(crate) trait Real: Copy + PartialOrd + Send + Sync + 'static {
 macro_rules! real {
     ($number:ty, $vector:ident, $splat:ident, $mul_add:ident, $sum:ident, $split:ident, $split_mut:ident, $load:ident,
      $store:ident, $exp:expr, $tanh:expr) => {
-        impl Real for $number {
+        impl SimdFloat for $number {
             type Vector<S: Simd> = S::$vector;
 
             const ZERO: Self = 0.0;
@@ -207,20 +207,20 @@ pub(crate) fn tanh_f32(x: f32) -> f32 {
 }
 
 /// A type in which numbers stand in memory.
-pub(crate) trait Stored: Copy + Send + Sync + 'static {
+pub(crate) trait StoredFloat: Copy + Send + Sync + 'static {
     /// The type in which they are computed with.
-    type Real: Real;
+    type Float: SimdFloat;
 
     /// The row in the type for computing, in the buffer unless it stands so in memory.
-    fn widen<'a>(row: &'a [Self], buffer: &'a mut [Self::Real]) -> &'a [Self::Real];
+    fn widen<'a>(row: &'a [Self], buffer: &'a mut [Self::Float]) -> &'a [Self::Float];
     /// Of all calls of [Self::widen], whether none uses the buffer.
     const AS_IT_IS: bool;
 }
 
 macro_rules! stored_as_it_is {
     ($($number:ty),*) => {
-        $(impl Stored for $number {
-            type Real = $number;
+        $(impl StoredFloat for $number {
+            type Float = $number;
             const AS_IT_IS: bool = true;
 
             #[inline(always)]
@@ -233,8 +233,8 @@ macro_rules! stored_as_it_is {
 
 macro_rules! stored_in_half {
     ($($number:ty),*) => {
-        $(impl Stored for $number {
-            type Real = f32;
+        $(impl StoredFloat for $number {
+            type Float = f32;
             const AS_IT_IS: bool = false;
 
             #[inline(always)]

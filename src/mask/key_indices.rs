@@ -14,7 +14,7 @@ use crate::kernels::as_indices;
 /// The lists are in the memory of the host, in tensors, or in both, and are carried over when they are first asked for:
 /// a mask that was chosen on the host and is read there never becomes a tensor.
 #[derive(Debug, Clone)]
-pub struct Rows<B: Backend> {
+pub struct KeyIndices<B: Backend> {
     /// `[batch, heads, queries, width]`.
     dims: [usize; 4],
     device: B::Device,
@@ -55,8 +55,8 @@ impl Kept {
     }
 }
 
-impl<B: Backend> Rows<B> {
-    /// Lists of kept keys, which [Mask::from_rows](super::Mask::from_rows) checks.
+impl<B: Backend> KeyIndices<B> {
+    /// Lists of kept keys, which [Mask::from_indices](super::Mask::from_indices) checks.
     ///
     /// # Shapes
     /// - indices: `[batch, heads, queries, width]`, the kept keys of each row without repetition; -1 marks an unused
@@ -146,9 +146,9 @@ impl<B: Backend> Rows<B> {
 
     /// The same lists for another backend.
     #[cfg(feature = "train")]
-    pub(crate) fn on_backend<T: Backend<Device = B::Device>>(&self) -> Rows<T> {
+    pub(crate) fn on_backend<T: Backend<Device = B::Device>>(&self) -> KeyIndices<T> {
         let lists = OnceLock::from(self.lists().clone());
-        Rows { dims: self.dims, device: self.device.clone(), lists, tensors: OnceLock::new() }
+        KeyIndices { dims: self.dims, device: self.device.clone(), lists, tensors: OnceLock::new() }
     }
 
     /// `[batch, heads, queries, width]`.
@@ -430,10 +430,10 @@ mod tests {
             .map(|row| kept(row).map(|key| Kept { key, probability: probability(key) }).collect())
             .collect::<Vec<_>>();
         let device = Default::default();
-        let lists = || Rows::<Flex>::from_host(shape, &rows, &device).expect("some are kept");
-        let tensors = || Rows::new(lists().indices(), lists().probability()).expect("the shapes agree");
+        let lists = || KeyIndices::<Flex>::from_host(shape, &rows, &device).expect("some are kept");
+        let tensors = || KeyIndices::new(lists().indices(), lists().probability()).expect("the shapes agree");
         let pattern = Pattern { sink: 2, window: 4, offset: 6 };
-        type Operation = fn(Rows<Flex>, Pattern) -> Rows<Flex>;
+        type Operation = fn(KeyIndices<Flex>, Pattern) -> KeyIndices<Flex>;
         let operations: [(&str, Operation); 6] = [
             ("themselves", |rows, _| rows),
             ("support", |rows, _| rows.support()),
@@ -469,10 +469,11 @@ mod tests {
         let device = Default::default();
         let none = || {
             let dims = [1, 2, 3, 0];
-            Rows::<Flex>::new(Tensor::zeros(dims, &device), Tensor::zeros(dims, &device)).expect("the shapes agree")
+            KeyIndices::<Flex>::new(Tensor::zeros(dims, &device), Tensor::zeros(dims, &device))
+                .expect("the shapes agree")
         };
         let some = vec![vec![Kept::certainly(4)]; shape.rows()];
-        let one = || Rows::<Flex>::from_host(shape, &some, &device).expect("some are kept");
+        let one = || KeyIndices::<Flex>::from_host(shape, &some, &device).expect("some are kept");
         let pattern = Pattern::sink(2);
         for none in [none(), none().outside(pattern), none().inside(pattern), none().support()] {
             assert_eq!(none.to_host(), vec![Vec::new(); shape.rows()]);

@@ -21,7 +21,7 @@ pub struct Problem<B: Backend> {
 
 impl<B: Backend> Problem<B> {
     pub fn open(arguments: &Arguments, device: &B::Device) -> Result<Self, Box<dyn Error>> {
-        let file = find("examples/data").join(format!("layer{}.safetensors", arguments.layer));
+        let file = find(&format!("examples/data/layer{}.safetensors", arguments.layer))?;
         let inputs = Recording::<B>::open(file, device)?.inputs;
         let [queries, keys, values] =
             [inputs.queries(), inputs.keys(), inputs.values()].map(|tensor| tensor.clone().cast(arguments.precision));

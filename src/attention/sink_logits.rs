@@ -5,7 +5,7 @@ use super::{
     scores::{accumulation_dtype, cast, logarithm, reciprocal},
 };
 
-/// Attention with a [sink](super::AttentionInputs::with_sinks) in every softmax, from attention over the keys with its
+/// Attention with a [sink](super::AttentionInputs::with_sink_logits) in every softmax, from attention over the keys with its
 /// statistics.
 ///
 /// # Shapes
@@ -17,7 +17,7 @@ pub(super) fn join<B: Backend>(
     requested: Requested,
 ) -> AttentionOutput<B> {
     let Some(SoftmaxStatistics { maximum, numerator, denominator, .. }) = of_keys.statistics else {
-        unreachable!("the statistics of the keys are always requested for the sinks to join")
+        unreachable!("the statistics of the keys are always requested for the sink logits to join")
     };
     let sums = accumulation_dtype(dtype);
     let [heads] = logits.dims();

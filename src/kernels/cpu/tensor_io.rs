@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive, backend::Backend};
 
 use super::{
-    Heads, HostTensor, Real, Stored,
+    Heads, HostTensor, SimdFloat, StoredFloat,
     attend::{Problem, band},
     gather::{Lists, gather},
     softmax::Softmax,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     attention::{AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility},
     kernels::SparseBackend,
-    mask::{Pattern, Rows},
+    mask::{KeyIndices, Pattern},
 };
 
 /// [SparseBackend::band_attention] on the host.
@@ -26,7 +26,7 @@ pub(crate) fn band_attention<B: SparseBackend>(
 /// [SparseBackend::gather_attention] on the host.
 pub(crate) fn gather_attention<B: SparseBackend>(
     inputs: &AttentionInputs<B>,
-    rows: &Rows<B>,
+    rows: &KeyIndices<B>,
     requested: Requested,
 ) -> Option<AttentionOutput<B>> {
     attend(inputs, requested, Work::of_rows(rows))
@@ -39,7 +39,7 @@ pub(super) enum Work<'a> {
 
 impl<'a> Work<'a> {
     /// The lists of a mask, where they lie.
-    pub fn of_rows<B: Backend>(rows: &'a Rows<B>) -> Self {
+    pub fn of_rows<B: Backend>(rows: &'a KeyIndices<B>) -> Self {
         let lists = rows.lists();
         Self::Gather(Lists { indices: &lists.indices, probability: lists.probability.as_deref(), width: rows.width() })
     }
@@ -68,7 +68,7 @@ pub(super) fn host<B: SparseBackend>(tensor: &Tensor<B, 4>) -> Option<Box<dyn Ho
     }
 }
 
-fn run<B: SparseBackend, T: Stored>(
+fn run<B: SparseBackend, T: StoredFloat>(
     inputs: &AttentionInputs<B>,
     requested: Requested,
     work: Work,
@@ -78,7 +78,7 @@ fn run<B: SparseBackend, T: Stored>(
     values: Vec<&[T]>,
 ) -> Option<AttentionOutput<B>>
 where
-    T::Real: burn::tensor::Element,
+    T::Float: burn::tensor::Element,
 {
     let problem = problem(inputs, queries, keys, values)?;
     let rows = match work {
@@ -115,7 +115,7 @@ pub(super) fn problem<'a, B: Backend, T>(
     })
 }
 
-fn output<B: Backend, R: Real + burn::tensor::Element>(
+fn output<B: Backend, R: SimdFloat + burn::tensor::Element>(
     inputs: &AttentionInputs<B>,
     requested: Requested,
     sums: DType,

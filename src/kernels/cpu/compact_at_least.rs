@@ -25,7 +25,7 @@ const fn places() -> [[u8; TOGETHER]; 1 << TOGETHER] {
 
 /// Writes the positions of the scores that are not below a guess (what is not a number is not) to the front of `members`,
 /// which has a place for each score, and returns how many they are.
-pub(super) fn reaching(scores: &[f32], guess: f32, members: &mut [u32]) -> usize {
+pub(super) fn compact_at_least(scores: &[f32], guess: f32, members: &mut [u32]) -> usize {
     Arch::new().dispatch(Reaching { scores, guess, members })
 }
 
@@ -82,7 +82,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_xoshiro::Xoshiro256PlusPlus;
 
-    use super::reaching;
+    use super::compact_at_least;
 
     #[test]
     fn members_are_the_scores_that_reach_a_guess() {
@@ -95,7 +95,7 @@ mod tests {
                 }
                 let guess = 1.0 - share;
                 let mut members = vec![u32::MAX; length];
-                let count = reaching(&scores, guess, &mut members);
+                let count = compact_at_least(&scores, guess, &mut members);
                 let wanted = (0..length as u32)
                     .filter(|&at| scores[at as usize] >= guess || scores[at as usize].is_nan())
                     .collect::<Vec<_>>();
