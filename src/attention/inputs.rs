@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{AttentionError, Visibility};
+use super::{AttentionError, Phase, Visibility};
 use crate::{kernels::check_size, mask::MaskShape};
 
 /// Everything that attention, and a method that chooses keys for it, is given.
@@ -35,13 +35,16 @@ pub struct AttentionInputs<B: Backend> {
     softcap: Option<f64>,
     sink_logits: Option<Tensor<B, 1>>,
     layer: usize,
+    /// The phase, if it was set.
+    phase: Option<Phase>,
     /// The position of the first query, where neither the visibility nor the lengths tell it.
     first_position: Option<isize>,
 }
 
 impl<B: Backend> AttentionInputs<B> {
     /// Inputs with full [visibility](Self::with_visibility), the [scale](Self::with_scale) `1 / sqrt(head_dim)`, no
-    /// [softcap](Self::with_softcap), no [sinks](Self::with_sink_logits), and layer 0.
+    /// [softcap](Self::with_softcap), no [sinks](Self::with_sink_logits), layer 0, and the [phase](Self::phase) that their
+    /// lengths tell.
     ///
     /// # Shapes
     /// - queries: `[batch, heads, queries, head_dim]`
@@ -91,6 +94,7 @@ impl<B: Backend> AttentionInputs<B> {
             softcap: None,
             sink_logits: None,
             layer: 0,
+            phase: None,
             first_position: None,
         })
     }
@@ -153,6 +157,7 @@ impl<B: Backend> AttentionInputs<B> {
             softcap: self.softcap,
             sink_logits: None,
             layer: self.layer,
+            phase: self.phase,
             first_position: self.first_position,
         }
     }
@@ -215,7 +220,15 @@ impl<B: Backend> AttentionInputs<B> {
         self
     }
 
-    /// Some of the queries, over the keys up to the last one that any of them sees.
+    /// What the call is for, for methods with other maskers in each phase. The layers of [nn](crate::nn) say it of every
+    /// call.
+    pub fn with_phase(mut self, phase: Phase) -> Self {
+        self.phase = Some(phase);
+        self
+    }
+
+    /// Some of the queries, over the keys up to the last one that any of them sees. A phase that was
+    /// [set](Self::with_phase) stays.
     ///
     /// # Errors
     /// If there are no such queries.
@@ -296,6 +309,18 @@ impl<B: Backend> AttentionInputs<B> {
     /// The index of the layer that asks.
     pub fn layer(&self) -> usize {
         self.layer
+    }
+
+    /// What the call is for. Unless it was [set](Self::with_phase), one query behind other keys is decoding, and everything
+    /// else is a prefill.
+    pub fn phase(&self) -> Phase {
+        let MaskShape { queries, keys, .. } = self.mask_shape();
+        self.phase.unwrap_or_else(|| Phase::of_call(keys == 1, queries))
+    }
+
+    /// The phase, if it was set.
+    pub(crate) fn phase_if_set(&self) -> Option<Phase> {
+        self.phase
     }
 
     /// The shape of a mask over these inputs, `[batch, heads, queries, keys]`.

@@ -10,6 +10,7 @@ mod error;
 mod gradients;
 mod inputs;
 pub(crate) mod kept;
+mod phase;
 mod report;
 mod research;
 mod row_counts;
@@ -30,6 +31,7 @@ pub use efficient::{DoubleSparsity, DoubleSparsityConfig, EfficientAttention, Ha
 pub use error::AttentionError;
 pub use gradients::{AttentionGradients, AttentionTrace};
 pub use inputs::AttentionInputs;
+pub use phase::Phase;
 pub use report::{AttentionReport, HeadReport, QueryReport};
 pub use research::{ResearchAttention, ResearchOutput};
 pub use visibility::Visibility;

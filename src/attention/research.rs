@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     mask::Mask,
-    masker::{ConfigError, LayerState, Masker, MaskerChain, at_most_one_sampler, mask_of_all},
+    masker::{Choice, ConfigError, LayerState, Masker, MaskerChain, at_most_one_sampler},
     metrics::{
         MetricLogger,
         built_in::{MILLISECONDS_ATTEND, MILLISECONDS_SELECT},
@@ -15,12 +15,14 @@ use crate::{
 /// Attention through any chain of [maskers](Masker): what one studies a method with.
 ///
 /// The maskers add keys one after the other, and attention runs over what they kept. Without maskers it is dense
-/// attention. Samplers compute the scores of all pairs; selectors those of a row at a time, where the scorer can.
+/// attention. Where a method has phases or layers, the maskers at work are those of the [phase](AttentionInputs::phase) and
+/// the [layer](AttentionInputs::layer) of the inputs. Samplers compute the scores of all pairs; selectors those of a row at a time, where the scorer can.
 ///
 /// Usually made by [MaskerRegistry::research_attention](crate::masker::MaskerRegistry::research_attention).
 #[derive(Debug)]
 pub struct ResearchAttention<B: Backend> {
     maskers: Vec<Box<dyn Masker<B>>>,
+    choice: Choice,
     logger: MetricLogger,
 }
 
@@ -40,7 +42,13 @@ impl<B: Backend> ResearchAttention<B> {
     /// If more than one of them [samples](Masker::samples): each estimates what all the others left out.
     pub fn new(maskers: Vec<Box<dyn Masker<B>>>) -> Result<Self, ConfigError> {
         at_most_one_sampler(maskers.iter().map(AsRef::as_ref))?;
-        Ok(Self { maskers, logger: MetricLogger::off() })
+        let choice = Choice::all(maskers.len());
+        Ok(Self::of(maskers, choice))
+    }
+
+    /// Maskers of which some are at work in a call. In each chain at most one samples.
+    pub(crate) fn of(maskers: Vec<Box<dyn Masker<B>>>, choice: Choice) -> Self {
+        Self { maskers, choice, logger: MetricLogger::off() }
     }
 
     /// The same with a logger, which takes [metrics](crate::metrics::built_in) of every call of
@@ -55,9 +63,15 @@ impl<B: Backend> ResearchAttention<B> {
         Self { logger, ..self }
     }
 
-    /// The maskers in their order.
+    /// The maskers in their order. Of a method with phases or layers those of all chains: of `prefill`, of `decode`, and of
+    /// the `layers`.
     pub fn maskers(&self) -> &[Box<dyn Masker<B>>] {
         &self.maskers
+    }
+
+    /// Whether some of the maskers are at work in one [phase](crate::attention::Phase) only.
+    pub fn has_phases(&self) -> bool {
+        self.choice.has_phases()
     }
 
     /// Which keys the chain keeps. Without maskers: all.
@@ -65,7 +79,7 @@ impl<B: Backend> ResearchAttention<B> {
     /// # Errors
     /// If a masker cannot work with the inputs.
     pub fn mask(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Mask<B>, AttentionError> {
-        mask_of_all(self.maskers.iter().map(AsRef::as_ref), inputs, state)
+        self.choice.mask(&self.maskers, AsRef::as_ref, inputs, state)
     }
 
     /// Attention over the keys that the chain keeps.
@@ -120,10 +134,9 @@ impl<B: Backend> ResearchAttention<B> {
 /// The method of a layer, to study it.
 impl<B: Backend> From<MaskerChain<B>> for ResearchAttention<B> {
     fn from(chain: MaskerChain<B>) -> Self {
+        let (maskers, choice) = chain.into_parts();
+        let boxed = |masker| Box::new(masker) as Box<dyn Masker<B>>;
         // A chain has been checked for samplers.
-        Self {
-            maskers: chain.into_maskers().into_iter().map(|masker| Box::new(masker) as Box<dyn Masker<B>>).collect(),
-            logger: MetricLogger::off(),
-        }
+        Self::of(maskers.into_iter().map(boxed).collect(), choice)
     }
 }

@@ -12,6 +12,7 @@ use super::{
     BuiltInMasker, MaskerChain,
     built_in::{BuiltInMaskerRecord, kind_of_record},
     chain::MaskerChainRecord,
+    choice::Choice,
 };
 
 /// Why a record does not fit a module.
@@ -59,14 +60,18 @@ impl<B: Backend> MaskerChain<B> {
     }
 }
 
-/// The maskers of a chain: a list as a burn module, which says what is wrong with a record before burn panics.
+/// The maskers of a chain: a list as a burn module, which says what is wrong with a record before burn panics. Which of
+/// them are at work when is the method's, and not in the record.
 #[derive(Debug, Clone)]
-pub(super) struct Maskers<B: Backend>(pub Vec<BuiltInMasker<B>>);
+pub(super) struct Maskers<B: Backend> {
+    pub all: Vec<BuiltInMasker<B>>,
+    pub choice: Choice,
+}
 
 impl<B: Backend> Maskers<B> {
     fn check_record(&self, record: &[BuiltInMaskerRecord<B>]) -> Result<(), RecordError> {
         let kinds = |records: &[BuiltInMaskerRecord<B>]| records.iter().map(kind_of_record).collect::<Vec<_>>();
-        let (chain, record) = (kinds(&self.0.clone().into_record()), kinds(record));
+        let (chain, record) = (kinds(&self.all.clone().into_record()), kinds(record));
         match chain == record {
             true => Ok(()),
             false => Err(RecordError::Chain { record, chain }),
@@ -78,39 +83,39 @@ impl<B: Backend> Module<B> for Maskers<B> {
     type Record = Vec<BuiltInMaskerRecord<B>>;
 
     fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
-        self.0.collect_devices(devices)
+        self.all.collect_devices(devices)
     }
 
     fn fork(self, device: &B::Device) -> Self {
-        Self(self.0.fork(device))
+        Self { all: self.all.fork(device), ..self }
     }
 
     fn to_device(self, device: &B::Device) -> Self {
-        Self(self.0.to_device(device))
+        Self { all: self.all.to_device(device), ..self }
     }
 
     fn num_params(&self) -> usize {
-        Module::<B>::num_params(&self.0)
+        Module::<B>::num_params(&self.all)
     }
 
     fn visit<V: ModuleVisitor<B>>(&self, visitor: &mut V) {
-        self.0.visit(visitor);
+        self.all.visit(visitor);
     }
 
     fn map<T: ModuleMapper<B>>(self, mapper: &mut T) -> Self {
-        Self(self.0.map(mapper))
+        Self { all: self.all.map(mapper), ..self }
     }
 
     /// Burn's interface has no way to say what is wrong but a panic; [MaskerChain::try_load_record] returns it.
     fn load_record(self, record: Self::Record) -> Self {
         match self.check_record(&record) {
-            Ok(()) => Self(self.0.load_record(record)),
+            Ok(()) => Self { all: self.all.load_record(record), ..self },
             Err(error) => panic!("{error}"),
         }
     }
 
     fn into_record(self) -> Self::Record {
-        self.0.into_record()
+        self.all.into_record()
     }
 }
 
@@ -118,21 +123,21 @@ impl<B: AutodiffBackend> AutodiffModule<B> for Maskers<B> {
     type InnerModule = Maskers<B::InnerBackend>;
 
     fn valid(&self) -> Self::InnerModule {
-        Maskers(self.0.valid())
+        Maskers { all: self.all.valid(), choice: self.choice.clone() }
     }
 
     fn from_inner(module: Self::InnerModule) -> Self {
-        Self(Vec::from_inner(module.0))
+        Self { all: Vec::from_inner(module.all), choice: module.choice }
     }
 }
 
 impl<B: Backend> ModuleDisplayDefault for Maskers<B> {
     fn content(&self, content: Content) -> Option<Content> {
-        content.add_single(&self.0).optional()
+        content.add_single(&self.all).optional()
     }
 
     fn num_params(&self) -> usize {
-        Module::<B>::num_params(&self.0)
+        Module::<B>::num_params(&self.all)
     }
 }
 

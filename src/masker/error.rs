@@ -16,13 +16,52 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The text is not JSON, or not a list of objects.
-    #[error("{origin} is not a list of masker configurations, `[{{\"type\": ...}}, ...]`: {reason}")]
+    /// The text is not JSON, or neither a list of objects nor an object.
+    #[error(
+        "{origin} is not a list of masker configurations, `[{{\"type\": ...}}, ...]`, and not an object of such lists by \
+         phase and layer, `{{\"prefill\": [...], \"decode\": [...], ...}}`: {reason}"
+    )]
     NotAChain {
         /// The file, or "the text".
         origin: String,
         /// What is wrong.
         reason: String,
+    },
+    /// An object in a method has a key that is not known.
+    #[error("{} has the unknown key \"{key}\"; allowed keys: {allowed}", place_or_method(place))]
+    UnknownKey {
+        /// Where the object stands (`layers.5`), `None` for the method as a whole.
+        place: Option<String>,
+        /// The key.
+        key: String,
+        /// The keys that are known.
+        allowed: String,
+    },
+    /// A part of a method is of another form than it must be.
+    #[error("`{place}` is {found}, but must be {expected}")]
+    Form {
+        /// Where it stands: `decode`, `layers.5.prefill`.
+        place: String,
+        /// What stands there.
+        found: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// A method names a layer twice.
+    #[error("`{field}` names layer {layer} twice")]
+    LayerTwice {
+        /// `dense_layers` or `layers`.
+        field: &'static str,
+        /// The layer.
+        layer: usize,
+    },
+    /// What is wrong with the maskers of a phase or a layer.
+    #[error("`{place}`: {source}")]
+    At {
+        /// Where they stand: `decode`, `layers.5`, `layers.5.prefill`.
+        place: String,
+        /// What is wrong.
+        source: Box<ConfigError>,
     },
     /// A configuration does not say which masker it is for.
     #[error("masker {place} of the chain has no \"type\"; known types: {known}")]
@@ -83,4 +122,8 @@ impl ConfigError {
     pub fn value(field: &'static str, value: impl ToString, allowed: &'static str) -> Self {
         Self::Value { field, value: value.to_string(), allowed }
     }
+}
+
+fn place_or_method(place: &Option<String>) -> String {
+    place.as_ref().map_or("the method".to_owned(), |place| format!("`{place}`"))
 }

@@ -1,4 +1,7 @@
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -6,13 +9,12 @@ use serde_json::Value;
 
 use super::{
     AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
-    LocalConfig, MagicPigConfig, Masker, NamedConfig, OracleTopKConfig, OracleTopPConfig, PpsSamplingConfig,
+    LocalConfig, MagicPigConfig, Masker, MaskerChainConfig, NamedConfig, OracleTopKConfig, OracleTopPConfig, PpsSamplingConfig,
     PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, Registry, SinkConfig,
     ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
 };
 use crate::{
     attention::ResearchAttention,
-    io::from_json,
     scorer::{self, Scorer, ScorerConfig},
 };
 
@@ -108,16 +110,21 @@ impl<B: Backend> MaskerRegistry<B> {
     /// If it has no type or an unknown one, if a field is missing, unknown or of the wrong type, or if a value makes no
     /// sense.
     pub fn masker(&self, config: &Value, context: &Context<B>) -> Result<Box<dyn Masker<B>>, ConfigError> {
-        self.masker_at(0, config, context)
+        match NamedConfig::deserialize(config) {
+            Ok(named) => self.maskers.build(&named, context),
+            Err(_) => Err(ConfigError::NoType { place: 0, known: self.maskers.known() }),
+        }
     }
 
-    /// A method from the text of a configuration file: a list of configurations in the order of the chain. Files that it
-    /// names are looked for from the current folder.
+    /// A method from the text of a [method file](MaskerChainConfig): a list of configurations in the order of the chain, or
+    /// an object with such lists by phase and layer. Files that it names are looked for from the current folder.
     ///
     /// # Errors
-    /// If the text is not such a list, a configuration does not work, or more than one masker samples.
+    /// If the text is of neither form, a configuration does not work, or more than one masker samples in the same phase of a
+    /// layer.
     pub fn research_attention(&self, json: &str, device: &B::Device) -> Result<ResearchAttention<B>, ConfigError> {
-        self.chain("the text", json, &self.context(device))
+        let known = self.maskers.known();
+        self.attention(&MaskerChainConfig::parse("the text", json, PathBuf::new(), &known)?, device)
     }
 
     /// A method from a configuration file. Files that it names are looked for from the folder in which it lies.
@@ -129,29 +136,14 @@ impl<B: Backend> MaskerRegistry<B> {
         path: impl AsRef<Path>,
         device: &B::Device,
     ) -> Result<ResearchAttention<B>, ConfigError> {
-        let path = path.as_ref();
-        let json =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let context = self.context(device).in_directory(path.parent().unwrap_or(Path::new("")));
-        self.chain(&path.display().to_string(), &json, &context)
+        self.attention(&MaskerChainConfig::read(path.as_ref(), &self.maskers.known())?, device)
     }
 
-    fn chain(&self, origin: &str, json: &str, context: &Context<B>) -> Result<ResearchAttention<B>, ConfigError> {
-        let configs = from_json::<Vec<Value>>(json)
-            .map_err(|error| ConfigError::NotAChain { origin: origin.to_owned(), reason: error.to_string() })?;
-        let maskers = configs
-            .iter()
-            .enumerate()
-            .map(|(place, config)| self.masker_at(place, config, context))
-            .collect::<Result<_, _>>()?;
-        ResearchAttention::new(maskers)
-    }
-
-    fn masker_at(&self, place: usize, config: &Value, context: &Context<B>) -> Result<Box<dyn Masker<B>>, ConfigError> {
-        match NamedConfig::deserialize(config) {
-            Ok(named) => self.maskers.build(&named, context),
-            Err(_) => Err(ConfigError::NoType { place, known: self.maskers.known() }),
-        }
+    fn attention(&self, config: &MaskerChainConfig, device: &B::Device) -> Result<ResearchAttention<B>, ConfigError> {
+        let context = self.context(device).in_directory(&config.directory);
+        let masker = |named: &NamedConfig| self.maskers.build(named, &context);
+        let (maskers, choice) = config.build(None, masker, |masker| masker.as_ref())?;
+        Ok(ResearchAttention::of(maskers, choice))
     }
 }
 

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::SamplingReport;
-use crate::attention::{AttentionError, AttentionInputs};
+use crate::attention::{AttentionError, AttentionInputs, Phase};
 
 /// What a method keeps between the calls of one layer: the seed of its random numbers, and what its parts remember of
 /// the keys.
@@ -23,9 +23,21 @@ pub struct LayerState {
     seed: u64,
     layer: usize,
     place: usize,
+    /// The phase at work, where the phases of a method remember apart.
+    phase: Option<Phase>,
     sequence: Option<Sequence>,
-    memories: HashMap<(usize, TypeId), Memory>,
+    memories: HashMap<(Option<Phase>, usize, TypeId), Memory>,
     sampling: Option<SamplingReport>,
+    calls: Calls,
+}
+
+/// What a state knows of the calls of a [function](crate::nn::sparse_attention) that has no cache of its own.
+#[derive(Debug, Clone, Copy, Default)]
+struct Calls {
+    /// How many keys the last one had.
+    keys: usize,
+    /// What the caller says the next ones are.
+    phase: Option<Phase>,
 }
 
 /// The lengths of the inputs that a state has seen.
@@ -65,6 +77,23 @@ impl LayerState {
     /// The index of the layer, 0 unless it was [given](Self::with_layer).
     pub fn layer(&self) -> usize {
         self.layer
+    }
+
+    /// Says what the next calls are for, for [functions](crate::nn::sparse_attention) that take the phase from here. `None`,
+    /// the default: the first call is a prefill, a later one with one query is decoding, and a later one with more queries
+    /// is a prefill. Layers say the phase themselves and do not ask.
+    pub fn set_phase(&mut self, phase: Option<Phase>) {
+        self.calls.phase = phase;
+    }
+
+    /// The phase of the next call of a function, which has a number of queries.
+    pub(crate) fn phase_of_call(&self, queries: usize) -> Phase {
+        self.calls.phase.unwrap_or_else(|| Phase::of_call(self.calls.keys == 0, queries))
+    }
+
+    /// Takes a call of a function as done.
+    pub(crate) fn call_is_done(&mut self, keys: usize) {
+        self.calls.keys = keys;
     }
 
     /// Takes the inputs of the next call as those of the same sequence: at least as many keys as before, and every other
@@ -149,7 +178,7 @@ impl LayerState {
     }
 
     fn remembered<T: Default + Send + 'static>(&mut self, truncate: Option<fn(&mut dyn Any, usize)>) -> &mut T {
-        let place = (self.place, TypeId::of::<T>());
+        let place = (self.phase, self.place, TypeId::of::<T>());
         let memory = self.memories.entry(place).or_insert_with(|| Memory { content: Box::<T>::default(), truncate });
         match memory.content.downcast_mut() {
             Some(memory) => memory,
@@ -159,6 +188,7 @@ impl LayerState {
 
     /// Forgets all but the first `keys`: what maskers do next is what they would do had the others never been there.
     pub fn truncate(&mut self, keys: usize) {
+        self.calls.keys = self.calls.keys.min(keys);
         if let Some(sequence) = &mut self.sequence {
             sequence.keys = sequence.keys.min(keys);
         }
@@ -195,6 +225,16 @@ impl LayerState {
         self.place = (whole + 1) << 8 | part;
         let result = work(self);
         self.place = whole;
+        result
+    }
+
+    /// Lets the maskers of a phase work, so that they remember apart from those of the other phase. What they draw does not
+    /// depend on the phase: the two never draw for the same query.
+    pub(super) fn in_phase<T>(&mut self, phase: Option<Phase>, work: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.phase;
+        self.phase = phase.or(before);
+        let result = work(self);
+        self.phase = before;
         result
     }
 

@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 
 use super::{
     LayerState, Masker,
-    chain::{add_all, mask_of_all, most_before_window},
+    choice::{add_all, mask_of_all, most_before_window},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},

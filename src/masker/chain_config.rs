@@ -1,0 +1,182 @@
+use std::path::{Path, PathBuf};
+
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    BuiltInMasker, ConfigError, Context, Masker, MaskerChain, MaskersConfig, NamedConfig,
+    built_in::NAMES,
+    choice::{Chains, Choice, at_most_one_sampler},
+    method_config::{Lists, at},
+};
+use crate::io::from_json;
+
+/// Configuration of [MaskerChain]: what stands in a method file.
+///
+/// A list is one chain for every call:
+/// ```json
+/// [{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 256}]
+/// ```
+///
+/// An object has chains by [phase](crate::attention::Phase) and by layer, with at least one of these keys:
+/// ```json
+/// {
+///     "prefill": [],
+///     "decode": [{"type": "sink", "sink_size": 4}, {"type": "oracle_top_k", "heavy_size": 256}],
+///     "dense_layers": [0, 1],
+///     "layers": {"5": [{"type": "local", "window_size": 512}]}
+/// }
+/// ```
+///
+/// - `prefill`, `decode`: the maskers of the phase. A phase that is missing, or has none, is dense.
+/// - `dense_layers`: layers that are dense in both phases. They win over `prefill` and `decode`.
+/// - `layers`: the maskers of single layers, which win over all else: a list for both phases, or an object with `prefill`
+///   and `decode`, of which one that is missing is dense.
+///
+/// Layers know their index by the `layer` of their configuration. The phase is a property of the call: the first call into
+/// an empty cache is a prefill, a later one with one query is decoding, and a later one with more queries is a prefill,
+/// unless the caller [says otherwise](crate::nn::GqaInput::phase). Without a cache a call is a prefill.
+///
+/// The chains of the two phases remember keys apart: one that first sees the keys in a decode step takes all of them in
+/// then.
+///
+/// # Example
+/// ```
+/// use sparse_attention_hub::masker::{MaskerChainConfig, MaskersConfig, NamedConfig, PhasesConfig};
+///
+/// let file = MaskerChainConfig::from_json(r#"{"decode": [{"type": "causal"}], "dense_layers": [0]}"#)?;
+/// let decode = vec![NamedConfig::new("causal")];
+/// let phases = PhasesConfig { decode, dense_layers: [0].into(), ..Default::default() };
+/// assert_eq!(file, MaskerChainConfig::from(MaskersConfig::from(phases)));
+/// # Ok::<(), sparse_attention_hub::masker::ConfigError>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MaskerChainConfig {
+    /// The maskers.
+    pub maskers: MaskersConfig,
+    /// The folder from which the maskers name files. It is where the method file lay, and is not saved with it.
+    #[serde(skip)]
+    pub directory: PathBuf,
+}
+
+impl From<MaskersConfig> for MaskerChainConfig {
+    /// Files that the maskers name are looked for from the current folder.
+    fn from(maskers: MaskersConfig) -> Self {
+        Self { maskers, directory: PathBuf::new() }
+    }
+}
+
+impl From<Vec<NamedConfig>> for MaskerChainConfig {
+    /// Files that the maskers name are looked for from the current folder.
+    fn from(maskers: Vec<NamedConfig>) -> Self {
+        MaskersConfig::from(maskers).into()
+    }
+}
+
+impl MaskerChainConfig {
+    /// The configuration from the text of a method file. Files that it names are looked for from the current folder.
+    ///
+    /// # Errors
+    /// If the text is neither a list nor an object of this form, a key is not known, a layer is named twice, or an entry
+    /// has no type.
+    pub fn from_json(json: &str) -> Result<Self, ConfigError> {
+        Self::parse("the text", json, PathBuf::new(), &NAMES.join(", "))
+    }
+
+    /// The configuration from a method file. Files that it names are looked for from the folder in which it lies.
+    ///
+    /// # Errors
+    /// If the file cannot be read, and as [from_json](Self::from_json).
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        Self::read(path.as_ref(), &NAMES.join(", "))
+    }
+
+    /// The chain for all layers, which chooses what holds in a layer by the [layer](crate::attention::AttentionInputs::layer)
+    /// of the inputs.
+    ///
+    /// # Errors
+    /// If a type is not known, a field or a value makes no sense, a file cannot be used, or more than one masker samples in
+    /// the same phase of a layer.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> Result<MaskerChain<B>, ConfigError> {
+        self.init_in(Context::new(device))
+    }
+
+    /// The chain of one layer of a model: it has the maskers of that layer, and what it learns is that layer's alone.
+    ///
+    /// # Errors
+    /// As [init](Self::init).
+    pub fn init_for_layer<B: Backend>(&self, layer: usize, device: &B::Device) -> Result<MaskerChain<B>, ConfigError> {
+        self.init_in(Context::new(device).for_layer(layer))
+    }
+
+    fn init_in<B: Backend>(&self, context: Context<B>) -> Result<MaskerChain<B>, ConfigError> {
+        let context = context.in_directory(&self.directory);
+        let masker = |named: &NamedConfig| BuiltInMasker::from_config(named, &context);
+        let (maskers, choice) = self.build(context.layer(), masker, |masker| masker as &dyn Masker<B>)?;
+        Ok(MaskerChain::of(maskers, choice))
+    }
+
+    /// The maskers of all chains one after the other, and which of them are at work when: those of one layer, or of all.
+    ///
+    /// # Errors
+    /// If a masker cannot be built, or a chain has two that sample; the error says in which phase of which layer.
+    pub(super) fn build<B: Backend, T>(
+        &self,
+        layer: Option<usize>,
+        masker: impl Fn(&NamedConfig) -> Result<T, ConfigError>,
+        as_masker: for<'a> fn(&'a T) -> &'a dyn Masker<B>,
+    ) -> Result<(Vec<T>, Choice), ConfigError> {
+        let mut all = Vec::new();
+        let mut add = |list: &[NamedConfig], place: Option<String>| -> Result<_, ConfigError> {
+            let chain = list.iter().map(&masker).collect::<Result<Vec<_>, _>>();
+            let chain = chain.and_then(|chain| at_most_one_sampler(chain.iter().map(as_masker)).map(|()| chain));
+            let mut chain = match place {
+                Some(place) => at(&place, chain)?,
+                None => chain?,
+            };
+            let start = all.len();
+            all.append(&mut chain);
+            Ok(start..all.len())
+        };
+        let mut add_all = |lists: Lists| -> Result<_, ConfigError> {
+            Ok(match lists {
+                Lists::Both(list, place) => Chains::Both(add(list, place)?),
+                Lists::Phases([(prefill, first), (decode, then)]) => {
+                    Chains::Phases([add(prefill, Some(first))?, add(decode, Some(then))?])
+                }
+            })
+        };
+        let mut named = self.maskers.of_named_layers();
+        let is_list = matches!(self.maskers, MaskersConfig::List(_));
+        let choice = match layer {
+            None => {
+                let others = add_all(self.maskers.of_other_layers())?;
+                let layers = named.into_iter().map(|(layer, lists)| Ok((layer, add_all(lists)?)));
+                Choice { others, layers: layers.collect::<Result<_, ConfigError>>()?, is_list }
+            }
+            Some(layer) => {
+                let lists = named.remove(&layer).unwrap_or_else(|| self.maskers.of_other_layers());
+                Choice { others: add_all(lists)?, layers: Default::default(), is_list }
+            }
+        };
+        Ok((all, choice))
+    }
+
+    /// The configuration from the text of a method file; `origin` is what errors call it, and `known` the types that they
+    /// name.
+    pub(super) fn parse(origin: &str, json: &str, directory: PathBuf, known: &str) -> Result<Self, ConfigError> {
+        let value = from_json::<Value>(json)
+            .map_err(|error| ConfigError::NotAChain { origin: origin.to_owned(), reason: error.to_string() })?;
+        Ok(Self { maskers: MaskersConfig::from_value(value, origin, known)?, directory })
+    }
+
+    /// The same from a file.
+    pub(super) fn read(path: &Path, known: &str) -> Result<Self, ConfigError> {
+        let json =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+        Self::parse(&path.display().to_string(), &json, directory, known)
+    }
+}
