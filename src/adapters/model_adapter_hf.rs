@@ -11,7 +11,8 @@ use crate::{
 ///
 /// The context goes through the model once and sees everything. From its cache each question is answered apart, and
 /// question and answer attend in the [mode](SparseAttentionAdapterInterface::mode) of the adapter, through the methods of
-/// the layers unless it is told otherwise. The likeliest tokens are taken unless the model's generation configuration says
+/// the layers unless it is told otherwise. A method with phases is asked for its prefill by the question, and for decoding
+/// by the answer. The likeliest tokens are taken unless the model's generation configuration says
 /// that they are drawn.
 ///
 /// A model with a chat template gets context and question as one message of the user; another one gets them one after the

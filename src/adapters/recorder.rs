@@ -130,6 +130,10 @@ fn like<B: Backend>(
         Some(cap) => inputs.with_softcap(cap)?,
         None => inputs,
     };
+    let inputs = match last.phase_if_set() {
+        Some(phase) => inputs.with_phase(phase),
+        None => inputs,
+    };
     match last.sink_logits() {
         Some(sink_logits) => inputs.with_sink_logits(sink_logits.clone()),
         None => Ok(inputs),

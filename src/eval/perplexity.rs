@@ -3,6 +3,7 @@ use std::ops::Range;
 use burn::tensor::{DType, Int, Tensor, TensorData, activation::log_softmax, backend::Backend};
 
 use crate::{
+    attention::Phase,
     models::{LanguageModel, ModelError, PREFILL_CHUNK},
     nn::AttentionHook,
 };
@@ -35,7 +36,7 @@ const LOGITS: usize = 1 << 22;
 impl Perplexity {
     /// Measures a model on the tokens of a text, without those that begin a sequence. Windows of `length - 1` tokens of
     /// the text each stand behind `begin`, if there is such a token. After the dense prefix, all attend through the hook,
-    /// in chunks. `progress` is called after each window.
+    /// in chunks. They stand for tokens that a model writes one by one: a method with phases is asked as in decoding. `progress` is called after each window.
     ///
     /// # Errors
     /// If there are fewer tokens than a window has, nothing of it is left to foretell, or the model cannot take it.
@@ -71,7 +72,8 @@ impl Perplexity {
             }
             while at + 1 < window.len() {
                 let chunk: Range<usize> = at..(at + PREFILL_CHUNK).min(window.len() - 1);
-                let hidden = model.forward(&window[chunk.clone()], &mut cache, &mut *after)?;
+                let part = &window[chunk.clone()];
+                let hidden = model.forward_in_phase(Phase::Decode, part, &mut cache, &mut *after)?;
                 sum += surprise(model, hidden, &window[chunk.start + 1..chunk.end + 1]);
                 at = chunk.end;
             }

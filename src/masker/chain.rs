@@ -100,7 +100,9 @@ impl<B: Backend> ModuleDisplay for MaskerChain<B> {
         let Choice { others, layers, .. } = &self.maskers.choice;
         let content = self.content_of(content, "", others);
         let named = layers.iter();
-        named.fold(content, |content, (layer, chains)| self.content_of(content, &format!("layer {layer} "), chains)).optional()
+        named
+            .fold(content, |content, (layer, chains)| self.content_of(content, &format!("layer {layer} "), chains))
+            .optional()
     }
 }
 

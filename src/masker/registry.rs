@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::{
     AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
-    LocalConfig, MagicPigConfig, Masker, MaskerChainConfig, NamedConfig, OracleTopKConfig, OracleTopPConfig, PpsSamplingConfig,
-    PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, Registry, SinkConfig,
-    ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
+    LocalConfig, MagicPigConfig, Masker, MaskerChainConfig, NamedConfig, OracleTopKConfig, OracleTopPConfig,
+    PpsSamplingConfig, PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, Registry,
+    SinkConfig, ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
 };
 use crate::{
     attention::ResearchAttention,

@@ -8,7 +8,7 @@ use super::{Architecture, GatedFeedForward, LanguageModelConfig};
 use crate::{
     attention::AttentionError,
     masker::{ConfigError, MaskerChain},
-    nn::{AttentionHook, GroupedQueryAttention, KvCache},
+    nn::{AttentionHook, GqaInput, GroupedQueryAttention, KvCache},
 };
 
 /// A layer of a [LanguageModel](super::LanguageModel): attention and a feed-forward network, each with a norm before it
@@ -53,14 +53,14 @@ impl<B: Backend> DecoderLayer<B> {
     /// The output for the next tokens.
     ///
     /// # Shapes
-    /// - input: `[batch, tokens, hidden]`
+    /// - input: `[batch, tokens, hidden]`, a tensor or a [GqaInput] with padding, positions and the phase.
     /// - output: the same
     ///
     /// # Errors
     /// As [GroupedQueryAttention::forward_hooked]. The cache then holds what it held before.
     pub fn forward(
         &self,
-        input: Tensor<B, 3>,
+        input: impl Into<GqaInput<B>>,
         cache: &mut KvCache<B>,
         hook: &mut dyn AttentionHook<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
@@ -68,8 +68,11 @@ impl<B: Backend> DecoderLayer<B> {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        let attended = self.attention.forward_hooked(self.input_norm.forward(input.clone()), cache, hook)?;
-        let hidden = input + normed(&self.attention_output_norm, attended);
+        let input = input.into();
+        let before = input.tensor().clone();
+        let input = input.with_tensor(self.input_norm.forward(before.clone()));
+        let attended = self.attention.forward_hooked(input, cache, hook)?;
+        let hidden = before + normed(&self.attention_output_norm, attended);
         let fed = self.feed_forward.forward(self.feed_forward_norm.forward(hidden.clone()));
         Ok(hidden + normed(&self.feed_forward_output_norm, fed))
     }

@@ -6,7 +6,7 @@ use std::{
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{GenerationConfig, LanguageModel, LanguageModelCache, ModelError, NextToken};
-use crate::nn::AttentionHook;
+use crate::{attention::Phase, nn::AttentionHook};
 
 /// How many tokens of a prompt go through the model at once, unless it is said otherwise.
 pub const PREFILL_CHUNK: usize = 1024;
@@ -41,7 +41,8 @@ pub enum StopReason {
 
 impl<B: Backend> LanguageModel<B> {
     /// The vector after the last of the next tokens, which go through the model in chunks: no more than `chunk` tokens at
-    /// once are in the vectors between the layers, and logits are made of nothing that is not asked for.
+    /// once are in the vectors between the layers, and logits are made of nothing that is not asked for. All of them are of
+    /// the phase [Prefill](Phase::Prefill), also a chunk of one token.
     ///
     /// # Shapes
     /// - output: `[1, 1, hidden_size]`
@@ -60,7 +61,7 @@ impl<B: Backend> LanguageModel<B> {
         self.check(tokens, before)?;
         let mut last = Err(ModelError::NoTokens);
         for chunk in tokens.chunks(chunk.max(1)) {
-            last = self.forward(chunk, cache, hook).map(|hidden| {
+            last = self.forward_in_phase(Phase::Prefill, chunk, cache, hook).map(|hidden| {
                 let [_, count, _] = hidden.dims();
                 hidden.slice_dim(1, count - 1..count)
             });
@@ -82,7 +83,7 @@ impl<B: Backend> LanguageModel<B> {
     }
 
     /// Continues a prompt after what is in the cache: `prompt` goes through the model under the hook `prefill`, and each
-    /// new token under `decode`. `on_token` is called with each, and may stop. In the end the cache holds the prompt and
+    /// new token under `decode`. These are also the phases for which the methods of the layers are asked. `on_token` is called with each, and may stop. In the end the cache holds the prompt and
     /// all new tokens but the last.
     ///
     /// # Errors
@@ -120,7 +121,7 @@ impl<B: Backend> LanguageModel<B> {
                 reason = StopReason::Positions;
                 break;
             }
-            hidden = self.forward(&[token], cache, decode)?;
+            hidden = self.forward_in_phase(Phase::Decode, &[token], cache, decode)?;
         }
         let first = first.unwrap_or_else(Instant::now);
         Ok(Generated { tokens: all.split_off(prompt.len()), reason, prefill: first - started, decode: first.elapsed() })

@@ -9,7 +9,11 @@ use burn::{
 use super::{
     Architecture, DecoderLayer, LanguageModelCache, LanguageModelConfig, ModelError, checkpoint::Checkpoint, weights,
 };
-use crate::{masker::MaskerChainConfig, nn::AttentionHook};
+use crate::{
+    attention::Phase,
+    masker::MaskerChainConfig,
+    nn::{AttentionHook, GqaInput},
+};
 
 /// A language model of the Llama family, whose layers attend through sparse methods.
 ///
@@ -122,6 +126,9 @@ impl<B: Backend> LanguageModel<B> {
     /// The vectors after the last norm for the next tokens of one sequence, which go into the cache: a prefill, a chunk of
     /// one, or a step of decoding. [logits](Self::logits) makes logits of those that are wanted.
     ///
+    /// For methods with phases, the first call into an empty cache is a prefill, a later one with one token is decoding, and
+    /// a later one with more tokens is a prefill. [forward_in_phase](Self::forward_in_phase) lets the caller say.
+    ///
     /// # Shapes
     /// - output: `[1, tokens, hidden_size]`
     ///
@@ -130,6 +137,24 @@ impl<B: Backend> LanguageModel<B> {
     /// the method cannot work with a layer. The cache then holds what it held before, except that a method may have drawn.
     pub fn forward(
         &self,
+        tokens: &[u32],
+        cache: &mut LanguageModelCache<B>,
+        hook: &mut dyn AttentionHook<B>,
+    ) -> Result<Tensor<B, 3>, ModelError> {
+        self.forward_in_phase(Phase::of_call(cache.is_empty(), tokens.len()), tokens, cache, hook)
+    }
+
+    /// The same with what the call is for: decoding where several tokens are tried at once, as in speculative decoding, or
+    /// a prefill where the last chunk of a prompt is one token.
+    ///
+    /// # Shapes
+    /// As [forward](Self::forward).
+    ///
+    /// # Errors
+    /// As [forward](Self::forward).
+    pub fn forward_in_phase(
+        &self,
+        phase: Phase,
         tokens: &[u32],
         cache: &mut LanguageModelCache<B>,
         hook: &mut dyn AttentionHook<B>,
@@ -144,7 +169,8 @@ impl<B: Backend> LanguageModel<B> {
         }
         let before = cache.len();
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = match layer.forward(hidden, &mut cache.layers_mut()[index], hook) {
+            let input = GqaInput::new(hidden).phase(phase);
+            hidden = match layer.forward(input, &mut cache.layers_mut()[index], hook) {
                 Ok(hidden) => hidden,
                 Err(source) => {
                     let source = cache.truncate(before).err().unwrap_or(source);

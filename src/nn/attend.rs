@@ -8,7 +8,7 @@ use burn::{
 use super::dropout::attention_with_dropout;
 use crate::{
     attention::{
-        AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility,
+        AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility,
         dropped::{Dropped, Pairs},
         kept::{finite_keys, weigh},
         masked_attention,
@@ -27,6 +27,7 @@ pub(super) struct Attend<'a, M> {
     /// Burn's conventions, with the number that hides; `None`: this library's.
     pub burn_min_float: Option<f64>,
     pub layer: usize,
+    pub phase: Phase,
     /// Where sequences are worked apart, what dropout draws from; `None`: from the state.
     pub dropout_seed: Option<u64>,
 }
@@ -63,7 +64,7 @@ impl<M> Attend<'_, M> {
     where
         M: Masker<B>,
     {
-        let inputs = inputs.with_layer(self.layer);
+        let inputs = inputs.with_layer(self.layer).with_phase(self.phase);
         // What chooses keys gets no gradient, and must not be tracked for one.
         let mask = self.maskers.mask(&inputs.clone().detach(), state)?;
         if let Some(min_float) = self.burn_min_float {

@@ -16,7 +16,7 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::{AttentionError, Visibility},
+    attention::{AttentionError, Phase, Visibility},
     masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
@@ -151,12 +151,20 @@ pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
 #[derive(Debug)]
 pub struct SparseCrossAttentionCache<B: Backend> {
     memory: Option<KvCache<B>>,
+    /// The phase of the calls, if it is said.
+    phase: Option<Phase>,
 }
 
 impl<B: Backend> SparseCrossAttentionCache<B> {
     /// An empty cache.
     pub fn new() -> Self {
-        Self { memory: None }
+        Self { memory: None, phase: None }
+    }
+
+    /// Says what the next calls are for. `None`, the default: the first call is a prefill, a later one with one query is
+    /// decoding, and a later one with more queries is a prefill.
+    pub fn set_phase(&mut self, phase: Option<Phase>) {
+        self.phase = phase;
     }
 
     /// How many keys and values it holds of each context, padding included.
@@ -277,7 +285,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         let [key, value] = self.memory(context);
         let query = split_heads(self.query.forward(query), self.n_heads);
         let seed = self.forward_counter.seed::<B>(self.seed, &device);
-        let (context, _) = masks.attend(&self.core(), [query, key, value], seed)?;
+        let (context, _) = masks.attend(&self.core(Phase::Prefill), [query, key, value], seed)?;
         Ok(self.output.forward(join_heads(context)))
     }
 
@@ -317,8 +325,9 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         cache: &mut SparseCrossAttentionCache<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
         check_input("query", &query, &self.query)?;
+        let phase = cache.phase.unwrap_or_else(|| Phase::of_call(cache.is_empty(), query.dims()[1]));
         if let Some(memory) = &mut cache.memory {
-            return self.attend_cached(query, mask, memory);
+            return self.attend_cached(query, mask, memory, phase);
         }
         check_input("context", &context, &self.key)?;
         check_batch(&query, &context)?;
@@ -327,7 +336,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         let [key, value] = self.memory(context);
         let mut memory = KvCache::new(self.seed);
         memory.take_in(key, value, real.as_ref())?;
-        let output = self.attend_cached(query, mask, &mut memory)?;
+        let output = self.attend_cached(query, mask, &mut memory, phase)?;
         cache.memory = Some(memory);
         Ok(output)
     }
@@ -341,6 +350,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         query: Tensor<B, 3>,
         mask: Option<Tensor<B, 2, Bool>>,
         memory: &mut KvCache<B>,
+        phase: Phase,
     ) -> Result<Tensor<B, 3>, AttentionError> {
         let ([batch, ..], keys) = (query.dims(), memory.len());
         if let Some(cached) = memory.batch()
@@ -356,7 +366,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         }
         let dropout_seed = self.forward_counter.seed::<B>(self.seed, &query.device());
         let query = split_heads(self.query.forward(query), self.n_heads);
-        let core = self.core();
+        let core = self.core(phase);
         let (context, _) = match cached {
             None => match memory.cached(0) {
                 Some(Cached { keys, values, state, .. }) => {
@@ -379,7 +389,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         Ok(self.output.forward(join_heads(context)))
     }
 
-    fn core(&self) -> Attend<'_, M> {
+    fn core(&self, phase: Phase) -> Attend<'_, M> {
         Attend {
             maskers: &self.maskers.0,
             dropout: &self.dropout,
@@ -387,6 +397,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
             fill_weights: false,
             burn_min_float: None,
             layer: self.layer,
+            phase,
             dropout_seed: None,
         }
     }

@@ -1,7 +1,7 @@
 use burn::tensor::{Bool, Int, Tensor, backend::Backend};
 
 use super::unpadded_tokens::UnpaddedTokens;
-use crate::attention::AttentionError;
+use crate::attention::{AttentionError, Phase};
 
 /// Input of [GroupedQueryAttention](super::GroupedQueryAttention): the next tokens of each sequence of a batch, and which
 /// of them are padding. A tensor alone is an input without padding.
@@ -35,6 +35,8 @@ pub struct GqaInput<B: Backend> {
     padding: Padding<B>,
     /// `[batch, tokens]`.
     positions: Option<Tensor<B, 2, Int>>,
+    /// The phase of the call, if it is said.
+    pub(super) phase: Option<Phase>,
 }
 
 /// Which of the tokens are padding.
@@ -57,7 +59,7 @@ impl<B: Backend> GqaInput<B> {
     /// # Shapes
     /// - tensor: `[batch, tokens, d_model]`
     pub fn new(tensor: Tensor<B, 3>) -> Self {
-        Self { tensor, padding: Padding::None, positions: None }
+        Self { tensor, padding: Padding::None, positions: None, phase: None }
     }
 
     /// Says which of these tokens are padding. Of tokens that are cached it says nothing: the cache knows them.
@@ -93,6 +95,26 @@ impl<B: Backend> GqaInput<B> {
     /// - positions: `[batch, tokens]`; at padding they may be anything.
     pub fn positions(self, positions: Tensor<B, 2, Int>) -> Self {
         Self { positions: Some(positions), ..self }
+    }
+
+    /// Says what a call with a cache is for: decoding where several tokens are tried at once, as in speculative decoding, or
+    /// a prefill where the last chunk of a prompt is one token.
+    ///
+    /// Default: the first call into an empty cache is a prefill, a later one with one token is decoding, and a later one
+    /// with more tokens is a prefill. It is that of all sequences of a batch, and padding counts as tokens. Without a cache
+    /// a call is a prefill whatever is said.
+    pub fn phase(self, phase: Phase) -> Self {
+        Self { phase: Some(phase), ..self }
+    }
+
+    /// The tokens.
+    pub fn tensor(&self) -> &Tensor<B, 3> {
+        &self.tensor
+    }
+
+    /// The same input with another tensor in the place of the tokens.
+    pub(crate) fn with_tensor(self, tensor: Tensor<B, 3>) -> Self {
+        Self { tensor, ..self }
     }
 
     fn of_lengths(

@@ -12,7 +12,7 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Visibility},
+    attention::{AttentionError, AttentionInputs, Phase, Visibility},
     masker::{LayerState, Masker, MaskerChain, RecordError},
 };
 
@@ -138,20 +138,23 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let positions = self.positions(&input, real.as_ref(), |_| 0)?;
         let Projected { queries, keys, values } = self.project(input.tensor, &positions);
         let heads = match real {
-            None => self.attend([queries, keys, values], 0, &mut LayerState::new(seed), &mut AttentionMode::Sparse)?,
+            None => {
+                let heads = [queries, keys, values];
+                self.attend(heads, 0, Phase::Prefill, &mut LayerState::new(seed), &mut AttentionMode::Sparse)?
+            }
             Some(real) => each_sequence(&real, queries, |sequence, queries| {
                 let of_sequence = |tensor: &Tensor<B, 4>| {
                     pick(tensor.clone().slice_dim(0, sequence..sequence + 1), 2, real.row(sequence))
                 };
                 let heads = [queries, of_sequence(&keys), of_sequence(&values)];
-                self.attend(heads, 0, &mut LayerState::new(seed), &mut AttentionMode::Sparse)
+                self.attend(heads, 0, Phase::Prefill, &mut LayerState::new(seed), &mut AttentionMode::Sparse)
             })?,
         };
         Ok(self.output.forward(join_heads(heads)))
     }
 
     /// Attention of the next tokens, one or many, over themselves and all in the cache, into which they go: a prefill, a
-    /// chunk of one, or a step of decoding.
+    /// chunk of one, or a step of decoding. Which of these it is matters to methods with phases, see [GqaInput::phase].
     ///
     /// # Shapes
     /// - input: `[batch, tokens, d_model]`, a tensor or a [GqaInput] with padding and positions.
@@ -190,6 +193,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
             let expected = format!("[{cached}, _, _], as in the cache");
             return Err(AttentionError::Shape { tensor: "input", found: input.tensor.dims().to_vec(), expected });
         }
+        let phase = input.phase.unwrap_or_else(|| Phase::of_call(cache.is_empty(), tokens));
         let real = input.real()?;
         let positions = self.positions(&input, real.as_ref(), |sequence| cache.real_len(sequence))?;
         let first = (0..batch).map(|sequence| cache.real_len(sequence)).collect::<Vec<_>>();
@@ -198,7 +202,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let mut attend = |cache: &mut KvCache<B>, part: usize, queries: Tensor<B, 4>| match cache.cached(part) {
             Some(Cached { keys, values, start, state }) => {
                 // Among the keys that are there.
-                self.attend([queries, keys, values], first[part] - start, state, hook)
+                self.attend([queries, keys, values], first[part] - start, phase, state, hook)
             }
             None => unreachable!("tokens have just been taken in"),
         };
@@ -279,6 +283,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         &self,
         [queries, keys, values]: [Tensor<B, 4>; 3],
         position: usize,
+        phase: Phase,
         state: &mut LayerState,
         hook: &mut dyn AttentionHook<B>,
     ) -> Result<Tensor<B, 4>, AttentionError> {
@@ -289,7 +294,8 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
         let mut inputs = AttentionInputs::new(queries, keys, values)?
             .with_scale(self.scale)?
             .with_visibility(visibility)?
-            .with_layer(self.layer);
+            .with_layer(self.layer)
+            .with_phase(phase);
         if let Some(cap) = self.softcap {
             inputs = inputs.with_softcap(cap)?;
         }

@@ -1,6 +1,6 @@
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
-use crate::attention::{AttentionError, Visibility};
+use crate::attention::{AttentionError, Phase, Visibility};
 
 /// Input of [SparseMultiHeadAttention](super::SparseMultiHeadAttention), with the constructors of burn's type of this
 /// name.
@@ -13,6 +13,8 @@ pub struct MhaInput<B: Backend> {
     /// `[batch, keys, d_model]`.
     pub(super) value: Tensor<B, 3>,
     pub(super) masks: InputMasks<B>,
+    /// The phase of the call, if it is said.
+    pub(super) phase: Option<Phase>,
 }
 
 /// Which keys the queries may see.
@@ -45,7 +47,7 @@ impl<B: Backend> MhaInput<B> {
     /// - query: `[batch, queries, d_model]`
     /// - key, value: `[batch, keys, d_model]`
     pub fn new(query: Tensor<B, 3>, key: Tensor<B, 3>, value: Tensor<B, 3>) -> Self {
-        Self { query, key, value, masks: InputMasks::none() }
+        Self { query, key, value, masks: InputMasks::none(), phase: None }
     }
 
     /// Hides keys that are padding.
@@ -82,6 +84,13 @@ impl<B: Backend> MhaInput<B> {
     /// Hides from each query the keys after it. The queries are the last of the keys, which are at least as many.
     pub fn causal(mut self) -> Self {
         self.masks.causal = true;
+        self
+    }
+
+    /// Says what a call with a cache is for. Default: the first call into an empty cache is a prefill, a later one with one
+    /// new query is decoding, and a later one with more is a prefill. Without a cache a call is a prefill whatever is said.
+    pub fn phase(mut self, phase: Phase) -> Self {
+        self.phase = Some(phase);
         self
     }
 }

@@ -15,7 +15,7 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::AttentionError,
+    attention::{AttentionError, Phase},
     masker::{LayerState, Masker, MaskerChain, RecordError},
 };
 
@@ -204,7 +204,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// weights, or the method cannot work with them.
     pub fn try_forward(&self, input: MhaInput<B>) -> Result<MhaOutput<B>, AttentionError> {
         self.check(&input)?;
-        let MhaInput { query, key, value, masks } = input;
+        let MhaInput { query, key, value, masks, phase: _ } = input;
         let ([batch, queries, _], [_, keys, _], device) = (query.dims(), key.dims(), query.device());
         // What can be wrong with masks before the work, not after.
         let masks = SeenKeys::of(masks, [batch, queries, keys], self.burn_conventions, &device)?;
@@ -212,7 +212,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         let key = split_heads(self.key.forward(key), self.n_heads_kv);
         let value = split_heads(self.value.forward(value), self.n_heads_kv);
         let seed = self.forward_counter.seed::<B>(self.seed, &device);
-        Ok(self.finish(masks.attend(&self.core(), [query, key, value], seed)?))
+        Ok(self.finish(masks.attend(&self.core(Phase::Prefill), [query, key, value], seed)?))
     }
 
     /// Causal attention with a cache, called as burn's: the input is the whole sequence so far, and so is the context.
@@ -251,12 +251,14 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
             false => (new(input.key), new(input.value)),
         };
         let masks = input.masks.of_queries_from(done);
-        let output = or_panic(self.forward_step(MhaInput { query: new(input.query), key, value, masks }, cache));
+        let step = MhaInput { query: new(input.query), key, value, masks, phase: input.phase };
+        let output = or_panic(self.forward_step(step, cache));
         cache.context.append(output.context.clone());
         MhaOutput { context: cache.context.all().unwrap_or(output.context), weights: output.weights }
     }
 
-    /// Causal attention of the positions that come next, over those of the cache and themselves.
+    /// Causal attention of the positions that come next, over those of the cache and themselves: a prefill, a chunk of one,
+    /// or a step of decoding. Which of these it is matters to methods with phases, see [MhaInput::phase].
     ///
     /// # Shapes
     /// - query, key, value: `[batch, new, d_model]`; over the keys of another sequence, key and value are read in the
@@ -280,7 +282,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         cache: &mut MhaCache<B>,
     ) -> Result<(MhaOutput<B>, UndoStep<B>), AttentionError> {
         self.check(&input)?;
-        let MhaInput { query, key, value, masks } = input;
+        let MhaInput { query, key, value, masks, phase } = input;
         let ([batch, queries, _], device) = (query.dims(), query.device());
         if let Some(cached) = cache.past.as_ref().and_then(KvCache::batch)
             && cached != batch
@@ -295,6 +297,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         let seen = self.seen_with_cache(masks, [batch, queries, keys], cache, &device)?;
         let query = split_heads(self.query.forward(query), self.n_heads);
         let dropout_seed = self.forward_counter.seed::<B>(self.seed, &device);
+        let phase = phase.unwrap_or_else(|| Phase::of_call(cache.queries == 0, queries));
         let is_new = cache.past.is_none();
         let mut undo = UndoStep { queries: cache.queries, past: UndoPast::Kept };
         if is_new {
@@ -314,7 +317,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
                     undo.past = UndoPast::Grew(grown);
                 }
             }
-            let core = self.core();
+            let core = self.core(phase);
             match seen {
                 SeenKeys::Together(visibility) => {
                     let Some(Cached { keys, values, state, .. }) = past.cached(0) else {
@@ -385,7 +388,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         Ok(SeenKeys::Apart(Apart { real, mask: masks.attention, place, causal: masks.causal }))
     }
 
-    fn core(&self) -> Attend<'_, M> {
+    fn core(&self, phase: Phase) -> Attend<'_, M> {
         Attend {
             maskers: &self.maskers.0,
             dropout: &self.dropout,
@@ -393,6 +396,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
             fill_weights: self.fill_weights,
             burn_min_float: self.burn_conventions.then_some(self.min_float),
             layer: self.layer,
+            phase,
             dropout_seed: None,
         }
     }

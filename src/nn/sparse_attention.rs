@@ -11,7 +11,9 @@ use crate::{
 ///
 /// Keys and values may have fewer heads than queries (GQA): they need not be repeated. Gradients flow through attention
 /// over the keys that were kept; the choice gets none. The state belongs to one layer of one sequence (or batch), and
-/// says [which layer](LayerState::with_layer) asks, for methods with weights by layer.
+/// says [which layer](LayerState::with_layer) asks, for methods with weights or maskers by layer. For methods with phases,
+/// the first call with a state is a prefill, a later one with one query is decoding, and a later one with more queries is
+/// a prefill, unless the state [says otherwise](LayerState::set_phase).
 ///
 /// # Shapes
 /// - query: `[batch, heads, queries, head_dim]`
@@ -69,7 +71,8 @@ pub fn sparse_attention<B: Backend, M: Masker<B> + ?Sized>(
     method: &M,
     state: &mut LayerState,
 ) -> Result<Tensor<B, 4>, AttentionError> {
-    let mut inputs = AttentionInputs::new(query, key, value)?.with_layer(state.layer());
+    let phase = state.phase_of_call(query.dims()[2]);
+    let mut inputs = AttentionInputs::new(query, key, value)?.with_layer(state.layer()).with_phase(phase);
     if let Some(scale) = options.scale {
         inputs = inputs.with_scale(scale)?;
     }
@@ -79,7 +82,9 @@ pub fn sparse_attention<B: Backend, M: Masker<B> + ?Sized>(
     let inputs = with_masks(inputs, mask, attn_bias, options.is_causal)?;
     // What chooses keys gets no gradient, and must not be tracked for one.
     let kept = method.mask(&inputs.clone().detach(), state)?;
-    Ok(masked_attention(&inputs, &kept, Requested::default())?.output)
+    let output = masked_attention(&inputs, &kept, Requested::default())?.output;
+    state.call_is_done(inputs.mask_shape().keys);
+    Ok(output)
 }
 
 /// The inputs with what a mask, a bias and causality hide.

@@ -13,7 +13,7 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::AttentionError,
+    attention::{AttentionError, Phase},
     masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
@@ -195,6 +195,8 @@ impl<B: Backend> From<TransformerEncoder<B>> for SparseTransformerEncoder<B> {
 pub struct TransformerEncoderInput<B: Backend> {
     tensor: Tensor<B, 3>,
     masks: InputMasks<B>,
+    /// The phase of the call, if it is said.
+    phase: Option<Phase>,
 }
 
 impl<B: Backend> TransformerEncoderInput<B> {
@@ -203,7 +205,7 @@ impl<B: Backend> TransformerEncoderInput<B> {
     /// # Shapes
     /// - tensor: `[batch, length, d_model]`
     pub fn new(tensor: Tensor<B, 3>) -> Self {
-        Self { tensor, masks: InputMasks { one_sequence: true, ..InputMasks::none() } }
+        Self { tensor, masks: InputMasks { one_sequence: true, ..InputMasks::none() }, phase: None }
     }
 
     /// Hides positions that are padding.
@@ -227,6 +229,14 @@ impl<B: Backend> TransformerEncoderInput<B> {
     /// Hides from each position those after it.
     pub fn causal(mut self) -> Self {
         self.masks.causal = true;
+        self
+    }
+
+    /// Says what a call with a cache is for. Default: the first call into an empty cache is a prefill, a later one with one
+    /// new position is decoding, and a later one with more is a prefill. Without a cache a call is a prefill whatever is
+    /// said.
+    pub fn phase(mut self, phase: Phase) -> Self {
+        self.phase = Some(phase);
         self
     }
 }
@@ -291,7 +301,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     /// # Errors
     /// If a tensor does not have the shape that the others and the encoder ask for, or the method cannot work with them.
     pub fn try_forward(&self, input: TransformerEncoderInput<B>) -> Result<Tensor<B, 3>, AttentionError> {
-        let TransformerEncoderInput { tensor, masks } = input;
+        let TransformerEncoderInput { tensor, masks, phase: _ } = input;
         self.layers.iter().try_fold(tensor, |x, layer| layer.try_forward(x, masks.clone()))
     }
 
@@ -320,7 +330,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
         }
         let tensor = input.tensor.slice_dim(1, done..length);
         let masks = input.masks.of_queries_from(done);
-        let new = or_panic(self.forward_step(TransformerEncoderInput { tensor, masks }, cache));
+        let new = or_panic(self.forward_step(TransformerEncoderInput { tensor, masks, phase: input.phase }, cache));
         cache.output.append(new.clone());
         cache.output.all().unwrap_or(new)
     }
@@ -341,11 +351,11 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
         input: TransformerEncoderInput<B>,
         cache: &mut SparseTransformerEncoderAutoregressiveCache<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
-        let TransformerEncoderInput { tensor, masks } = input;
+        let TransformerEncoderInput { tensor, masks, phase } = input;
         let masks = InputMasks { causal: true, ..masks };
         let mut done = Vec::with_capacity(self.layers.len());
         let result = self.layers.iter().zip(&mut cache.layers).try_fold(tensor, |x, (layer, cache)| {
-            let (x, undo) = layer.forward_step_or_undo(x, masks.clone(), cache)?;
+            let (x, undo) = layer.forward_step_or_undo(x, masks.clone(), phase, cache)?;
             done.push(undo);
             Ok(x)
         });

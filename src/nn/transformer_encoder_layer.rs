@@ -14,7 +14,7 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::AttentionError,
+    attention::{AttentionError, Phase},
     masker::{ConfigError, Masker, MaskerChain, RecordError},
 };
 
@@ -158,7 +158,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         cache: &mut MhaCache<B>,
     ) -> Result<Tensor<B, 3>, AttentionError> {
         let masks = InputMasks { pad: mask_pad, attention: mask_attn, causal: true, one_sequence: true };
-        Ok(self.forward_step_or_undo(input, masks, cache)?.0)
+        Ok(self.forward_step_or_undo(input, masks, None, cache)?.0)
     }
 
     /// The same with the way back, for a step of which more can fail.
@@ -166,11 +166,12 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         &self,
         input: Tensor<B, 3>,
         masks: InputMasks<B>,
+        phase: Option<Phase>,
         cache: &mut MhaCache<B>,
     ) -> Result<(Tensor<B, 3>, UndoStep<B>), AttentionError> {
         let mut undo = None;
         let output = self.around(input, |x| {
-            let input = MhaInput { masks, ..MhaInput::self_attn(x) };
+            let input = MhaInput { masks, phase, ..MhaInput::self_attn(x) };
             let (output, way_back) = self.mha.forward_step_or_undo(input, cache)?;
             undo = Some(way_back);
             Ok(output.context)
