@@ -70,7 +70,7 @@ pub use io::FileError;
 pub mod prelude {
     pub use crate::{
         attention::{
-            AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Requested, ResearchAttention,
+            AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Phase, Requested, ResearchAttention,
             Visibility, dense_attention, masked_attention,
         },
         mask::{Mask, MaskError, MaskShape, Pattern},

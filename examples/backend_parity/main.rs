@@ -33,7 +33,7 @@ use sparse_attention_hub::{
 #[derive(Debug, Parser)]
 #[command(name = "backend_parity")]
 struct Arguments {
-    /// Method files, each a JSON list of maskers; without any: all of configs/
+    /// Method files; without any: all of configs/
     methods: Vec<PathBuf>,
     /// A backend, or one of its devices as in tch@cuda:0; may be given more than once. Without any: all that are
     /// compiled in

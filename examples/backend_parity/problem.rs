@@ -27,7 +27,8 @@ impl<B: Backend> Problem<B> {
             [inputs.queries(), inputs.keys(), inputs.values()].map(|tensor| tensor.clone().cast(arguments.precision));
         let like = |queries: Tensor<B, 4>, keys: Tensor<B, 4>, values: Tensor<B, 4>| {
             let made = AttentionInputs::new(queries, keys, values)?.causal()?;
-            made.with_scale(inputs.scale()).map(|made| made.with_layer(inputs.layer()))
+            // As `compare` takes the recorded queries.
+            made.with_scale(inputs.scale()).map(|made| made.with_layer(inputs.layer()).with_phase(Phase::Decode))
         };
         let MaskShape { queries: count, keys: length, .. } = inputs.mask_shape();
         let step = match arguments.keys {

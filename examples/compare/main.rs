@@ -11,7 +11,7 @@ mod table;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use burn::tensor::backend::Backend;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use common::{BackendArguments, end, files, find, given_or};
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Outcome, Outputs};
@@ -28,11 +28,14 @@ use sparse_attention_hub::{
 #[derive(Debug, Parser)]
 #[command(name = "compare")]
 struct Arguments {
-    /// Method files, each a JSON list of maskers; without any: all of configs/
+    /// Method files; without any: all of configs/
     methods: Vec<PathBuf>,
     /// Only this layer; may be given more than once
     #[arg(long)]
     layer: Vec<usize>,
+    /// Phase that the recorded queries are taken for, where a method has others for prefill and decoding
+    #[arg(long, value_enum, default_value = "decode")]
+    phase: PhaseArgument,
     /// Seed of the methods that draw
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -46,6 +49,24 @@ struct Arguments {
     outputs: Outputs,
     #[command(flatten)]
     backend: BackendArguments,
+}
+
+/// The phase as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PhaseArgument {
+    /// Chunk of a prompt
+    Prefill,
+    /// Decode steps, one for each query
+    Decode,
+}
+
+impl From<PhaseArgument> for Phase {
+    fn from(argument: PhaseArgument) -> Self {
+        match argument {
+            PhaseArgument::Prefill => Self::Prefill,
+            PhaseArgument::Decode => Self::Decode,
+        }
+    }
 }
 
 /// A method and the name of its file.
@@ -82,7 +103,8 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
     let mut outcome = Outcome::begin(&arguments.outputs)?;
     let methods = methods::<B>(&arguments.methods, &outcome, device)?;
     let recordings = recordings::<B>(arguments, device)?;
-    table::heading(&recordings[0].inputs, &name, arguments.seed)?;
+    let has_phases = methods.iter().any(|method| method.attention.has_phases());
+    table::heading(&recordings[0].inputs, &name, arguments.seed, has_phases)?;
     let progress = ProgressBar::new((recordings.len() * methods.len()) as u64);
     progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}")?);
     let mut rows = Vec::<Row>::new();
@@ -103,7 +125,7 @@ fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), 
         table::means(&rows)?;
     }
     if let Some(file) = json {
-        file.write_json(&json!({"rows": rows}))?;
+        file.write_json(&json!({"phase": Phase::from(arguments.phase).name(), "rows": rows}))?;
     }
     outcome.finish()
 }
@@ -132,6 +154,9 @@ fn recordings<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<V
         .iter()
         .map(|file| Recording::open(file, device))
         .collect::<Result<Vec<Recording<B>>, _>>()?;
+    for recording in &mut recordings {
+        recording.inputs = recording.inputs.clone().with_phase(arguments.phase.into());
+    }
     recordings.sort_by_key(|recording| recording.inputs.layer());
     let layers = recordings.iter().map(|recording| recording.inputs.layer()).collect::<Vec<_>>();
     if let Some(missing) = arguments.layer.iter().find(|layer| !layers.contains(layer)) {

@@ -5,12 +5,13 @@ use sparse_attention_hub::prelude::*;
 
 use crate::{common::say, measure::Row};
 
-/// What the rows are of, and the names of their columns.
-pub fn heading<B: Backend>(inputs: &AttentionInputs<B>, backend: &str, seed: u64) -> io::Result<()> {
+/// What the rows are of, with the phase where a method has others for it, and the names of their columns.
+pub fn heading<B: Backend>(inputs: &AttentionInputs<B>, backend: &str, seed: u64, has_phases: bool) -> io::Result<()> {
     let MaskShape { heads, queries, keys, .. } = inputs.mask_shape();
     let head_dim = inputs.queries().dims()[3];
+    let phase = if has_phases { format!(", phase {}", inputs.phase()) } else { String::new() };
     say!(
-        "{queries} queries over {keys} keys, {heads} heads on {} key-value heads, head_dim {head_dim}; {backend}, seed {seed}\n",
+        "{queries} queries over {keys} keys, {heads} heads on {} key-value heads, head_dim {head_dim}; {backend}, seed {seed}{phase}\n",
         inputs.kv_heads(),
     )?;
     say!(

@@ -28,7 +28,7 @@ use sparse_attention_hub::{backend::Work, io::OutputFile, masker::MaskerChainCon
 pub struct Arguments {
     #[command(flatten)]
     pub model: ModelArguments,
-    /// Method files, each a JSON list of maskers; dense attention is measured beside them
+    /// Method files; dense attention is measured beside them
     #[arg(long = "method", num_args = 1..)]
     methods: Vec<PathBuf>,
     /// Names of tasks (passkey, niah_single_noise, niah_single_text, niah_multikey4, niah_multivalue, niah_multiquery,

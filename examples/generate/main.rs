@@ -38,7 +38,7 @@ static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Method file, a JSON list of maskers; without it configs/oracle_top_k.json
+    /// Method file; without it configs/oracle_top_k.json
     #[arg(long)]
     method: Option<PathBuf>,
     /// The text to continue; without one, a hidden number is asked for

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::{
     AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
-    LocalConfig, MagicPigConfig, Masker, MaskerChainConfig, NamedConfig, OracleTopKConfig, OracleTopPConfig,
-    PpsSamplingConfig, PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, Registry,
-    SinkConfig, ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
+    LocalConfig, MagicPigConfig, Masker, MaskerChainConfig, MaskersConfig, NamedConfig, OracleTopKConfig,
+    OracleTopPConfig, PpsSamplingConfig, PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig,
+    Registry, SinkConfig, ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
 };
 use crate::{
     attention::ResearchAttention,
@@ -137,6 +137,17 @@ impl<B: Backend> MaskerRegistry<B> {
         device: &B::Device,
     ) -> Result<ResearchAttention<B>, ConfigError> {
         self.attention(&MaskerChainConfig::read(path.as_ref(), &self.maskers.known())?, device)
+    }
+
+    /// A method from the value of a configuration file that lies in a folder.
+    pub(crate) fn research_attention_of(
+        &self,
+        method: Value,
+        directory: &Path,
+        device: &B::Device,
+    ) -> Result<ResearchAttention<B>, ConfigError> {
+        let maskers = MaskersConfig::from_value(method, "the method", &self.maskers.known())?;
+        self.attention(&MaskerChainConfig { maskers, directory: directory.to_owned() }, device)
     }
 
     fn attention(&self, config: &MaskerChainConfig, device: &B::Device) -> Result<ResearchAttention<B>, ConfigError> {

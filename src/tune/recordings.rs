@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Outcome, TuneError};
 use crate::{
-    attention::{AttentionInputs, AttentionReport, DenseReference, Requested, ResearchAttention},
+    attention::{AttentionInputs, AttentionReport, DenseReference, Phase, Requested},
     masker::{LayerState, MaskerRegistry},
 };
 
@@ -17,12 +17,16 @@ pub struct Recordings<B: Backend> {
 }
 
 impl<B: Backend> Recordings<B> {
-    /// Recordings of any model. Methods that draw do so with the seed.
+    /// Recordings of any model. Methods that draw do so with the seed. Unless the phase of the inputs was
+    /// [set](AttentionInputs::with_phase), their queries are taken for decode steps: methods with phases are asked as in
+    /// decoding.
     ///
     /// # Errors
     /// If there are none, or dense attention over one cannot be computed.
     pub fn new(inputs: impl IntoIterator<Item = AttentionInputs<B>>, seed: u64) -> Result<Self, TuneError> {
         let dense = |inputs: AttentionInputs<B>| {
+            let phase = inputs.phase_if_set().unwrap_or(Phase::Decode);
+            let inputs = inputs.with_phase(phase);
             let dense = DenseReference::of(&inputs)?;
             Ok((inputs, dense))
         };
@@ -58,13 +62,11 @@ impl<B: Backend> Recordings<B> {
         first: usize,
     ) -> Result<Outcome, TuneError> {
         let recordings = &self.all[..first.clamp(1, self.all.len())];
-        let context = registry.context(&recordings[0].0.device()).in_directory(folder);
-        let Value::Array(maskers) = method else {
+        if !method.is_array() && !method.is_object() {
             let (field, value) = ("method".to_owned(), method.to_string());
-            return Err(TuneError::Value { field, value, allowed: "a list of maskers" });
-        };
-        let maskers = maskers.iter().map(|masker| registry.masker(masker, &context)).collect::<Result<Vec<_>, _>>()?;
-        let attention = ResearchAttention::new(maskers)?;
+            return Err(TuneError::Value { field, value, allowed: "a list of maskers, or an object of them by phase" });
+        }
+        let attention = registry.research_attention_of(method.clone(), folder, &recordings[0].0.device())?;
         let (mut heads, mut sum) = (0.0, Outcome { error: 0.0, density: 0.0, milliseconds: 0.0 });
         for (inputs, dense) in recordings {
             let start = Instant::now();

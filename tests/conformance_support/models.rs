@@ -24,7 +24,7 @@ fn set_method<B: Backend>(case: &Case, maskers: &[Value], model: &mut LanguageMo
     let named = configs.iter().map(|(masker, _)| NamedConfig::deserialize(masker));
     let maskers = named.collect::<std::result::Result<Vec<_>, _>>()?;
     // The files of the weights are there until here.
-    Ok(model.set_method(&MaskerChainConfig { maskers, directory: case.directory.to_owned() })?)
+    Ok(model.set_method(&MaskerChainConfig { maskers: maskers.into(), directory: case.directory.to_owned() })?)
 }
 
 /// The model of a case, without a method.

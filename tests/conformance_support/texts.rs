@@ -56,7 +56,7 @@ pub fn request<B: Backend>(case: &Case) -> Result<Outcome> {
         Value::Null => Vec::new(),
         maskers => Vec::<NamedConfig>::deserialize(maskers)?,
     };
-    let method = MaskerChainConfig { maskers, directory: case.directory.to_owned() };
+    let method = MaskerChainConfig { maskers: maskers.into(), directory: case.directory.to_owned() };
     let pretrained = Pretrained::<B>::from_directory(folder, &method, DType::F32, &B::Device::default())?;
     let mut adapter = ModelAdapterHF::new(pretrained);
     let given = case.entry.json("request")?;

@@ -35,8 +35,20 @@ fn nested() -> MaskerChainConfig {
 
 #[test]
 fn layers_are_modules() {
+    are_modules(nested());
+}
+
+/// The same in another phase of each layer.
+#[test]
+fn layers_with_phases_are_modules() {
+    let list = serde_json::to_value(nested()).unwrap();
+    let method = json!({"prefill": list, "decode": list, "layers": {"1": {"decode": list}}});
+    are_modules(self::method(&method.to_string()));
+}
+
+fn are_modules(maskers: MaskerChainConfig) {
     let device = Default::default();
-    let config = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 2).with_maskers(nested()).with_dropout(0.0);
+    let config = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 2).with_maskers(maskers).with_dropout(0.0);
     let encoder: SparseTransformerEncoder<AB> = config.init(&device);
     let wanted = parameters::<AB, _>(&encoder);
     let count = wanted.iter().map(Vec::len).sum::<usize>();
@@ -95,8 +107,9 @@ fn chains_are_the_registrys() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     let sizes = Sizes::new(1, 6, 2, 40, 512, 64);
     let inputs = inputs::<B>(sizes, 3).causal().unwrap();
+    let phases = Phase::ALL.map(|phase| inputs.clone().with_phase(phase));
     let mut compared = 0;
-    for file in std::fs::read_dir(directory).unwrap() {
+    'files: for file in std::fs::read_dir(directory).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
@@ -105,21 +118,23 @@ fn chains_are_the_registrys() {
             continue;
         };
         let chain: MaskerChain<B> = MaskerChainConfig::from_file(&path).unwrap().init(&device).unwrap();
-        let wanted = match registered.mask(&inputs, &mut LayerState::new(5)) {
-            Ok(mask) => host(&mask.to_dense()).into_iter().map(f64::from).collect::<Vec<_>>(),
-            // Weights for the heads of another model.
-            Err(AttentionError::Shape { .. } | AttentionError::NoWeights { .. }) => continue,
-            Err(error) => panic!("{}: {error}", path.display()),
-        };
-        let found = chain.mask(&inputs, &mut LayerState::new(5)).unwrap();
-        assert_close(&host(&found.to_dense()), &wanted, 0.0, &path.display().to_string());
-        let research = ResearchAttention::from(chain.clone());
-        let found = research.mask(&inputs, &mut LayerState::new(5)).unwrap();
-        assert_close(&host(&found.to_dense()), &wanted, 0.0, &path.display().to_string());
-        // As one masker among others.
-        let research = ResearchAttention::new(vec![Box::new(chain)]).unwrap();
-        assert_eq!(research.maskers().len(), 1);
-        research.forward(&inputs, &mut LayerState::new(5), Requested::default()).unwrap();
+        for inputs in &phases {
+            let wanted = match registered.mask(inputs, &mut LayerState::new(5)) {
+                Ok(mask) => host(&mask.to_dense()).into_iter().map(f64::from).collect::<Vec<_>>(),
+                // Weights for the heads of another model.
+                Err(AttentionError::Shape { .. } | AttentionError::NoWeights { .. }) => continue 'files,
+                Err(error) => panic!("{}: {error}", path.display()),
+            };
+            let found = chain.mask(inputs, &mut LayerState::new(5)).unwrap();
+            assert_close(&host(&found.to_dense()), &wanted, 0.0, &path.display().to_string());
+            let research = ResearchAttention::from(chain.clone());
+            let found = research.mask(inputs, &mut LayerState::new(5)).unwrap();
+            assert_close(&host(&found.to_dense()), &wanted, 0.0, &path.display().to_string());
+            // As one masker among others.
+            let research = ResearchAttention::new(vec![Box::new(chain.clone())]).unwrap();
+            assert_eq!(research.maskers().len(), 1);
+            research.forward(inputs, &mut LayerState::new(5), Requested::default()).unwrap();
+        }
         compared += 1;
     }
     assert!(compared >= 12, "{compared} configurations");

@@ -44,6 +44,8 @@ mod metrics;
 mod models;
 #[path = "../padded_layers.rs"]
 mod padded_layers;
+#[path = "../phases.rs"]
+mod phases;
 #[path = "../plots.rs"]
 mod plots;
 #[path = "../reports.rs"]
