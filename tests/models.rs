@@ -28,8 +28,9 @@ use bad_folders::{
 };
 use common::on_host_backends;
 use generation::{
-    a_recording_is_the_same_in_chunks, an_empty_method_is_dense, generation_stops_where_it_should,
-    prompts_in_chunks_give_the_same, seeds_draw_the_same,
+    a_recording_is_the_same_in_chunks, an_empty_method_is_dense, callers_of_a_model_say_the_phase,
+    generation_stops_where_it_should, phases_of_a_method_are_those_of_generation, prompts_in_chunks_give_the_same,
+    seeds_draw_the_same,
 };
 use reference_answers::{answers_of_the_reference, short_answers_of_the_reference};
 use shipped::{greedy_text, needles, perplexities_of_the_reference};
@@ -45,6 +46,8 @@ on_host_backends!(
     generation_stops_where_it_should,
     prompts_in_chunks_give_the_same,
     an_empty_method_is_dense,
+    phases_of_a_method_are_those_of_generation,
+    callers_of_a_model_say_the_phase,
     seeds_draw_the_same,
     a_recording_is_the_same_in_chunks,
     tiny_models_are_as_in_transformers,

@@ -508,7 +508,7 @@ fn maskers_of_ones_own_remember_apart_in_each_phase<B: Backend>() {
     let file = json!({"prefill": calls, "decode": calls, "layers": {"3": calls}}).to_string();
     let research = registry.research_attention(&file, &device).unwrap();
     let one = inputs::<B>(Sizes::new(1, 2, 1, 1, 9, 4), 1);
-    let mut keeps = |state: &mut LayerState, layer: usize, phase: Phase| {
+    let keeps = |state: &mut LayerState, layer: usize, phase: Phase| {
         let inputs = one.clone().with_layer(layer).with_phase(phase);
         kept(&research.forward(&inputs, state, Requested::default()).unwrap().mask)
     };

@@ -6,7 +6,7 @@ use burn::{
 };
 use serde_json::json;
 use sparse_attention_hub::{
-    attention::{AttentionError, ResearchAttention},
+    attention::{AttentionError, Phase, ResearchAttention},
     masker::{ConfigError, SinkConfig},
     nn::{
         GroupedQueryAttentionConfig, KvCache, MhaCache, MhaInput, SparseCrossAttentionCache,

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::{
     adapters::Recorder,
-    eval::Recording,
-    models::{Generated, GenerationConfig, Pretrained, SamplingConfig, StopReason},
+    attention::Phase,
+    eval::{Perplexity, PerplexityConfig, Recording},
+    models::{Generated, GenerationConfig, LanguageModel, PREFILL_CHUNK, Pretrained, SamplingConfig, StopReason},
     nn::AttentionMode,
 };
 
@@ -87,6 +88,57 @@ pub fn prompts_in_chunks_give_the_same<B: Backend>() {
             assert_close(&found, &whole, 2e-5, &format!("{mode:?} in chunks of {chunk}"));
         }
     }
+}
+
+/// A method with phases writes what hooks make of its lists: here a dense prompt, of which the last chunk is one token,
+/// and a sparse decode, also where the method draws.
+pub fn phases_of_a_method_are_those_of_generation<B: Backend>() {
+    let draws = r#"[{"type": "sink", "sink_size": 1}, {"type": "random_sampling", "sampling_rate": 0.3}]"#;
+    let quest = r#"[{"type": "quest_top_k", "heavy_size": 6, "page_size": 2, "minimum_pages": 1}]"#;
+    let prompt = (0..PREFILL_CHUNK + 1).map(|at| (at as u32 * 37 + 5) % 500).collect::<Vec<_>>();
+    for (list, prompt) in [(METHOD, &prompt[..]), (draws, &prompt[..40]), (quest, &prompt[..40]), (quest, &prompt[..1])]
+    {
+        let write = |method: &str, [mut first, mut then]: [AttentionMode; 2]| {
+            let model = text_model::<B>(method).model;
+            let (mut cache, config) = (model.cache(3), GenerationConfig::default().with_max_new_tokens(6));
+            let modes: [&mut dyn sparse_attention_hub::nn::AttentionHook<B>; 2] = [&mut first, &mut then];
+            let go_on = &mut |_| Ok(ControlFlow::Continue(()));
+            let tokens = model.generate(prompt, &mut cache, &config, modes, go_on).unwrap().tokens;
+            // What comes next, to the last digit.
+            (tokens, host(model.forward(&[7], &mut cache, &mut { then }).unwrap()))
+        };
+        let (dense, sparse) = (AttentionMode::Dense, AttentionMode::Sparse);
+        let wanted = write(list, [dense, sparse]);
+        assert_eq!(write(&format!(r#"{{"decode": {list}}}"#), [sparse; 2]), wanted, "{list}");
+        let wanted = write(list, [sparse, dense]);
+        assert_eq!(write(&format!(r#"{{"prefill": {list}}}"#), [sparse; 2]), wanted, "{list}");
+        let wanted = write(list, [sparse; 2]);
+        let layers = format!(r#"{{"layers": {{"0": {list}, "1": {list}, "2": {list}, "3": {list}}}}}"#);
+        assert_eq!(write(&layers, [sparse; 2]), wanted, "{list}");
+        assert_eq!(write(r#"{"dense_layers": [0]}"#, [sparse; 2]), write("[]", [dense; 2]));
+    }
+}
+
+/// The caller of a model can say the phase, and perplexity says decoding.
+pub fn callers_of_a_model_say_the_phase<B: Backend>() {
+    let (of_phases, list) =
+        (text_model::<B>(&format!(r#"{{"decode": {METHOD}}}"#)).model, text_model::<B>(METHOD).model);
+    let tokens = (0..30).map(|at| (at * 37 + 5) % 500).collect::<Vec<u32>>();
+    let (mut cache, mut other, mut mode) = (of_phases.cache(0), list.cache(0), AttentionMode::Sparse);
+    of_phases.forward(&tokens[..20], &mut cache, &mut mode).unwrap();
+    list.forward(&tokens[..20], &mut other, &mut AttentionMode::Dense).unwrap();
+    let found = of_phases.forward_in_phase(Phase::Decode, &tokens[20..], &mut cache, &mut mode).unwrap();
+    assert_eq!(host(found), host(list.forward(&tokens[20..], &mut other, &mut mode).unwrap()));
+    cache.truncate(20).unwrap();
+    other.truncate(20).unwrap();
+    let found = of_phases.forward_in_phase(Phase::Prefill, &tokens[20..21], &mut cache, &mut mode).unwrap();
+    assert_eq!(host(found), host(list.forward(&tokens[20..21], &mut other, &mut AttentionMode::Dense).unwrap()));
+    let perplexity = |model: &LanguageModel<B>| {
+        let (mut prefix, mut after) = (AttentionMode::Dense, AttentionMode::Sparse);
+        let config = PerplexityConfig { length: 30, dense_prefix: 10, windows: 1 };
+        Perplexity::measure(model, None, &tokens, config, [&mut prefix, &mut after], || {}).unwrap()
+    };
+    assert_eq!(perplexity(&of_phases), perplexity(&list));
 }
 
 pub fn an_empty_method_is_dense<B: Backend>() {

@@ -2,12 +2,16 @@
 //! nothing else happens to any text.
 
 mod layers;
+mod phases;
 mod rotary;
 mod wrong;
 
 use burn::tensor::DType;
 use serde_json::Value;
-use sparse_attention_hub::masker::{LayerState, MaskerChain, MaskerChainConfig, MaskerRegistry};
+use sparse_attention_hub::{
+    attention::Phase,
+    masker::{LayerState, MaskerChain, MaskerChainConfig, MaskerRegistry},
+};
 
 use super::{
     B, Checked, Fault, Source, about, device,
@@ -25,7 +29,7 @@ const SIZES: Sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 3, keys: 
 /// # Errors
 /// If a property does not hold.
 pub fn check(source: &mut Source) -> Checked {
-    match source.below(16) {
+    match source.below(20) {
         0..4 => valid(source),
         4..9 => wrong::check(source),
         9..13 => {
@@ -35,6 +39,12 @@ pub fn check(source: &mut Source) -> Checked {
         }
         13 => extreme(source),
         14 => layers::check(source),
+        15..18 => phases::check(source),
+        18 => {
+            let text = phases::phases(source).to_string();
+            let text = mutations::of_text(source, &text);
+            check_text(&text, source).map(|_| ())
+        }
         _ => rotary::check(source),
     }
 }
@@ -101,6 +111,7 @@ fn check_call(text: &str, source: &mut Source) -> Checked {
     about(text.to_owned());
     let problem = Problem::of(source, SIZES, DType::F32, VisibilityCase::Causal(2));
     let inputs = problem.inputs().map_err(|error| Fault::new("valid inputs are accepted", error.to_string()))?;
+    let inputs = inputs.with_phase(*source.pick(&Phase::ALL));
     let mask = sparse_attention_hub::masker::Masker::mask(&chain, &inputs, &mut LayerState::new(1));
     if let Ok(mask) = mask {
         let weights = super::numbers::numbers(&mask.to_dense());
