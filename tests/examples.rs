@@ -9,7 +9,7 @@ mod shared;
 use std::{io, path::Path, process::ExitCode};
 
 use clap::{Arg, Command};
-use shared::{Usage, count, count_or_none, end, files, find, fits_in_memory, seed_count};
+use shared::{Usage, count, count_or_none, end, files, find, fits_in_memory, given_or, seed_count};
 
 #[test]
 fn counts_are_counts() {
@@ -56,8 +56,18 @@ fn a_method_that_is_not_there_is_an_error_that_lists_them() {
 }
 
 #[test]
+fn what_a_package_leaves_out_is_named() {
+    let error = find("examples/data/none.safetensors").unwrap_err().to_string();
+    assert!(error.starts_with("examples/data/none.safetensors is neither in the current folder nor in"), "{error}");
+    assert!(error.contains("in a clone of the repository"), "{error}");
+    let given =
+        given_or(&Some("mine".into()), "examples/data/none.safetensors").expect("what is given is not looked for");
+    assert_eq!(given, Path::new("mine"));
+}
+
+#[test]
 fn folders_without_files_are_named() {
-    let found = files(&find("configs"), "json").expect("the folder is there");
+    let found = files(&find("configs").expect("the folder is there"), "json").expect("it has files");
     assert!(found.is_sorted() && found.iter().any(|file| file.ends_with("quest.json")));
     for (folder, extension, part) in [("no/such/folder", "json", "no/such/folder"), ("configs", "none", ".none file")] {
         let error = files(Path::new(folder), extension).unwrap_err().to_string();

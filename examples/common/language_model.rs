@@ -7,10 +7,7 @@ use std::{
 
 use burn::tensor::{DType, backend::Backend};
 use clap::Args;
-use sparse_attention_hub::{
-    masker::MaskerChainConfig,
-    models::{ModelError, Pretrained},
-};
+use sparse_attention_hub::{masker::MaskerChainConfig, models::Pretrained};
 
 use super::{BackendArguments, find};
 
@@ -30,11 +27,11 @@ pub struct ModelArguments {
 
 impl ModelArguments {
     /// The folder of the model.
-    pub fn folder(&self) -> Result<PathBuf, ModelError> {
+    pub fn folder(&self) -> Result<PathBuf, Box<dyn Error>> {
         let Some(model) = &self.model else { return find("examples/models/lm14m") };
         #[cfg(feature = "hub")]
         if !model.exists() {
-            return sparse_attention_hub::models::download(&model.to_string_lossy());
+            return Ok(sparse_attention_hub::models::download(&model.to_string_lossy())?);
         }
         Ok(model.clone())
     }

@@ -2,15 +2,17 @@
 
 use std::{
     error::Error,
-    panic::{self, AssertUnwindSafe},
+    io::{self, Write},
+    panic,
     path::Path,
-    sync::{Arc, OnceLock},
+    process,
 };
 
 use burn::{
     backend::Autodiff,
-    optim::AdamWConfig,
-    record::{FullPrecisionSettings, NamedMpkFileRecorder},
+    module::Module,
+    optim::{AdamW, AdamWConfig, adaptor::OptimizerAdaptor},
+    record::{FullPrecisionSettings, NamedMpkFileRecorder, Recorder, RecorderError},
     tensor::{ElementConversion, backend::Backend},
     train::{
         Learner, SupervisedTraining,
@@ -30,6 +32,9 @@ use crate::{
     model::RecallModel,
     progress::Progress,
 };
+
+/// How checkpoints are written.
+type Checkpoints = NamedMpkFileRecorder<FullPrecisionSettings>;
 
 const BATCH: usize = 32;
 const LEARNING_RATE: f64 = 2e-3;
@@ -65,7 +70,7 @@ pub fn train<B: Backend>(
     let model = RecallModel::<Autodiff<B>>::new(task, method, arguments.seed, device)?;
     let folder = arguments.out.join(name);
     // burn's learner takes up a training in the middle, but logs its passes from 1 again.
-    let done = arguments.resume && is_done(&folder, arguments.passes);
+    let done = arguments.resume && check_checkpoint::<B>(&folder, arguments.passes, device).is_ok();
     if !done {
         for earlier in ["train", "valid", "checkpoint"].map(|part| folder.join(part)) {
             if earlier.exists() {
@@ -83,7 +88,7 @@ pub fn train<B: Backend>(
     .metric_valid_numeric(DensityMetric::new())
     .metric_valid_numeric(OutputErrorMetric::new())
     .num_epochs(arguments.passes)
-    .with_file_checkpointer(NamedMpkFileRecorder::<FullPrecisionSettings>::new())
+    .with_file_checkpointer(Checkpoints::new())
     .with_checkpointing_strategy(KeepLastNCheckpoints::new(1))
     .with_application_logger(None);
     // After the last pass none is left to do.
@@ -94,7 +99,9 @@ pub fn train<B: Backend>(
         false => training.renderer(Progress::new(name)?),
     };
     let learner = Learner::new(model, AdamWConfig::new().with_weight_decay(0.01).init(), LEARNING_RATE);
-    let model = without_panic(name, || training.launch(learner).model)?;
+    let model = ending_at_a_panic(name, || training.launch(learner).model);
+    check_checkpoint::<B>(&folder, arguments.passes, device)
+        .map_err(|error| format!("training \"{name}\" was not saved: {error}; is the disk full?"))?;
     let logs = |metric: &str, split: Split| logged(&folder, metric, split, arguments.passes);
     Ok(Run {
         model,
@@ -106,33 +113,34 @@ pub fn train<B: Backend>(
     })
 }
 
-/// What the learner gives, or an error where it panics: burn's writers of logs and checkpoints do that on a full disk, on
-/// threads of their own.
-fn without_panic<T>(name: &str, launch: impl FnOnce() -> T) -> Result<T, Box<dyn Error>> {
-    let first = Arc::new(OnceLock::new());
+/// What the learner gives. Where it panics the program ends with the reason as its error: burn's writers of logs panic on
+/// a full disk, on threads of their own and again while the first panic unwinds, which would abort the program.
+fn ending_at_a_panic<T>(name: &str, launch: impl FnOnce() -> T) -> T {
     let usual = panic::take_hook();
-    panic::set_hook(Box::new({
-        let first = first.clone();
-        // The first panic is the reason, and others follow from it.
-        move |info: &panic::PanicHookInfo<'_>| {
-            _ = first.set(info.payload_as_str().unwrap_or("the learner panicked").to_owned())
-        }
+    let name = name.to_owned();
+    panic::set_hook(Box::new(move |info| {
+        let reason = info.payload_as_str().unwrap_or("the learner panicked");
+        // There is nowhere else to say that this cannot be written.
+        let _ = writeln!(io::stderr(), "\nerror: training \"{name}\" failed: {reason}");
+        process::exit(1);
     }));
-    let launched = panic::catch_unwind(AssertUnwindSafe(launch));
+    let launched = launch();
     panic::set_hook(usual);
-    match (launched, first.get()) {
-        (Ok(launched), None) => Ok(launched),
-        (_, reason) => {
-            let reason = reason.map_or("the learner panicked", String::as_str);
-            Err(format!("training \"{name}\" failed: {reason}").into())
-        }
-    }
+    launched
 }
 
-/// Whether all was saved after the last pass.
-fn is_done(folder: &Path, passes: usize) -> bool {
-    let saved = |part: &str| folder.join("checkpoint").join(format!("{part}-{passes}.mpk")).exists();
-    ["model", "optim", "scheduler"].into_iter().all(saved)
+/// Checks that all was saved after the last pass, and can be read: burn's recorders do not say when a disk is full.
+fn check_checkpoint<B: Backend>(folder: &Path, passes: usize, device: &B::Device) -> Result<(), Box<dyn Error>> {
+    type Model<B> = RecallModel<Autodiff<B>>;
+    type Optimizer<B> = OptimizerAdaptor<AdamW, Model<B>, Autodiff<B>>;
+    let recorder = Checkpoints::new();
+    let path = |part: &str| folder.join("checkpoint").join(format!("{part}-{passes}"));
+    let named = |part: &str, error: RecorderError| format!("{}.mpk cannot be read: {error}", path(part).display());
+    let _: <Model<B> as Module<Autodiff<B>>>::Record =
+        recorder.load(path("model"), device).map_err(|error| named("model", error))?;
+    let _: <Optimizer<B> as burn::optim::Optimizer<Model<B>, Autodiff<B>>>::Record =
+        Recorder::<Autodiff<B>>::load(&recorder, path("optim"), device).map_err(|error| named("optim", error))?;
+    Ok(())
 }
 
 /// The mean of a metric in each pass, from the learner's logs.

@@ -9,7 +9,7 @@ use sparse_attention_hub::{
 
 use super::{
     fixtures::{config_of, registered, research_attention},
-    report::{KeyIndices, Outcome},
+    report::{Outcome, Rows},
     sampling::budget_quirk,
     vectors::{Case, Result, all, close, count, equal, field, holds, integer, number},
 };
@@ -23,7 +23,7 @@ enum Row {
 
 /// Runs all rows, with the messages of all that fail.
 fn each_row(case: &Case, run: impl Fn(&Value) -> Result<Row>) -> Result<Outcome> {
-    let mut rows = KeyIndices::default();
+    let mut rows = Rows::default();
     let mut failures = Vec::new();
     for row in case.entry.rows()? {
         match run(row) {
