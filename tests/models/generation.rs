@@ -7,7 +7,7 @@ use sparse_attention_hub::{
     adapters::Recorder,
     attention::Phase,
     eval::{Perplexity, PerplexityConfig, Recording},
-    models::{Generated, GenerationConfig, LanguageModel, PREFILL_CHUNK, Pretrained, SamplingConfig, StopReason},
+    models::{Generated, GenerationConfig, LanguageModel, Pretrained, SamplingConfig, StopReason},
     nn::AttentionMode,
 };
 
@@ -94,16 +94,18 @@ pub fn prompts_in_chunks_give_the_same<B: Backend>() {
 /// and a sparse decode, also where the method draws.
 pub fn phases_of_a_method_are_those_of_generation<B: Backend>() {
     let draws = r#"[{"type": "sink", "sink_size": 1}, {"type": "random_sampling", "sampling_rate": 0.3}]"#;
-    let quest = r#"[{"type": "quest_top_k", "heavy_size": 6, "page_size": 2, "minimum_pages": 1}]"#;
-    let prompt = (0..PREFILL_CHUNK + 1).map(|at| (at as u32 * 37 + 5) % 500).collect::<Vec<_>>();
-    for (list, prompt) in [(METHOD, &prompt[..]), (draws, &prompt[..40]), (quest, &prompt[..40]), (quest, &prompt[..1])]
-    {
+    let quest = r#"[{"type": "quest_top_k", "heavy_size": 6, "page_size": 2, "label_bits": 16, "minimum_pages": 1}]"#;
+    let prompt = (0..41).map(|at| (at * 37 + 5) % 500).collect::<Vec<u32>>();
+    for (list, length) in [(METHOD, 41), (draws, 41), (quest, 41), (quest, 28)] {
         let write = |method: &str, [mut first, mut then]: [AttentionMode; 2]| {
             let model = text_model::<B>(method).model;
             let (mut cache, config) = (model.cache(3), GenerationConfig::default().with_max_new_tokens(6));
+            let mut reads = first;
             let modes: [&mut dyn sparse_attention_hub::nn::AttentionHook<B>; 2] = [&mut first, &mut then];
             let go_on = &mut |_| Ok(ControlFlow::Continue(()));
-            let tokens = model.generate(prompt, &mut cache, &config, modes, go_on).unwrap().tokens;
+            // Chunks of 13, 13 and 1 tokens.
+            model.prefill(&prompt[..27], &mut cache, 13, &mut reads).unwrap();
+            let tokens = model.generate(&prompt[27..length], &mut cache, &config, modes, go_on).unwrap().tokens;
             // What comes next, to the last digit.
             (tokens, host(model.forward(&[7], &mut cache, &mut { then }).unwrap()))
         };

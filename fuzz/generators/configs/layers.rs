@@ -40,12 +40,6 @@ fn maskers(source: &mut Source, heads: usize, head_dim: usize) -> Result<MaskerC
     let sizes = Sizes { batch: 1, heads, kv_heads: 1, queries: 3, keys: 3, head_dim, value_dim: head_dim };
     let fits = (1..=64).contains(&heads) && (1..=64).contains(&head_dim);
     let text = if fits { method(source, &sizes, Wanted::Any).text() } else { "[]".to_owned() };
-    let text = match source.below(6) {
-        0 => format!(r#"{{"prefill": {text}}}"#),
-        1 => format!(r#"{{"decode": {text}, "dense_layers": [1]}}"#),
-        2 => format!(r#"{{"layers": {{"0": {text}}}}}"#),
-        _ => text,
-    };
     MaskerChainConfig::from_json(&text).map_err(|error| Fault::new("a valid method is accepted", error.to_string()))
 }
 

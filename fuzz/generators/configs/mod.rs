@@ -29,8 +29,9 @@ const SIZES: Sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 3, keys: 
 /// # Errors
 /// If a property does not hold.
 pub fn check(source: &mut Source) -> Checked {
-    match source.below(20) {
-        0..4 => valid(source),
+    match source.below(16) {
+        0..3 => valid(source),
+        3 => phases::check(source),
         4..9 => wrong::check(source),
         9..13 => {
             let text = method(source, &SIZES, Wanted::Any).text();
@@ -39,12 +40,6 @@ pub fn check(source: &mut Source) -> Checked {
         }
         13 => extreme(source),
         14 => layers::check(source),
-        15..18 => phases::check(source),
-        18 => {
-            let text = phases::phases(source).to_string();
-            let text = mutations::of_text(source, &text);
-            check_text(&text, source).map(|_| ())
-        }
         _ => rotary::check(source),
     }
 }

@@ -1,12 +1,21 @@
 //! Methods with phases and layers.
 
+use burn::tensor::DType;
 use serde_json::{Map, Value, json};
+use sparse_attention_hub::{
+    attention::Phase,
+    masker::MaskerChainConfig,
+    nn::{GqaInput, GroupedQueryAttentionConfig, KvCache},
+};
 
 use super::{SIZES, check_both, check_text, refusal};
 use crate::generators::{
-    Checked, Source,
+    B, Checked, Fault, Source, device,
+    drawn::with_drawn_weights,
     fault::hold,
     methods::{Wanted, method},
+    mutations,
+    numbers::{numbers, tensor},
 };
 
 /// A list, which may be empty.
@@ -15,7 +24,7 @@ fn list(source: &mut Source) -> Value {
 }
 
 /// A valid method with phases or layers. The layer that is asked is 0.
-pub fn phases(source: &mut Source) -> Value {
+fn phases(source: &mut Source) -> Value {
     let mut fields = Map::new();
     for key in ["prefill", "decode"] {
         if !source.once_in(3) {
@@ -44,6 +53,30 @@ pub fn phases(source: &mut Source) -> Value {
     fields.into()
 }
 
+/// A layer attends through the method, to a prompt and in steps, or says why not.
+fn in_a_layer(source: &mut Source, text: &str) -> Checked {
+    let maskers = MaskerChainConfig::from_json(text);
+    let maskers = maskers.map_err(|error| Fault::new("a valid method is accepted", error.to_string()))?;
+    let config = GroupedQueryAttentionConfig::new(6, SIZES.heads, SIZES.kv_heads)
+        .with_head_dim(Some(SIZES.head_dim))
+        .with_layer(*source.pick(&[0, 1, 7]))
+        .with_maskers(maskers);
+    // Weights of a file may be of other layers than this one.
+    let Ok(layer) = config.init::<B>(&device()) else { return Ok(()) };
+    let layer = with_drawn_weights(source, layer);
+    let mut cache = KvCache::new(1);
+    for count in [3, 1, 2, 1] {
+        let tokens = tensor(&vec![0.5; 6 * count], [1, count, 6], DType::F32);
+        let input = GqaInput::new(tokens);
+        let input = if source.once_in(4) { input.phase(*source.pick(&Phase::ALL)) } else { input };
+        if let Ok(output) = layer.forward_cache(input, &mut cache) {
+            let numbers = numbers(&output);
+            hold!(numbers.iter().all(|x| x.is_finite()), "a layer's output is finite", "{text}: {numbers:?}");
+        }
+    }
+    Ok(())
+}
+
 /// A method with phases, of which one thing may be wrong.
 ///
 /// # Errors
@@ -51,12 +84,16 @@ pub fn phases(source: &mut Source) -> Value {
 pub fn check(source: &mut Source) -> Checked {
     let mut method = phases(source);
     let (list, key) = (list(source), *source.pick(&["prefill", "decode"]));
-    let says = match source.below(8) {
+    let says = match source.below(9) {
         0..3 => {
             let text = method.to_string();
             let accepted = check_text(&text, source)?;
             hold!(accepted, "a valid method is accepted", "{text}: {}", refusal(&text));
-            return Ok(());
+            return in_a_layer(source, &text);
+        }
+        8 => {
+            let text = mutations::of_text(source, &method.to_string());
+            return check_text(&text, source).map(|_| ());
         }
         3 => {
             method["nonsense"] = list;
