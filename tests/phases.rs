@@ -21,7 +21,6 @@ use sparse_attention_hub::{
 };
 
 on_host_backends!(
-    files_of_both_forms_are_read_and_written,
     wrong_files_are_refused_by_what_is_wrong,
     layers_win_over_dense_layers_and_these_over_phases,
     inputs_say_their_phase,
@@ -58,7 +57,8 @@ fn sink(size: usize) -> Value {
     json!([{"type": "sink", "sink_size": size}])
 }
 
-fn files_of_both_forms_are_read_and_written<B: Backend>() {
+#[test]
+fn files_of_both_forms_are_read_and_written() {
     let named = |size: usize| {
         let fields = [("sink_size".to_owned(), json!(size))].into_iter().collect();
         vec![NamedConfig { name: "sink".to_owned(), fields }]
@@ -627,7 +627,7 @@ fn a_window_keeps_what_either_phase_needs<B: Backend>() {
         let config = common::gqa::config(4, 2).with_sliding_window(Some(4));
         let layer = layer::<B>(&config, Some(method.clone()));
         let (mut cache, mut all) = (KvCache::new(1), KvCache::new(1).with_spare(usize::MAX));
-        for (seed, length) in [9, 1, 3].into_iter().chain([1; 40]).enumerate() {
+        for (seed, length) in [400, 1, 3, 1, 1, 1].into_iter().enumerate() {
             let x = tokens::<B>(1, length, 20, seed as u64);
             let found = layer.forward_cache(x.clone(), &mut cache).unwrap();
             close(&found, &layer.forward_cache(x, &mut all).unwrap(), &method.to_string());
