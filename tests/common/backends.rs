@@ -121,20 +121,25 @@ macro_rules! on_each_backend {
 pub(crate) use on_each_backend;
 
 /// On how many backends [on_host_backends] runs a test.
-pub const HOSTS: usize = sparse_attention_hub::backend::COMPILED.len();
+pub const HOSTS: usize = if cfg!(any(feature = "flex", feature = "ndarray")) {
+    cfg!(feature = "flex") as usize + cfg!(feature = "ndarray") as usize + cfg!(feature = "tch") as usize
+} else {
+    sparse_attention_hub::backend::COMPILED.len()
+};
 
-/// As [on_each_backend], for tests of what is decided on the host and takes minutes on a software device: they run on flex
-/// and ndarray, and on the others only where neither of these is compiled in.
+/// As [on_each_backend], for tests of what is decided on the host and takes minutes on a software device: they run on flex,
+/// ndarray and tch, and on the others only where neither flex nor ndarray is compiled in.
 macro_rules! on_host_backends {
     ($($test:ident),* $(,)? $(; host: $($long:ident),* $(,)?)?) => {
         const CHECKS: usize = [$(stringify!($test)),*].len() * $crate::common::backends::HOSTS
             $(+ [$(stringify!($long)),*].len())?;
         $crate::common::backends::on_backend!(flex, "flex", burn_flex::Flex, $($test),*);
         $crate::common::backends::on_backend!(ndarray, "ndarray", burn_ndarray::NdArray, $($test),*);
+        $crate::common::backends::on_backend!(tch, "tch", burn_tch::LibTorch, $($test),*);
+        #[cfg(not(any(feature = "flex", feature = "ndarray")))]
         mod device {
             use super::{CHECKS, $($test),*};
             $crate::common::backends::on_backend!(wgpu, "wgpu", burn_wgpu::Wgpu, $($test),*);
-            $crate::common::backends::on_backend!(tch, "tch", burn_tch::LibTorch, $($test),*);
             $crate::common::backends::on_backend!(cuda, "cuda", burn_cuda::Cuda, $($test),*);
         }
         $(
