@@ -72,6 +72,10 @@ pub(super) const NAMES: [&str; 18] = [
     "verified_sampling",
 ];
 
+/// What to do with the names that a program registers.
+const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build such a masker in code, and give it to the \
+                      layer's `with_maskers` or to the configuration's `try_init_with`";
+
 impl<B: Backend> BuiltInMasker<B> {
     /// The names of the maskers in configurations, in alphabetical order.
     pub fn names() -> &'static [&'static str] {
@@ -119,7 +123,7 @@ impl<B: Backend> BuiltInMasker<B> {
             }
             unknown => {
                 let (found, known) = (unknown.to_owned(), NAMES.join(", "));
-                return Err(ConfigError::UnknownType { part: "masker", found, known });
+                return Err(ConfigError::UnknownType { part: "masker", found, known, advice: ADVICE });
             }
         })
     }

@@ -133,7 +133,7 @@ impl<B: Backend, T: ?Sized> Registry<B, T> {
             Some(build) => build(named, context),
             None => {
                 let (part, found) = (self.kind, named.name.clone());
-                Err(ConfigError::UnknownType { part, found, known: self.known() })
+                Err(ConfigError::UnknownType { part, found, known: self.known(), advice: "" })
             }
         }
     }

@@ -33,7 +33,7 @@ pub enum ConfigError {
         known: String,
     },
     /// No masker, scorer or other part is registered under this name.
-    #[error("there is no {part} of type \"{found}\"; known types: {known}")]
+    #[error("there is no {part} of type \"{found}\"; known types: {known}{advice}")]
     UnknownType {
         /// What kind of part was asked for.
         part: &'static str,
@@ -41,6 +41,8 @@ pub enum ConfigError {
         found: String,
         /// The registered names.
         known: String,
+        /// What to do with a name that is registered elsewhere; may be empty.
+        advice: &'static str,
     },
     /// A field is missing, unknown, or of the wrong type.
     #[error("\"{part}\", field `{field}`: {reason}")]

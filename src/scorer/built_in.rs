@@ -36,6 +36,10 @@ pub enum BuiltInScorer<B: Backend> {
 /// The names of the scorers in configurations.
 const NAMES: [&str; 6] = ["channels", "hash", "oracle", "pages", "pq", "socket"];
 
+/// What to do with the names that a program registers.
+const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build a masker over such a scorer in code, and give \
+                      it to the layer's `with_maskers` or to the configuration's `try_init_with`";
+
 impl<B: Backend> BuiltInScorer<B> {
     /// The names of the scorers in configurations, in alphabetical order.
     pub fn names() -> &'static [&'static str] {
@@ -57,7 +61,7 @@ impl<B: Backend> BuiltInScorer<B> {
             "socket" => Self::Socket(fields::<SocketConfig>(named)?.init(context)?),
             unknown => {
                 let (found, known) = (unknown.to_owned(), NAMES.join(", "));
-                return Err(ConfigError::UnknownType { part: "scorer", found, known });
+                return Err(ConfigError::UnknownType { part: "scorer", found, known, advice: ADVICE });
             }
         })
     }
