@@ -42,7 +42,7 @@ impl<B: SparseBackend, C: CheckpointStrategy> SparseBackend for Autodiff<B, C> {
     }
 }
 
-/// State of the backward step: inputs, mask, output and log-sum-exp. The weights are not stored.
+/// State of the backward step. It takes the memory of the inputs, the output and the mask. The weights are not stored.
 #[derive(Debug, Clone)]
 struct Saved<B: SparseBackend> {
     inputs: AttentionInputs<B>,

@@ -23,9 +23,9 @@ pub struct DeviceLimit {
     pub limit: u64,
 }
 
-/// The bytes of the largest tensor that a device can hold; `None` where its memory is the only limit.
+/// The bytes of the largest tensor that a device can hold. `None` if its memory is the only limit.
 ///
-/// On wgpu it is the largest binding of a storage buffer, on CUDA a quarter of the memory.
+/// This is the largest binding of a storage buffer on wgpu, and a quarter of the memory on CUDA.
 pub fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
     #[cfg(feature = "wgpu")]
     if let Some(device) = (device as &dyn Any).downcast_ref() {

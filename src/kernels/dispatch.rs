@@ -17,8 +17,8 @@ use crate::{
 type Band<B> = fn(&AttentionInputs<B>, Pattern, Requested) -> Option<AttentionOutput<B>>;
 type Gather<B> = fn(&AttentionInputs<B>, &KeyIndices<B>, Requested) -> Option<AttentionOutput<B>>;
 
-/// The functions of a [SparseBackend]. The type only needs `B: Backend`, so that code without the bound `B:
-/// SparseBackend` can downcast to it.
+/// The functions of a [SparseBackend]. The type only needs `B: Backend`, so that code without the bound
+/// `B: SparseBackend` can downcast to it.
 pub(super) struct Table<B: Backend> {
     host_tensor: fn(FloatTensor<B>) -> Option<Box<dyn HostTensor>>,
     write_along: fn(FloatTensor<B>, usize, usize, FloatTensor<B>) -> FloatTensor<B>,

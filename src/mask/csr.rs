@@ -22,8 +22,8 @@ impl<B: Backend> Mask<B> {
     /// Creates a mask in the [form of lists](MaskForm::Indices) from compressed sparse rows.
     ///
     /// # Errors
-    /// If a list has the wrong length, the pointers fall, a key does not exist, a row has a key twice, or a weight is
-    /// not in (0, 1]. Also if no mask can have this shape.
+    /// If a list has the wrong length, the pointers decrease, a key does not exist, a row has a key twice, or a weight
+    /// is not in (0, 1]. Also if no mask can have this shape.
     pub fn from_csr(shape: MaskShape, csr: &Csr, device: &B::Device) -> Result<Self, MaskError> {
         let length = |field, found, expected| match found == expected {
             true => Ok(()),

@@ -89,8 +89,8 @@ impl<B: Backend> Mask<B> {
     /// A mask from lists of kept keys.
     ///
     /// # Errors
-    /// If a shape does not fit, an index is neither a key nor -1, a row has a key twice, or a probability is not in (0,
-    /// 1]. Also if no mask can have this shape. The lists are read back to check this.
+    /// If a shape does not fit, an index is neither a key nor -1, a row has a key twice, or a probability is not in
+    /// (0, 1]. Also if no mask can have this shape. The lists are read back to check this.
     pub fn from_indices(shape: MaskShape, rows: KeyIndices<B>) -> Result<Self, MaskError> {
         rows.validate(shape)?;
         let device = rows.device();

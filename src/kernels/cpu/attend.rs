@@ -185,8 +185,8 @@ impl<T: StoredFloat> WithSimd for BandTask<'_, T> {
     }
 }
 
-/// Merges the parts of each unit and writes the result to the unit's rows. A part is a softmax over `[heads of a group,
-/// queries of a block]`.
+/// Merges the parts of each unit and writes the result to the unit's rows. A part is a softmax over
+/// `[heads of a group, queries of a block]`.
 pub(super) fn join_units<T: StoredFloat>(
     problem: &Problem<T>,
     parts: Vec<(usize, Softmax<T::Float>)>,

@@ -43,7 +43,8 @@ impl List<'_> {
     }
 }
 
-/// Attention over lists of keys. If all heads of a GQA group have the same list, its keys and values are read once.
+/// Attention over lists of keys. If all heads of a GQA group have the same list, its keys and values are read once for
+/// all of them.
 pub(crate) fn gather<T: StoredFloat>(problem: &Problem<T>, lists: &Lists) -> RowSoftmax<T::Float> {
     let (group, count) = (problem.group(), problem.query_count);
     let units = problem.keys.len() * count;

@@ -38,9 +38,9 @@ struct MatrixTile<'a> {
     count: usize,
 }
 
-/// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `sums` is `[some,
-/// width_out]`. The matrix is read once, without a copy. `next` is the matrix of the next call. Its first rows are
-/// prefetched at the end of this call.
+/// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `sums` is
+/// `[some, width_out]`. The matrix is read once, without a copy. `next` is the matrix of the next call. Its first rows
+/// are prefetched at the end of this call.
 pub(crate) fn add_products(vectors: &[f32], matrix: Matrix, sums: &mut [f32], next: Option<Matrix>) {
     Arch::new().dispatch(AddProducts { vectors, matrix, sums, next });
 }

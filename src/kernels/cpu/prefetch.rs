@@ -29,8 +29,8 @@ const LINE: usize = 64;
 /// Prefetch requests for the cache lines of rows that are needed later.
 ///
 /// The requests are sent one by one, between the steps of the current work. A line that is only fetched when it is used
-/// costs about 100 ns. Processors can only wait for a few lines at a time (24 on AMD's Zen 3), so many requests at once
-/// would also stall the current work.
+/// costs about 100 ns. A processor has few places for lines in flight (24 on AMD's Zen 3), so a burst of requests would
+/// stall the current work as well.
 pub(crate) struct Requests<'a, T> {
     ahead: Ahead<'a, T>,
     /// The row of the next request.

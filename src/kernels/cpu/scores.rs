@@ -182,7 +182,7 @@ impl<T: StoredFloat> WithSimd for Listed<'_, T> {
 }
 
 /// For each key, the number of bits in which its packed signature equals the query's, minus the number of bits in which
-/// they differ. A key has as many words as the query.
+/// they differ. Keys and the query have the same number of words.
 pub(crate) fn sign_matches(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
     Arch::new().dispatch(SignMatches::<false> { query, keys, bits, scores });
 }
@@ -275,8 +275,8 @@ pub(crate) struct Steps<'a> {
     pub step: &'a [f32],
 }
 
-/// Adds the dot products of a query's label with many labels to scores. The labels lie in blocks, `[block, channel,
-/// key]`.
+/// Adds the dot products of a query's label with many labels to scores. The labels lie in blocks,
+/// `[block, channel, key]`.
 pub(crate) fn add_label_products<T: Label>(query: &[f32], labels: &[T], steps: Option<Steps>, scores: &mut [f32]) {
     Arch::new().dispatch(LabelProducts { query, labels, steps, scores });
 }

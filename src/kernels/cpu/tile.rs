@@ -24,7 +24,7 @@ impl<'a, T> Tile<'a, T> {
         Self { keys: [&[]; TILE], values: [&[]; TILE], count: 0, scattered: false }
     }
 
-    /// The tile of the keys with these indices, which are at most `TILE`.
+    /// The tile of the keys with these indices. There are at most `TILE` indices.
     #[inline(always)]
     pub fn new(problem: &Problem<'a, T>, kv_head: usize, indices: impl Iterator<Item = usize>) -> Self {
         let (keys, values) = (problem.keys[kv_head], problem.values[kv_head]);
