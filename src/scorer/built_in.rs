@@ -12,8 +12,8 @@ use crate::{
     masker::{ConfigError, Context, LayerState, NamedConfig, fields},
 };
 
-/// The library's scorers as a burn module: what a selector inside a layer scores with, so that learned weights are
-/// parameters of the layer.
+/// The library's scorers as a burn module. A selector inside a layer holds one, so that learned weights are parameters
+/// of the layer.
 ///
 /// Should be created with [from_config](Self::from_config).
 #[derive(Module, Debug)]
@@ -36,7 +36,7 @@ pub enum BuiltInScorer<B: Backend> {
 /// The names of the scorers in configurations.
 const NAMES: [&str; 6] = ["channels", "hash", "oracle", "pages", "pq", "socket"];
 
-/// What to do with the names that a program registers.
+/// The advice in the error for an unknown name, which a program may have registered itself.
 const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build a masker over such a scorer in code, and give \
                       it to the layer's `with_maskers` or to the configuration's `try_init_with`";
 
@@ -46,11 +46,11 @@ impl<B: Backend> BuiltInScorer<B> {
         &NAMES
     }
 
-    /// The scorer of a configuration, `{"type": "oracle"}`.
+    /// Creates the scorer of a configuration such as `{"type": "oracle"}`.
     ///
     /// # Errors
-    /// If the type is none of the [names](Self::names), a field is missing, unknown or of the wrong type, a value makes no
-    /// sense, or a file cannot be used.
+    /// If the type is not one of the [names](Self::names), a field is missing, unknown or of the wrong type, a value is
+    /// not allowed, or a file cannot be used.
     pub fn from_config(named: &NamedConfig, context: &Context<B>) -> Result<Self, ConfigError> {
         Ok(match named.name.as_str() {
             "oracle" => Self::Oracle(fields::<OracleConfig>(named)?.init(context)?),
@@ -78,7 +78,7 @@ impl<B: Backend> BuiltInScorer<B> {
     }
 }
 
-/// What a record is of, with the sizes of what it has learned.
+/// The kind of scorer that a record belongs to, with the sizes of its learned weights.
 pub(crate) fn kind_of_record<B: Backend>(record: &BuiltInScorerRecord<B>) -> String {
     use BuiltInScorerRecord as Record;
     match record {
