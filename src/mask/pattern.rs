@@ -57,7 +57,7 @@ impl Pattern {
         let sink = self.sink.min(keys);
         let start = end_minus(self.position(rows.start).saturating_add(1), self.window, keys);
         let end = clamp(self.position(rows.end), keys);
-        if start >= end {
+        if start >= end || self.window == 0 {
             [0..sink, 0..0]
         } else if start <= sink {
             [0..sink.max(end), 0..0]
@@ -177,6 +177,8 @@ mod tests {
         let pattern = Pattern { sink: 2, window: 4, offset: 5 };
         assert_eq!(pattern.columns(1..3, 20), [0..2, 3..8]);
         assert_eq!(pattern.columns(0..1, 20), [0..6, 0..0]);
+        // Without a window there is nothing but the sink, however many rows there are.
+        assert_eq!(Pattern::sink(3).columns(4..8, 20), [0..3, 0..0]);
     }
 
     #[test]
