@@ -1,7 +1,7 @@
-//! What the examples share: arguments, files, and how they end.
+//! The code that the examples share: arguments, files, and exit codes.
 
 #[path = "../examples/speed/cases.rs"]
-#[allow(dead_code)] // Its constants are of the example.
+#[allow(dead_code)] // Only the example uses its constants.
 mod cases;
 #[path = "../examples/common/mod.rs"]
 mod shared;

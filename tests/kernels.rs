@@ -1,4 +1,4 @@
-//! Native kernels against the reference in generic tensor operations.
+//! Native kernels against the reference, which uses generic tensor operations.
 
 mod common;
 
@@ -26,7 +26,7 @@ on_each_backend!(
     host: threads_do_not_matter,
 );
 
-/// Errors of a few roundings, relative to the largest value.
+/// The tolerance: a few rounding errors, relative to the largest value.
 const F32: f32 = 2e-6;
 
 const ALL: Requested = Requested { weights: false, statistics: true };
@@ -41,7 +41,7 @@ fn close<B: Backend>(what: &str, found: &Tensor<B, 4>, wanted: &Tensor<B, 4>, to
     }
 }
 
-/// The output and what is free of the choice of a maximum.
+/// Compares the output, and the statistics that do not depend on the choice of the maximum.
 fn compare<B: Backend>(what: &str, found: &AttentionOutput<B>, wanted: &AttentionOutput<B>, tolerance: f32) {
     close(&format!("output of {what}"), &found.output, &wanted.output, tolerance);
     let (found, wanted) = (found.statistics.as_ref().unwrap(), wanted.statistics.as_ref().unwrap());
@@ -93,7 +93,7 @@ fn bands_are_the_reference<B: Backend>() {
     }
 }
 
-/// Rows with keys in any order, unused slots among them, some rows without any.
+/// Rows of keys in any order. Some slots are unused, and some rows have no keys.
 fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64, sampled: bool) -> Mask<B> {
     let mut rng = generator(seed);
     let shape = sizes.mask_shape();
@@ -138,7 +138,7 @@ fn long_rows_in_parts_are_the_reference<B: Backend>() {
     }
 }
 
-/// Every head of a group has the rows of the first: they are read once.
+/// All heads of a GQA group have the rows of the first head, so the kernel reads them once.
 fn rows_that_a_group_shares_are_the_reference<B: Backend>() {
     for group in 1..=8 {
         let sizes = Sizes::new(2, 2 * group, 2, 3, 111, 60);
@@ -158,7 +158,7 @@ fn rows_that_a_group_shares_are_the_reference<B: Backend>() {
     }
 }
 
-/// Keys and values that no row keeps may hold anything.
+/// Keys and values that no row keeps may hold any number.
 fn what_is_not_kept_does_not_matter<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 63, 12);
     let good = inputs::<B>(sizes, 3);
@@ -197,7 +197,7 @@ fn keys_and_values_may_be_parts_of_a_longer_cache<B: Backend>() {
     compare("swapped dimensions", &dense_attention(&strided, ALL), &wanted, 0.0);
 }
 
-/// A kept key that is not a number is not swept under the rug.
+/// NaN in a kept key shows in the output.
 fn numbers_that_are_none_stay_so<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 2, 40, 8);
     let good = inputs::<B>(sizes, 3);
@@ -227,7 +227,7 @@ fn weights_and_tensor_visibility_take_the_reference<B: Backend>() {
     }
 }
 
-/// Other types of numbers: sums are in f32, or in f64.
+/// Other number types. Sums are f32 or f64.
 fn of_type<B: Backend>(dtype: DType, tolerance: f64) {
     for (seed, sizes) in SIZES.into_iter().enumerate() {
         let inputs = inputs::<B>(sizes, seed as u64);
@@ -255,7 +255,7 @@ fn other_types_of_numbers<B: Backend>() {
     }
 }
 
-/// The same values to the last bit, however many threads there are: dense attention, and every method.
+/// Dense attention and every method give the same bits for every number of threads.
 fn threads_do_not_matter<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 2053, 60);
     let inputs = inputs::<B>(sizes, 1).causal().unwrap();

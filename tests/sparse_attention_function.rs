@@ -1,4 +1,5 @@
-//! The function in the shape of burn's: without a method it gives what burn's gives, and with one what the layers give.
+//! The function with burn's interface. Without a method it gives burn's output, and with a method it gives the output
+//! of the layers.
 
 mod common;
 
@@ -19,7 +20,7 @@ on_each_backend!(
 
 fn hidden<B: Backend>(dims: [usize; 4]) -> Tensor<B, 4, Bool> {
     let keys = dims[3];
-    // No row hides its first key, so that none is without any.
+    // No row hides its first key, so every row sees a key.
     let hidden = (0..dims.iter().product()).map(|at| at % keys != 0 && at * 7 % 5 < 2).collect::<Vec<bool>>();
     Tensor::from_data(TensorData::new(hidden, dims), &B::Device::default())
 }
@@ -94,7 +95,7 @@ fn what_does_not_fit_is_refused<B: Backend>() {
     assert!(call(None, options).is_ok());
 }
 
-/// What is drawn is drawn by layer.
+/// The draws depend on the layer.
 fn the_state_says_which_layer_asks<B: Backend>() {
     let inputs = inputs::<B>(Sizes::new(1, 2, 1, 1, 111, 4), 5);
     let method = r#"[{"type": "random_sampling", "sampling_rate": 0.2}]"#;

@@ -1,4 +1,5 @@
-//! Layers with a sliding window: the cache holds the window, and gives what a cache that holds all gives.
+//! Layers with a sliding window. The cache holds only the window, and the output is that of a cache that holds all
+//! keys.
 
 mod common;
 
@@ -23,7 +24,7 @@ fn windowed<B: Backend>(chain: Option<Value>) -> Layer<B> {
     layer::<B>(&config(4, 2).with_sliding_window(Some(WINDOW)), chain)
 }
 
-/// Chains of which none needs more than the window and a few keys before it.
+/// Chains that read no keys before the window, except for a few.
 fn short_sighted() -> Vec<Option<Value>> {
     let sink = json!({"type": "sink", "sink_size": 3});
     let local = json!({"type": "local", "window_size": 5});
@@ -106,7 +107,7 @@ fn what_is_given_up_cannot_come_back<B: Backend>() {
     assert_eq!(cache.len(), 300);
     cache.truncate(earliest).unwrap();
     assert_eq!(cache.len(), earliest);
-    // What is there is right: the rest once more.
+    // The remaining tokens of the cache are right: the last tokens give the same output again.
     let rest = |start: usize| x.clone().slice_dim(1, start..300);
     let found = layer.forward_cache(rest(earliest), &mut cache).unwrap();
     let wanted = layer.forward(x.clone()).unwrap().slice_dim(1, earliest..300);
@@ -116,7 +117,7 @@ fn what_is_given_up_cannot_come_back<B: Backend>() {
     let again = in_chunks(&layer, &mut cache, &x, [299, 1]);
     close(&again, &layer.forward(x.clone()).unwrap(), "after a reset");
     cache.truncate(300).unwrap();
-    // Without a window everything can be taken back.
+    // Without a window the cache can be truncated to any length.
     let plain = common::gqa::layer::<B>(&config(4, 2), None);
     let mut cache = KvCache::new(0);
     in_chunks(&plain, &mut cache, &x, [300]);

@@ -1,5 +1,5 @@
 //! Code that the test files share: backends, random tensors, and a naive attention as the reference.
-#![allow(dead_code, unused_imports, unused_macros)] // Each test file uses its part.
+#![allow(dead_code, unused_imports, unused_macros)] // Each test file uses only a part of it.
 
 pub mod backends;
 #[cfg(feature = "hf")]

@@ -31,14 +31,14 @@ fn output_and_log_sum_exp<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B
     Tensor::cat(vec![found.output, found.statistics.unwrap().log_sum_exp], 3)
 }
 
-/// The gradients of queries, keys and values, of a sum in which every number counts differently.
+/// The gradients of queries, keys and values, for a sum in which every number has a different weight.
 fn gradients<B: AutodiffBackend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, attend: Attend<B>) -> [Vec<f32>; 3] {
     let leaves = [inputs.queries(), inputs.keys(), inputs.values()].map(|leaf| leaf.clone().detach().require_grad());
     let [queries, keys, values] = leaves.clone();
     let output = attend(&over(inputs, queries, keys, values), mask);
     let dims = output.dims();
     let multipliers = tensor::<B>(&normal(&mut generator(77), dims.iter().product()), dims);
-    // What nothing is kept of is not part of the graph; like this it is, with a gradient of 0.
+    // A tensor of which nothing is kept may not be part of the graph. These terms put it there with a gradient of 0.
     let [queries, keys, values] = leaves.clone().map(|leaf| leaf.sum().mul_scalar(0));
     let gradients = ((output * multipliers).sum() + queries + keys + values).backward();
     leaves.map(|leaf| leaf.grad(&gradients).unwrap().into_data().convert::<f32>().iter::<f32>().collect())
@@ -97,7 +97,7 @@ fn a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone<B: Back
             for (way, attend) in ways() {
                 let (found, wanted) = (gradients(&sprinkled, &mask, attend), gradients(&good, &mask, attend));
                 let widths = [sizes.head_dim, sizes.head_dim, sizes.head_dim + 1];
-                // The weights are numbers, so that values have gradients as ever.
+                // All weights are finite, so the gradients of values that are not spoiled do not change.
                 for (at, spoiled) in [&bad_rows, &touched, &bad].into_iter().enumerate() {
                     let (name, width) = (NAMES[at], widths[at]);
                     for place in (0..spoiled.len()).filter(|&place| !spoiled[place]) {
@@ -117,7 +117,7 @@ fn a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone<B: Back
     assert!(spoiled_rows > 100, "{spoiled_rows}");
 }
 
-/// The smallest cases: what is hidden by a boolean, by a bias of minus infinity, by a dense mask, and by lists.
+/// The smallest cases: a key is hidden by a boolean tensor, by a bias of minus infinity, by a dense mask, or by lists.
 fn a_hidden_value_of_two_keys_has_no_gradient<B: Backend>() {
     let device = B::Device::default();
     let zeros = |count: usize| tensor::<Autodiff<B>>(&vec![0.0; count], [1, 1, count, 1]);

@@ -16,7 +16,7 @@ const REQUESTS: [Requested; 3] = [
     Requested { weights: false, statistics: false },
 ];
 
-/// All that attention gives back, by name and with its width.
+/// All results of attention, by name, each with its width.
 fn all_of<B: Backend>(output: &AttentionOutput<B>) -> Vec<(&'static str, usize, Vec<f32>)> {
     let mut parts = vec![("output", &output.output)];
     parts.extend(output.weights.as_ref().map(|weights| ("weights", weights)));
@@ -29,7 +29,7 @@ fn all_of<B: Backend>(output: &AttentionOutput<B>) -> Vec<(&'static str, usize, 
     parts.into_iter().map(|(name, part)| (name, part.dims()[3], host(part))).collect()
 }
 
-/// What every way to attention gives, by what was requested.
+/// The results of every function that computes attention, for the requested results.
 fn every_way<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -77,7 +77,8 @@ fn hidden_and_unkept_keys_may_hold_anything<B: Backend>() {
     assert!(unchanged > 1000 && changed > 1000, "{unchanged} rows kept nothing that was bad, {changed} kept NaN");
 }
 
-/// Infinities stay infinite where no other kind is kept beside them, and nothing but what keeps them changes.
+/// An infinite value makes the output infinite, unless the row also keeps NaN or an infinity of the other sign in the
+/// same entry. Entries without such values do not change.
 fn a_value_that_is_no_number_shows_where_it_is_kept<B: Backend>() {
     let (mut infinite, mut none) = (0, 0);
     for (case, sizes) in CASES.into_iter().enumerate() {
@@ -152,8 +153,8 @@ fn a_query_that_is_no_number_shows_in_its_row<B: Backend>() {
     }
 }
 
-/// The smallest cases: what is hidden by causal visibility, by a boolean, by a bias of minus infinity, by a dense mask, and
-/// by lists.
+/// The smallest cases: a key is hidden by causal visibility, by a boolean tensor, by a bias of minus infinity, by a
+/// dense mask, or by lists.
 fn a_hidden_value_of_two_keys_does_not_show<B: Backend>() {
     let device = B::Device::default();
     for bad in ANYTHING {

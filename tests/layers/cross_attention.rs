@@ -1,4 +1,4 @@
-//! Attention of one sequence over another: burn's layer as the reference.
+//! Cross-attention, with burn's layer as the reference.
 
 use burn::{module::Module, nn::attention::CrossAttentionConfig, tensor::backend::Backend};
 use sparse_attention_hub::nn::{SparseCrossAttention, SparseCrossAttentionCache, SparseCrossAttentionConfig};
@@ -12,7 +12,7 @@ fn config(kv_heads: usize) -> SparseCrossAttentionConfig {
     SparseCrossAttentionConfig::new(24, 20, 8, kv_heads, 5).with_dropout(0.0)
 }
 
-/// Ours and burn's with the same parameters.
+/// This library's layer and burn's, with the same parameters.
 fn both<B: Backend>(kv_heads: usize, quiet: bool) -> (SparseCrossAttention<B>, burn::nn::attention::CrossAttention<B>) {
     let device = Default::default();
     let ours = made::<B, _>(config(kv_heads).with_quiet_softmax(quiet).init::<B>(&device));

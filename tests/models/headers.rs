@@ -1,4 +1,4 @@
-//! Files that begin as safetensors do and are not.
+//! Files that start like safetensors, but are not.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use sparse_attention_hub::{FileError, models::ModelError};
 
 use super::folder::Folder;
 
-/// A file of a length, a header and so many bytes.
+/// A file with a stated header length, a header, and a number of zero bytes.
 fn file(length: u64, header: &str, bytes: usize) -> Vec<u8> {
     [&length.to_le_bytes()[..], header.as_bytes(), &vec![0; bytes]].concat()
 }
@@ -80,7 +80,7 @@ fn sizes_beyond_reason_are_refused_before_anything_is_made() {
         assert!(matches!(&found, Some(ModelError::Field { field: found, .. }) if found == field), "{field}: {found:?}");
         folder.write("config.json", config);
     }
-    // Sizes that could be, but not together, are found out by the weights.
+    // Each of these sizes is possible, but together they do not fit the weights.
     folder.edit("config.json", |config| config["vocab_size"] = json!(1 << 28));
     assert!(matches!(folder.model::<Flex>().err(), Some(ModelError::Weights { .. })));
 }

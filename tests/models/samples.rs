@@ -1,4 +1,4 @@
-//! Samples of the tasks that are made here.
+//! The samples of the tasks that the library makes itself.
 
 use std::{fs, path::Path};
 
@@ -27,7 +27,7 @@ fn samples_fit_and_hold_their_answers() {
             };
             let sample = maker.sample(task, 0).expect("the length is enough");
             assert_eq!((sample.task.as_str(), Task::named(name)), (name, Some(task)));
-            // With its answer as long as it may be, and not much shorter.
+            // The sample with its answer is at most as long as requested, and not much shorter.
             assert!((600..=700).contains(&tokens(&sample)), "{name}: {} tokens", tokens(&sample));
             for answer in &sample.answers {
                 assert!(sample.context.contains(answer), "{name}: {answer}");
