@@ -11,11 +11,11 @@ use sparse_attention_hub::prelude::*;
 on_each_backend!(
     dense_equals_naive,
     masked_equals_naive,
-    blocks_do_not_show,
+    blocks_do_not_change_the_result,
     chunks_of_a_prefill_equal_the_prefill,
     rows_without_keys_give_zero,
-    a_distant_dropped_key_does_not_drown_the_kept,
-    report_tells_errors_by_head,
+    a_dropped_key_with_a_large_logit_does_not_affect_kept_keys,
+    report_has_the_errors_of_each_head,
     wrong_shapes_are_named,
     half_precision_is_summed_in_f32,
     hidden_keys_are_hidden_and_the_last_query_sees_all,
@@ -99,7 +99,7 @@ fn check<B: Backend>(inputs: &AttentionInputs<B>, found: &AttentionOutput<B>, we
 
 /// A long sequence is computed in blocks of queries. Under a window it is computed in blocks of keys too. A request for
 /// the weights forces one block, so both results must be equal.
-fn blocks_do_not_show<B: Backend>() {
+fn blocks_do_not_change_the_result<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 401, 463, 4);
     let causal = inputs::<B>(sizes, 3).causal().unwrap();
     let device = B::Device::default();
@@ -148,7 +148,7 @@ fn rows_without_keys_give_zero<B: Backend>() {
 
 /// The row's maximum must be that of the kept keys. Relative to the maximum of all keys, every kept exponential would
 /// underflow to 0.
-fn a_distant_dropped_key_does_not_drown_the_kept<B: Backend>() {
+fn a_dropped_key_with_a_large_logit_does_not_affect_kept_keys<B: Backend>() {
     let query = tensor::<B>(&[1.0], [1, 1, 1, 1]);
     let key = tensor::<B>(&[0.5, 400.0, 0.25], [1, 1, 3, 1]);
     let value = tensor::<B>(&[1.0, 100.0, 3.0], [1, 1, 3, 1]);
@@ -162,7 +162,7 @@ fn a_distant_dropped_key_does_not_drown_the_kept<B: Backend>() {
     assert_close(&host(&output), &[share + 3.0 * (1.0 - share)], tolerance, "output");
 }
 
-fn report_tells_errors_by_head<B: Backend>() {
+fn report_has_the_errors_of_each_head<B: Backend>() {
     // Head 0 attends to the first key only. Head 1 attends to both keys equally. The mask keeps the first key.
     let query = tensor::<B>(&[100.0, 0.0], [1, 2, 1, 1]);
     let key = tensor::<B>(&[1.0, 0.0], [1, 1, 2, 1]);

@@ -13,10 +13,10 @@ use sparse_attention_hub::{
 };
 
 on_each_backend!(
-    query_reports_are_those_of_naive_attention,
+    query_reports_equal_naive_attention,
     every_figure_of_a_call_is_logged,
     sampled_steps_are_logged_and_others_are_not,
-    samplers_say_what_they_keep_to,
+    samplers_report_their_bounds,
     what_is_not_requested_is_not_returned,
 );
 
@@ -35,7 +35,7 @@ fn close(found: f64, wanted: f64, tolerance: f64) -> bool {
     found == wanted || (found - wanted).abs() <= tolerance * (1.0 + wanted.abs())
 }
 
-fn query_reports_are_those_of_naive_attention<B: Backend>() {
+fn query_reports_equal_naive_attention<B: Backend>() {
     for (seed, sizes) in SIZES.into_iter().enumerate() {
         for (name, visibility) in visibilities::<B>(sizes, seed as u64) {
             let inputs = inputs::<B>(sizes, seed as u64).with_visibility(visibility).unwrap();
@@ -182,7 +182,7 @@ fn sampled_steps_are_logged_and_others_are_not<B: Backend>() {
     assert_eq!(host(&plain.attention.output), host(&logging.attention.output));
 }
 
-fn samplers_say_what_they_keep_to<B: Backend>() {
+fn samplers_report_their_bounds<B: Backend>() {
     let fields = r#""target": "denominator", "epsilon": 0.3, "delta": 0.2, "pilot_size": 0.05"#;
     let json = format!(r#"[{{"type": "sink", "sink_size": 1}}, {{"type": "verified_sampling", {fields}}}]"#);
     let sizes = Sizes::new(1, 4, 2, 3, 600, 12);

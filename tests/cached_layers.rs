@@ -18,14 +18,14 @@ use sparse_attention_hub::{
 on_each_backend!(
     steps_and_chunks_equal_one_forward,
     every_option_holds_in_a_cache,
-    what_was_taken_back_leaves_no_trace,
-    a_cache_that_is_reset_is_a_new_one,
-    attention_is_that_of_the_projections,
-    windows_are_what_may_be_seen,
-    norms_take_the_length_away,
+    truncated_tokens_leave_no_trace,
+    a_reset_cache_equals_a_new_one,
+    identity_projections_give_plain_attention,
+    a_window_hides_earlier_keys_from_every_method,
+    norms_remove_the_length,
     errors_leave_the_cache_as_it_was,
-    caches_grow_by_doubling_and_show_what_was_put_in,
-    configurations_without_sense_are_named,
+    caches_grow_by_doubling_and_return_appended_tokens,
+    invalid_configurations_name_the_field,
 );
 
 /// A masker that always returns the same mask.
@@ -54,7 +54,7 @@ impl<B: Backend> Masker<B> for Fails {
 const RATIOS: [(usize, usize); 5] = [(8, 1), (8, 2), (8, 4), (6, 2), (8, 8)];
 
 /// Methods for which the keys that a row keeps do not depend on later keys.
-fn steady(sizes: &Sizes) -> Vec<Value> {
+fn independent_of_later_keys(sizes: &Sizes) -> Vec<Value> {
     let top_k = |scorer: Value| {
         json!([{"type": "sink", "sink_size": 2}, {"type": "local", "window_size": 3},
                                        {"type": "top_k", "heavy_size": 4, "scorer": scorer}])
@@ -71,7 +71,7 @@ fn steady(sizes: &Sizes) -> Vec<Value> {
 }
 
 /// Whether a chain selects keys by anything other than their position.
-fn chooses(chain: &Value) -> bool {
+fn selects_by_content(chain: &Value) -> bool {
     let by_position = |masker: &Value| masker["type"] == "sink" || masker["type"] == "local";
     !chain.as_array().expect("a chain").iter().all(by_position)
 }
@@ -81,7 +81,7 @@ fn steps_and_chunks_equal_one_forward<B: Backend>() {
         let (batch, length) = (if heads == 6 { 3 } else { 1 }, 41);
         let sizes = Sizes::new(batch, heads, kv_heads, length, length, 12);
         let input = tokens::<B>(batch, length, 20, 1);
-        for chain in [None].into_iter().chain(steady(&sizes).into_iter().map(Some)) {
+        for chain in [None].into_iter().chain(independent_of_later_keys(&sizes).into_iter().map(Some)) {
             let layer = layer::<B>(&config(heads, kv_heads), chain.clone());
             let wanted = layer.forward(input.clone()).unwrap();
             for chunks in [vec![41], vec![40, 1], vec![1; 41], vec![13, 20, 1, 7]] {
@@ -90,7 +90,7 @@ fn steps_and_chunks_equal_one_forward<B: Backend>() {
                 // Both seeds are 0.
                 let found = in_chunks(&layer, &mut KvCache::new(0), &input, chunks);
                 match &chain {
-                    Some(chain) if chooses(chain) => close_but_for_near_scores(&found, &wanted, &what),
+                    Some(chain) if selects_by_content(chain) => close_but_for_near_scores(&found, &wanted, &what),
                     _ => close(&found, &wanted, &what),
                 }
             }
@@ -140,7 +140,7 @@ fn every_option_holds_in_a_cache<B: Backend>() {
 
 /// Every deterministic method that remembers keys. The truncated tokens have large values, so that any trace of them
 /// would show in the output.
-fn what_was_taken_back_leaves_no_trace<B: Backend>() {
+fn truncated_tokens_leave_no_trace<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 40, 40, 12);
     let top_k = |scorer| json!([{"type": "top_k", "heavy_size": 4, "scorer": scorer}]);
     let methods = [
@@ -183,7 +183,7 @@ fn what_was_taken_back_leaves_no_trace<B: Backend>() {
     }
 }
 
-fn a_cache_that_is_reset_is_a_new_one<B: Backend>() {
+fn a_reset_cache_equals_a_new_one<B: Backend>() {
     let input = tokens::<B>(1, 30, 20, 5);
     let other = tokens::<B>(1, 35, 20, 6) * 10.0;
     let methods = [
@@ -209,7 +209,7 @@ fn identity<B: Backend>(width: usize) -> Param<Tensor<B, 2>> {
 }
 
 /// With identity projections, the layer is self-attention over its input.
-fn attention_is_that_of_the_projections<B: Backend>() {
+fn identity_projections_give_plain_attention<B: Backend>() {
     let input = tokens::<B>(2, 19, 12, 8);
     let device = B::Device::default();
     for (heads, softcap, sink_logits, window, scale) in [
@@ -258,7 +258,7 @@ fn attention_is_that_of_the_projections<B: Backend>() {
 
 /// The window of a layer hides earlier keys from any method. A chain keeps only those of its keys that are in the
 /// window.
-fn windows_are_what_may_be_seen<B: Backend>() {
+fn a_window_hides_earlier_keys_from_every_method<B: Backend>() {
     let input = tokens::<B>(1, 27, 20, 9);
     let shape = MaskShape::new([1, 4, 27, 27]);
     let plain = config(4, 2);
@@ -290,7 +290,7 @@ fn windows_are_what_may_be_seen<B: Backend>() {
     }
 }
 
-fn norms_take_the_length_away<B: Backend>() {
+fn norms_remove_the_length<B: Backend>() {
     let input = tokens::<B>(1, 9, 20, 10);
     let mut layer = layer::<B>(&config(4, 2).with_norm_epsilon(Some(1e-12)), None);
     let wanted = layer.forward(input.clone()).unwrap();
@@ -345,7 +345,7 @@ fn errors_leave_the_cache_as_it_was<B: Backend>() {
     assert!(error.contains("`input` has the shape [1, 3, 19], but must be [batch, length, 20]"), "{error}");
 }
 
-fn caches_grow_by_doubling_and_show_what_was_put_in<B: Backend>() {
+fn caches_grow_by_doubling_and_return_appended_tokens<B: Backend>() {
     let all = |seed| tensor::<B>(&normal(&mut generator(seed), 2 * 3 * 75 * 4), [2, 3, 75, 4]);
     let (keys, values) = (all(1), all(2));
     let mut cache = KvCache::new(1);
@@ -374,7 +374,7 @@ fn caches_grow_by_doubling_and_show_what_was_put_in<B: Backend>() {
     assert_eq!(KvCache::<B>::with_capacity(1, 1000).capacity(), 1000);
 }
 
-fn configurations_without_sense_are_named<B: Backend>() {
+fn invalid_configurations_name_the_field<B: Backend>() {
     let field = |config: GroupedQueryAttentionConfig| match config.init::<B>(&B::Device::default()).map(|_| ()) {
         Err(ConfigError::Value { field, .. }) => field,
         other => panic!("{other:?}"),

@@ -16,7 +16,7 @@ use sparse_attention_hub::{
     scorer::{Activation, HashConfig, HashWeights},
 };
 
-on_each_backend!(every_layout_of_the_same_tensors_is_read, what_is_wrong_is_an_error);
+on_each_backend!(every_layout_of_the_same_tensors_is_read, invalid_checkpoints_are_errors);
 
 fn config() -> HashConfig {
     HashConfig {
@@ -102,7 +102,7 @@ fn every_layout_of_the_same_tensors_is_read<B: Backend>() {
     assert_eq!(numbers(&weights)[1..half], wanted[1..half]);
 }
 
-fn what_is_wrong_is_an_error<B: Backend>() {
+fn invalid_checkpoints_are_errors<B: Backend>() {
     let folder = Folder::new::<B>("sah_wrong_checkpoints");
     let right = hash_attention();
     let first = right[0].clone();

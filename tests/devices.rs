@@ -12,19 +12,19 @@ use sparse_attention_hub::{
 };
 
 on_each_backend!(
-    what_a_device_cannot_hold_is_an_error,
-    a_tensor_of_the_largest_size_is_whole,
+    a_tensor_beyond_the_device_limit_is_an_error,
+    a_tensor_of_the_largest_size_works,
     indices_may_have_any_width,
 );
 
 /// The smallest number of queries and keys for which the f32 scores of all pairs exceed the device's limit.
-fn too_many<B: Backend>() -> Option<usize> {
+fn first_length_beyond_the_limit<B: Backend>() -> Option<usize> {
     let limit = largest_tensor::<B>(&B::Device::default())?;
     Some((limit as f64 / 4.0).sqrt() as usize + 1)
 }
 
-fn what_a_device_cannot_hold_is_an_error<B: Backend>() {
-    let Some(length) = too_many::<B>() else {
+fn a_tensor_beyond_the_device_limit_is_an_error<B: Backend>() {
+    let Some(length) = first_length_beyond_the_limit::<B>() else {
         assert_eq!(largest_tensor::<B>(&B::Device::default()), None);
         return;
     };
@@ -56,7 +56,7 @@ fn what_a_device_cannot_hold_is_an_error<B: Backend>() {
 }
 
 /// A tensor of the size limit still works: the sums of its ones are right. The test uses at most 1 GiB.
-fn a_tensor_of_the_largest_size_is_whole<B: Backend>() {
+fn a_tensor_of_the_largest_size_works<B: Backend>() {
     let device = B::Device::default();
     let Some(limit) = largest_tensor::<B>(&device) else { return };
     let length = limit.min(1 << 30) as usize / 4 / 1024;

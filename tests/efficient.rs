@@ -10,7 +10,7 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-on_each_backend!(a_prefill_and_its_steps_equal_the_chain, reports_what_it_is_asked_for, bad_sizes_are_named);
+on_each_backend!(a_prefill_and_its_steps_equal_the_chain, reports_what_is_requested, bad_sizes_are_named);
 
 type Efficient<B> = Box<dyn EfficientAttention<B>>;
 
@@ -73,7 +73,7 @@ fn a_prefill_and_its_steps_equal_the_chain<B: Backend>() {
     }
 }
 
-fn reports_what_it_is_asked_for<B: Backend>() {
+fn reports_what_is_requested<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 41, 12);
     let inputs = inputs::<B>(sizes, 3).causal().unwrap();
     for (fast, chain) in methods::<B>(&sizes, json!(false), json!(0.2)) {

@@ -69,7 +69,7 @@ fn caches() {
 }
 
 #[test]
-fn what_failed_once() {
+fn earlier_failures() {
     for kind in Kind::ALL {
         replay(kind);
     }

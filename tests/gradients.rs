@@ -26,10 +26,10 @@ on_each_backend!(
     every_method_has_the_gradients_of_the_reference,
     bands_have_the_gradients_of_the_reference,
     lists_have_the_gradients_of_the_reference,
-    lists_that_a_group_shares_have_the_gradients_of_the_reference,
+    lists_shared_by_a_group_have_the_gradients_of_the_reference,
     only_what_is_kept_has_gradients,
     one_tensor_may_be_queries_keys_and_values,
-    what_asks_for_no_gradient_gets_none,
+    untracked_tensors_get_no_gradient,
     parts_of_a_longer_cache_pass_gradients_on,
     checkpointing_changes_nothing,
     statistics_have_the_gradients_of_the_reference,
@@ -94,7 +94,7 @@ fn lists_have_the_gradients_of_the_reference<B: Backend>() {
     }
 }
 
-fn lists_that_a_group_shares_have_the_gradients_of_the_reference<B: Backend>() {
+fn lists_shared_by_a_group_have_the_gradients_of_the_reference<B: Backend>() {
     for group in [1, 2, 3, 8, 17] {
         let sizes = Sizes::new(1, 2 * group, 2, 3, 63, 12);
         let Csr { indices, ptr, data } = random_rows::<B>(Sizes { heads: 2, ..sizes }, 5, 0.4).to_csr();
@@ -154,7 +154,7 @@ fn one_tensor_may_be_queries_keys_and_values<B: Backend>() {
     }
 }
 
-fn what_asks_for_no_gradient_gets_none<B: Backend>() {
+fn untracked_tensors_get_no_gradient<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 7, 40, 12);
     let inputs = inputs::<Autodiff<B>>(sizes, 1).causal().unwrap();
     let window = Mask::pattern(sizes.mask_shape(), Pattern { sink: 2, window: 6, offset: 33 }, &inputs.device());
@@ -278,7 +278,7 @@ fn the_gradient_of_a_log_sum_exp_is_the_mean_key<B: Backend>() {
 /// takes logarithms of probabilities in f32.
 #[cfg(feature = "flex")]
 #[test]
-fn other_types_of_numbers_on_flex() {
+fn other_number_types_on_flex() {
     use burn::tensor::DType;
     type B = Autodiff<burn_flex::Flex>;
     for (dtype, tolerance) in [(DType::F16, 1.5e-3), (DType::BF16, 1.2e-2), (DType::F64, 1e-7)] {

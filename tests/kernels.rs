@@ -14,15 +14,15 @@ use sparse_attention_hub::{
 use common::{METHODS, SIZES, Sizes, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor};
 
 on_each_backend!(
-    bands_are_the_reference,
-    lists_are_the_reference,
-    long_rows_in_parts_are_the_reference,
-    rows_that_a_group_shares_are_the_reference,
-    what_is_not_kept_does_not_matter,
+    bands_equal_the_reference,
+    lists_equal_the_reference,
+    long_rows_in_parts_equal_the_reference,
+    rows_shared_by_a_group_equal_the_reference,
+    dropped_keys_have_no_influence,
     keys_and_values_may_be_parts_of_a_longer_cache,
-    numbers_that_are_none_stay_so,
-    weights_and_tensor_visibility_take_the_reference,
-    other_types_of_numbers;
+    nan_in_a_kept_key_shows,
+    weights_and_tensor_visibility_use_the_reference,
+    other_number_types;
     host: threads_do_not_matter,
 );
 
@@ -73,7 +73,7 @@ fn sizes_of<B: Backend>(inputs: &AttentionInputs<B>) -> Sizes {
     Sizes::new(batch, heads, inputs.kv_heads(), queries, keys, inputs.queries().dims()[3])
 }
 
-fn bands_are_the_reference<B: Backend>() {
+fn bands_equal_the_reference<B: Backend>() {
     let more = [Sizes::new(1, 8, 2, 70, 201, 20), Sizes::new(1, 6, 2, 37, 95, 32), Sizes::new(1, 1, 1, 90, 40, 3)];
     for (seed, sizes) in SIZES.into_iter().chain(more).enumerate() {
         for inputs in closed_forms(&inputs::<B>(sizes, seed as u64)) {
@@ -114,7 +114,7 @@ fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64, sampled: bool) -
     Mask::from_indices(shape, KeyIndices::new(indices, tensor(&probability, dims)).unwrap()).unwrap()
 }
 
-fn lists_are_the_reference<B: Backend>() {
+fn lists_equal_the_reference<B: Backend>() {
     for (seed, sizes) in SIZES.into_iter().enumerate() {
         for inputs in closed_forms(&inputs::<B>(sizes, seed as u64)) {
             for (share, sampled) in [(0.1, false), (0.6, true), (1.0, true)] {
@@ -126,7 +126,7 @@ fn lists_are_the_reference<B: Backend>() {
     }
 }
 
-fn long_rows_in_parts_are_the_reference<B: Backend>() {
+fn long_rows_in_parts_equal_the_reference<B: Backend>() {
     for (seed, sizes) in [Sizes::new(1, 4, 1, 1, 5003, 60), Sizes::new(1, 3, 3, 2, 4099, 17)].into_iter().enumerate() {
         let inputs = inputs::<B>(sizes, seed as u64);
         let mask = random_rows::<B>(sizes, seed as u64, 0.7, true);
@@ -139,7 +139,7 @@ fn long_rows_in_parts_are_the_reference<B: Backend>() {
 }
 
 /// All heads of a GQA group have the rows of the first head, so the kernel reads them once.
-fn rows_that_a_group_shares_are_the_reference<B: Backend>() {
+fn rows_shared_by_a_group_equal_the_reference<B: Backend>() {
     for group in 1..=8 {
         let sizes = Sizes::new(2, 2 * group, 2, 3, 111, 60);
         let inputs = inputs::<B>(sizes, 5);
@@ -159,7 +159,7 @@ fn rows_that_a_group_shares_are_the_reference<B: Backend>() {
 }
 
 /// Keys and values that no row keeps may hold any number.
-fn what_is_not_kept_does_not_matter<B: Backend>() {
+fn dropped_keys_have_no_influence<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 63, 12);
     let good = inputs::<B>(sizes, 3);
     let mask = random_rows::<B>(sizes, 9, 0.3, true);
@@ -198,7 +198,7 @@ fn keys_and_values_may_be_parts_of_a_longer_cache<B: Backend>() {
 }
 
 /// NaN in a kept key shows in the output.
-fn numbers_that_are_none_stay_so<B: Backend>() {
+fn nan_in_a_kept_key_shows<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 2, 40, 8);
     let good = inputs::<B>(sizes, 3);
     let full = Mask::full(sizes.mask_shape(), &B::Device::default());
@@ -215,7 +215,7 @@ fn numbers_that_are_none_stay_so<B: Backend>() {
     }
 }
 
-fn weights_and_tensor_visibility_take_the_reference<B: Backend>() {
+fn weights_and_tensor_visibility_use_the_reference<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 33, 8);
     let inputs = inputs::<B>(sizes, 3);
     let mask = random_rows::<B>(sizes, 9, 0.3, true);
@@ -247,7 +247,7 @@ fn of_type<B: Backend>(dtype: DType, tolerance: f64) {
     }
 }
 
-fn other_types_of_numbers<B: Backend>() {
+fn other_number_types<B: Backend>() {
     for (dtype, tolerance) in [(DType::F16, 1.5e-3), (DType::BF16, 1.2e-2), (DType::F64, 1e-12)] {
         if computes_in::<B>(dtype) {
             of_type::<B>(dtype, tolerance);

@@ -107,7 +107,7 @@ fn check(config: &GroupedQueryAttentionConfig, maskers: &str, step: f64, toleran
 }
 
 #[test]
-fn gradients_are_finite_differences() {
+fn gradients_equal_finite_differences() {
     let plain = || GroupedQueryAttentionConfig::new(12, 4, 2).with_head_dim(Some(4));
     let options = [
         plain(),
@@ -148,7 +148,7 @@ fn training_draws_anew_at_each_call() {
 
 /// A record of a layer without a method loads into a layer with a method, and the other way round.
 #[test]
-fn records_do_not_mind_the_method() {
+fn records_load_with_and_without_a_method() {
     let config = GroupedQueryAttentionConfig::new(12, 4, 2)
         .with_head_dim(Some(4))
         .with_bias(true)
@@ -175,7 +175,7 @@ static DRAWS: std::sync::Mutex<()> = std::sync::Mutex::new(());
 /// With burn's conventions dropout acts on the same numbers as in burn. The same draws then give the same output.
 #[cfg(feature = "flex")]
 #[test]
-fn dropout_is_burns_under_its_conventions() {
+fn dropout_equals_burns_under_its_conventions() {
     type B = Autodiff<burn_flex::Flex>;
     let _alone = DRAWS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let device = Default::default();

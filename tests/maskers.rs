@@ -12,16 +12,16 @@ on_each_backend!(
     masks_only_grow,
     full_budget_equals_dense,
     the_same_seed_draws_the_same,
-    selectors_leave_hidden_keys_alone,
+    selectors_do_not_keep_hidden_keys,
     nothing_visible_gives_zero,
     a_decode_step_keeps_what_the_prefill_kept,
-    half_precision_chooses_as_its_numbers_do_in_f32,
-    samplers_can_replace,
+    half_precision_chooses_as_the_same_numbers_in_f32,
+    samplers_can_draw_with_replacement,
     uniform_samplers_read_what_they_draw,
     budgets_are_kept,
     two_samplers_are_refused,
     bad_configurations_are_named,
-    one_masker_of_ones_own,
+    a_users_masker_is_built_by_name,
 );
 
 fn masker<B: Backend>(config: Value) -> Box<dyn Masker<B>> {
@@ -110,7 +110,7 @@ fn the_same_seed_draws_the_same<B: Backend>() {
     });
 }
 
-fn selectors_leave_hidden_keys_alone<B: Backend>() {
+fn selectors_do_not_keep_hidden_keys<B: Backend>() {
     each_case::<B>(|method, inputs, sizes, what| {
         if !method.selects {
             return;
@@ -167,7 +167,7 @@ fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
 }
 
 /// Scores are computed in f32 for every number type of the inputs.
-fn half_precision_chooses_as_its_numbers_do_in_f32<B: Backend>() {
+fn half_precision_chooses_as_the_same_numbers_in_f32<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 31, 63, 12);
     let single = inputs::<B>(sizes, 5);
     for dtype in [DType::F16, DType::BF16] {
@@ -194,7 +194,7 @@ fn half_precision_chooses_as_its_numbers_do_in_f32<B: Backend>() {
 
 /// With replacement, the sampled keys of a row represent the whole population. The sum of `1 / weight` equals the
 /// population exactly, because every draw counts `population / draws`.
-fn samplers_can_replace<B: Backend>() {
+fn samplers_can_draw_with_replacement<B: Backend>() {
     let sizes = Sizes::new(1, 8, 1, 5, 111, 12);
     let inputs = inputs::<B>(sizes, 2);
     let mut random = json!({"type": "random_sampling", "sampling_rate": 0.4});
@@ -307,7 +307,7 @@ fn bad_configurations_are_named<B: Backend>() {
 }
 
 /// A masker of a user is registered by name. It is then used in a configuration like the built-in maskers.
-fn one_masker_of_ones_own<B: Backend>() {
+fn a_users_masker_is_built_by_name<B: Backend>() {
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct StridedConfig {

@@ -15,7 +15,7 @@ on_each_backend!(
     densities_count_pairs,
     bad_masks_are_refused,
     lists_of_width_0_keep_nothing,
-    a_merged_weight_is_no_less,
+    a_merged_weight_is_not_smaller,
     absurd_shapes_are_refused,
     a_long_pattern_costs_nothing,
     pictures,
@@ -250,7 +250,7 @@ fn lists_of_width_0_keep_nothing<B: Backend>() {
 
 /// For a key that both masks sampled, the merged probability is at least that of each mask and at most 1, in exact
 /// comparison.
-fn a_merged_weight_is_no_less<B: Backend>() {
+fn a_merged_weight_is_not_smaller<B: Backend>() {
     use rand::RngExt;
     let mut rng = generator(11);
     let shape = MaskShape::new([1, 1, 64, 1024]);

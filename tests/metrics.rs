@@ -73,7 +73,7 @@ impl Write for Disk {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn written_records_are_read_back() {
     let path = path("round-trip");
     let logger = MetricLoggerConfig::to_file(&path).init().unwrap();
     let values = [0.1, -1.5e-300, 1e300, 0.0, 3.0, f64::INFINITY, f64::NEG_INFINITY];
@@ -170,7 +170,7 @@ fn a_file_on_a_full_device_is_refused_at_once() {
 }
 
 #[test]
-fn dropping_the_last_handle_writes_what_is_left() {
+fn dropping_the_last_handle_writes_the_remaining_records() {
     let disk = Disk::with_room(1 << 20);
     let logger = MetricLoggerConfig::default().init_with_writer(disk.clone()).unwrap();
     let other = logger.clone();
@@ -252,7 +252,7 @@ fn values_before_a_faulty_one_are_logged() {
 }
 
 #[test]
-fn configurations_that_make_no_sense_name_the_field() {
+fn invalid_configurations_name_the_field() {
     let default = MetricLoggerConfig::default;
     let configs = [
         ("flush_every", MetricLoggerConfig { flush_every: 0, ..default() }),
@@ -311,7 +311,7 @@ fn a_line_that_is_cut_off_is_named_and_the_rest_is_read() {
 }
 
 #[test]
-fn what_is_no_log_is_refused_by_line_and_field() {
+fn an_invalid_log_is_refused_with_line_and_field() {
     let path = path("refused");
     let header = r#"{"format":"sparse-attention-hub metrics","version":1,"metrics":[{"name":"head_density","kind":"real","unit":"","about":""},{"name":"hits","kind":"count","unit":"","about":""}]}"#;
     let time = r#""timestamp":"2026-11-27T15:28:24.123456Z""#;
@@ -349,7 +349,7 @@ fn what_is_no_log_is_refused_by_line_and_field() {
 }
 
 #[test]
-fn runs_stand_beside_one_another() {
+fn runs_are_put_side_by_side() {
     let run = |value: f64| {
         let logger = MetricLoggerConfig::default().init().unwrap();
         logger.at("top-k").log(HEAD_DENSITY, value, place(0)).unwrap();

@@ -20,10 +20,10 @@ use sparse_attention_hub::{
 };
 
 on_host_backends!(
-    grouped_queries_of_a_batch_are_those_alone,
-    self_attention_of_a_batch_is_that_alone,
-    cross_attention_of_a_batch_is_that_alone,
-    positions_are_those_that_are_given,
+    batched_grouped_queries_equal_single_sequences,
+    batched_self_attention_equals_single_sequences,
+    batched_cross_attention_equals_single_sequences,
+    given_positions_are_used,
     padding_that_changes_is_refused,
     padding_may_begin_late,
     encoders_decode_batches_of_unequal_lengths,
@@ -89,7 +89,7 @@ fn after_a_sink(method: &Method, sizes: &Sizes) -> Value {
     json!([{"type": "sink", "sink_size": 1}, (method.config)(sizes)])
 }
 
-fn grouped_queries_of_a_batch_are_those_alone<B: Backend>() {
+fn batched_grouped_queries_equal_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 12);
     let x = tokens::<B>(LENGTHS.len(), PROMPT + STEPS, WIDTH, 1);
     let chains = METHODS.iter().map(|method| Some(after_a_sink(method, &sizes)));
@@ -154,7 +154,7 @@ fn self_attention<B: Backend>(chain: &Value) -> SparseMultiHeadAttention<B> {
     )
 }
 
-fn self_attention_of_a_batch_is_that_alone<B: Backend>() {
+fn batched_self_attention_equals_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 6);
     let x = tokens::<B>(LENGTHS.len(), PROMPT + STEPS, 24, 2);
     for method in &METHODS {
@@ -194,7 +194,7 @@ fn self_attention_of_a_batch_is_that_alone<B: Backend>() {
     }
 }
 
-fn cross_attention_of_a_batch_is_that_alone<B: Backend>() {
+fn batched_cross_attention_equals_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 6);
     let (queries, context) = (tokens::<B>(LENGTHS.len(), 7, 24, 3), tokens::<B>(LENGTHS.len(), PROMPT, 24, 4));
     for method in &METHODS {
@@ -266,7 +266,7 @@ fn encoders_decode_batches_of_unequal_lengths<B: Backend>() {
     }
 }
 
-fn positions_are_those_that_are_given<B: Backend>() {
+fn given_positions_are_used<B: Backend>() {
     let layer = layer::<B>(&config(4, 2), None);
     let x = tokens::<B>(2, 9, WIDTH, 6);
     let given = |positions: Vec<i64>| Tensor::from_data(TensorData::new(positions, [2, 9]), &B::Device::default());

@@ -25,7 +25,7 @@ fn plot(scale: Scale) -> LinePlot {
 }
 
 #[test]
-fn names_stand_in_the_file() {
+fn names_are_in_the_file() {
     for scale in [Scale::Linear, Scale::Log] {
         let path = path(&format!("{scale:?}.svg"));
         plot(scale).save(&path).unwrap();
@@ -40,7 +40,7 @@ fn names_stand_in_the_file() {
 }
 
 #[test]
-fn pictures_are_saved_as_their_names_say() {
+fn pictures_are_saved_by_file_extension() {
     let figure = plot(Scale::Log).figure().unwrap();
     let png = path("format.png");
     figure.save(&png, Theme::Dark).unwrap();
@@ -55,7 +55,7 @@ fn pictures_are_saved_as_their_names_say() {
 }
 
 #[test]
-fn what_cannot_be_plotted_is_named() {
+fn data_that_cannot_be_plotted_is_named() {
     let empty = LinePlot::new("nothing");
     assert!(matches!(empty.to_svg(), Err(PlotError::NoSeries { .. })));
     let error = plot(Scale::Linear).line("bare", []).to_svg().unwrap_err();
@@ -73,7 +73,7 @@ fn what_cannot_be_plotted_is_named() {
 }
 
 #[test]
-fn marked_up_names_stay_text() {
+fn markup_in_names_is_escaped() {
     let svg = LinePlot::new("<b>&\"").line("a <i> & 'b'", [(0.0, 1.0)]).to_svg().unwrap();
     assert!(!svg.contains("<b>") && !svg.contains("<i>"), "{svg}");
     assert!(svg.contains("&lt;i&gt; &amp;"), "{svg}");
@@ -230,7 +230,7 @@ fn logs_with_odd_places_and_names_are_plotted() {
 }
 
 #[test]
-fn what_a_log_lacks_is_said() {
+fn missing_records_are_named() {
     let generator = PlotGenerator::new(log()).unwrap();
     let error = generator.plot("head_destiny", Granularity::PerHead).unwrap_err().to_string();
     for part in ["the log in memory", "`head_destiny`", HEAD_DENSITY, QUERY_DENSITY] {

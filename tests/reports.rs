@@ -44,7 +44,7 @@ fn report() -> Report {
 }
 
 #[test]
-fn a_report_stands_alone_and_names_the_worst_head_first() {
+fn a_report_is_self_contained_and_lists_the_worst_head_first() {
     let html = report().to_html().unwrap();
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("<title>A run &amp; its heads</title>"));
     for part in ["head output error", "Layer 2, head 5", "density", "download=\"head_output_error-heads-top-k.csv\""] {

@@ -11,8 +11,8 @@ use sparse_attention_hub::{
 
 on_each_backend!(
     halves_rotate_together,
-    positions_go_on,
-    some_channels_stay,
+    chunks_continue_the_positions,
+    a_partial_factor_leaves_channels_unrotated,
     products_depend_on_the_distance,
     llama_3_stretches_long_wavelengths,
     yarn_stretches_by_channel,
@@ -33,7 +33,7 @@ fn halves_rotate_together<B: Backend>() {
     assert_close(&host(&found), &wanted, 1e-7, "rotated");
 }
 
-fn positions_go_on<B: Backend>() {
+fn chunks_continue_the_positions<B: Backend>() {
     let rotary = config(500.0).init(6).unwrap();
     let heads = tensor::<B>(&normal(&mut generator(1), 2 * 3 * 9 * 6), [2, 3, 9, 6]);
     let whole = rotary.forward(heads.clone(), 7);
@@ -44,7 +44,7 @@ fn positions_go_on<B: Backend>() {
     assert_eq!(host(&rotary.forward(heads.clone().slice_dim(2, 0..1), 0)), host(&heads.slice_dim(2, 0..1)));
 }
 
-fn some_channels_stay<B: Backend>() {
+fn a_partial_factor_leaves_channels_unrotated<B: Backend>() {
     let heads = tensor::<B>(&normal(&mut generator(1), 20), [1, 1, 2, 10]);
     let partial = config(10_000.0).with_partial_factor(0.6).init(10).unwrap().forward(heads.clone(), 5);
     assert_eq!(host(&partial.clone().slice_dim(3, 6..10)), host(&heads.clone().slice_dim(3, 6..10)));
@@ -212,7 +212,7 @@ fn halves_of_other_types_are_rotated_in_f32() {
 }
 
 #[test]
-fn values_without_sense_are_named() {
+fn invalid_values_name_the_field() {
     let field = |config: RotaryEncodingConfig, head_dim| match config.init(head_dim) {
         Err(ConfigError::Value { field, .. }) => field,
         other => panic!("{other:?}"),
@@ -282,7 +282,7 @@ fn tables_are_read_as_models_write_them() {
 
 /// Unknown, missing and contradictory fields are errors.
 #[test]
-fn tables_that_are_not_understood_are_refused() {
+fn unsupported_tables_are_refused() {
     let error = |table: &str| RopeParameters::from_json(table).unwrap_err().to_string();
     let cases = [
         (r#"{"rope_type": "yarn", "factor": 2.0, "attn_factor": 1.0}"#, "attn_factor"),

@@ -18,10 +18,10 @@ on_each_backend!(
     a_heavy_sink_does_not_overflow,
     a_sink_is_a_key_without_value,
     windows_equal_naive,
-    reports_tell_the_share_of_the_keys,
+    reports_give_the_share_of_the_keys,
     scorers_see_capped_logits,
     samplers_draw_from_capped_logits_and_count_the_sink,
-    values_without_sense_are_named,
+    invalid_values_name_the_field,
 );
 
 const ALL: Requested = Requested { weights: true, statistics: true };
@@ -194,7 +194,7 @@ fn windows_equal_naive<B: Backend>() {
     }
 }
 
-fn reports_tell_the_share_of_the_keys<B: Backend>() {
+fn reports_give_the_share_of_the_keys<B: Backend>() {
     // Two keys of logit 0, and a sink with the mass of both. The kept key has half of the mass of the keys.
     let query = tensor::<B>(&[0.0], [1, 1, 1, 1]);
     let key = tensor::<B>(&[1.0, 0.0], [1, 1, 2, 1]);
@@ -274,7 +274,7 @@ fn samplers_draw_from_capped_logits_and_count_the_sink<B: Backend>() {
     }
 }
 
-fn values_without_sense_are_named<B: Backend>() {
+fn invalid_values_name_the_field<B: Backend>() {
     let inputs = inputs::<B>(Sizes::new(1, 4, 2, 3, 7, 5), 1);
     for cap in [0.0, -3.0, f64::NAN, f64::INFINITY] {
         let error = inputs.clone().with_softcap(cap).unwrap_err();

@@ -28,10 +28,10 @@ on_each_backend!(
     the_loss_is_cross_entropy,
     the_gradient_is_the_slope_of_the_loss,
     recall_is_what_sorting_gives,
-    training_finds_more,
+    training_increases_recall,
     frozen_parameters_stay,
     weights_that_do_not_fit_are_refused,
-    saved_weights_come_back,
+    saved_weights_load,
 );
 
 const SIZES: Sizes = Sizes::new(1, 4, 2, 111, 111, 12);
@@ -179,7 +179,7 @@ fn recall_is_what_sorting_gives<B: Backend>() {
     assert_eq!(TopKRecall { top_k: 107, ..RECALL }.measure(&hash, &inputs).unwrap(), 1.0);
 }
 
-fn training_finds_more<B: Backend>() {
+fn training_increases_recall<B: Backend>() {
     let (train, held_out) = (inputs::<B>(7), inputs::<B>(8));
     for relaxation in [Relaxation::Tanh, Relaxation::StraightThrough] {
         let config = distillation().with_relaxation(relaxation).with_chunk_size(40);
@@ -252,7 +252,7 @@ fn weights_that_do_not_fit_are_refused<B: Backend>() {
     }
 }
 
-fn saved_weights_come_back<B: Backend>() {
+fn saved_weights_load<B: Backend>() {
     let device = B::Device::default();
     let weights = HashWeights::<Autodiff<B>>::new([(5, random(5)), (2, random(2)), (5, random(6))]);
     let layers = weights.layers().map(|(layer, _)| layer).collect::<Vec<_>>();

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use sparse_attention_hub::{attention::AttentionError, prelude::*};
 
 on_each_backend!(
-    keys_that_a_row_does_not_see_change_nothing,
+    hidden_keys_change_nothing,
     the_future_does_not_change_the_past,
     chunks_of_any_size_equal_one_call,
     a_row_of_a_batch_equals_its_sequence_alone,
-    a_query_that_is_not_a_number_shows,
+    a_nan_query_shows,
     a_state_refuses_another_sequence,
     pages_are_bounded_by_the_keys_that_are_seen,
-    narrowed_queries_stand_where_they_stood,
+    narrowed_queries_keep_their_positions,
     different_float_types_are_refused,
     positions_beyond_32_bits_are_refused,
 );
@@ -63,7 +63,7 @@ fn rows<B: Backend>(method: &dyn Masker<B>, inputs: &AttentionInputs<B>, visible
     Rows { kept: kept.collect(), output }
 }
 
-fn keys_that_a_row_does_not_see_change_nothing<B: Backend>() {
+fn hidden_keys_change_nothing<B: Backend>() {
     for (case, sizes) in [Sizes::new(2, 6, 3, 11, 23, 6), Sizes::new(1, 8, 1, 1, 37, 60)].into_iter().enumerate() {
         for (name, visibility) in every_visibility::<B>(sizes, case as u64) {
             let inputs = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
@@ -186,7 +186,7 @@ fn a_row_of_a_batch_equals_its_sequence_alone<B: Backend>() {
     }
 }
 
-fn a_query_that_is_not_a_number_shows<B: Backend>() {
+fn a_nan_query_shows<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 5, 33, 12);
     let plain = inputs::<B>(sizes, 8);
     let width = sizes.head_dim;
@@ -258,7 +258,7 @@ fn pages_are_bounded_by_the_keys_that_are_seen<B: Backend>() {
     assert_eq!(keep(&[1.0, 0.0, 0.5, 9.0], "prompt"), [0.0, 0.0, 1.0]);
 }
 
-fn narrowed_queries_stand_where_they_stood<B: Backend>() {
+fn narrowed_queries_keep_their_positions<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 3, 8, 4);
     for (name, visibility) in every_visibility::<B>(sizes, 1) {
         let whole = inputs::<B>(sizes, 1).with_visibility(visibility).unwrap();

@@ -13,9 +13,9 @@ use sparse_attention_hub::{
 
 on_host_backends!(
     a_cache_of_the_window_gives_what_all_keys_give,
-    what_is_taken_back_within_the_spare_leaves_no_trace,
-    what_is_given_up_cannot_come_back,
-    sequences_apart_give_up_their_own,
+    tokens_truncated_within_the_spare_leave_no_trace,
+    given_up_keys_cannot_be_restored,
+    sequences_of_unequal_lengths_give_up_their_own_keys,
 );
 
 const WINDOW: usize = 16;
@@ -25,7 +25,7 @@ fn windowed<B: Backend>(chain: Option<Value>) -> Layer<B> {
 }
 
 /// Chains that read no keys before the window, except for a few.
-fn short_sighted() -> Vec<Option<Value>> {
+fn chains_within_the_window() -> Vec<Option<Value>> {
     let sink = json!({"type": "sink", "sink_size": 3});
     let local = json!({"type": "local", "window_size": 5});
     let oracle = json!({"type": "oracle"});
@@ -49,9 +49,9 @@ fn short_sighted() -> Vec<Option<Value>> {
 fn a_cache_of_the_window_gives_what_all_keys_give<B: Backend>() {
     let x = tokens::<B>(2, 401, 20, 1);
     let methods = METHODS.iter().map(|method| Some(json!([(method.config)(&Sizes::new(1, 4, 2, 1, 1, 12))])));
-    let short_sighted = short_sighted();
-    let count = short_sighted.len();
-    for (index, chain) in short_sighted.into_iter().chain(methods).enumerate() {
+    let chains_within_the_window = chains_within_the_window();
+    let count = chains_within_the_window.len();
+    for (index, chain) in chains_within_the_window.into_iter().chain(methods).enumerate() {
         let layer = windowed::<B>(chain.clone());
         for chunks in [vec![300, 1, 70, 30], [vec![7; 50], vec![1; 51]].concat()] {
             let mut all = KvCache::new(0).with_spare(usize::MAX);
@@ -69,11 +69,11 @@ fn a_cache_of_the_window_gives_what_all_keys_give<B: Backend>() {
     }
 }
 
-fn what_is_taken_back_within_the_spare_leaves_no_trace<B: Backend>() {
+fn tokens_truncated_within_the_spare_leave_no_trace<B: Backend>() {
     let x = tokens::<B>(1, 330, 20, 2);
     let loud = tokens::<B>(1, 9, 20, 3) * 30.0;
     let part = |start: usize, end: usize| x.clone().slice_dim(1, start..end);
-    for chain in short_sighted() {
+    for chain in chains_within_the_window() {
         let layer = windowed::<B>(chain.clone());
         let mut never = KvCache::new(0).with_spare(usize::MAX);
         let mut cache = KvCache::new(0).with_spare(9);
@@ -94,7 +94,7 @@ fn what_is_taken_back_within_the_spare_leaves_no_trace<B: Backend>() {
     }
 }
 
-fn what_is_given_up_cannot_come_back<B: Backend>() {
+fn given_up_keys_cannot_be_restored<B: Backend>() {
     let layer = windowed::<B>(None);
     let x = tokens::<B>(1, 300, 20, 4);
     let mut cache = KvCache::new(0).with_spare(5);
@@ -125,7 +125,7 @@ fn what_is_given_up_cannot_come_back<B: Backend>() {
     assert!(cache.is_empty());
 }
 
-fn sequences_apart_give_up_their_own<B: Backend>() {
+fn sequences_of_unequal_lengths_give_up_their_own_keys<B: Backend>() {
     let chain = json!([{"type": "sink", "sink_size": 2}, {"type": "oracle_top_k", "heavy_size": 6}]);
     let layer = windowed::<B>(Some(chain));
     let x = tokens::<B>(2, 260, 20, 5);

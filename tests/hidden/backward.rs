@@ -7,7 +7,7 @@ use super::*;
 
 on_each_backend!(
     hidden_and_unkept_keys_leave_no_trace_in_gradients,
-    a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone,
+    a_value_that_is_not_finite_affects_gradients_only_where_it_is_kept,
     a_hidden_value_of_two_keys_has_no_gradient,
 );
 
@@ -59,7 +59,7 @@ fn hidden_and_unkept_keys_leave_no_trace_in_gradients<B: Backend>() {
     let mut spoiled_keys = 0;
     for (case, sizes) in CASES.into_iter().enumerate() {
         for (what, good, mask) in cases::<Autodiff<B>>(sizes, case as u64) {
-            let bad = Kept::of(&good, &mask, sizes).by_none();
+            let bad = Kept::of(&good, &mask, sizes).kept_by_no_row();
             let (keys, values) = (spoiled(good.keys(), &bad), spoiled(good.values(), &bad));
             let spoiled = over(&good, good.queries().clone(), keys, values);
             for (way, attend) in ways() {
@@ -80,13 +80,13 @@ fn hidden_and_unkept_keys_leave_no_trace_in_gradients<B: Backend>() {
     assert!(spoiled_keys > 1000, "{spoiled_keys}");
 }
 
-fn a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone<B: Backend>() {
+fn a_value_that_is_not_finite_affects_gradients_only_where_it_is_kept<B: Backend>() {
     let mut spoiled_rows = 0;
     for (case, sizes) in CASES.into_iter().enumerate() {
         for (what, good, mask) in cases::<Autodiff<B>>(sizes, case as u64) {
             let kept = Kept::of(&good, &mask, sizes);
-            let by_none = kept.by_none();
-            let bad = some_of(by_none.len(), case as u64, 0.03, &by_none);
+            let kept_by_no_row = kept.kept_by_no_row();
+            let bad = some_of(kept_by_no_row.len(), case as u64, 0.03, &kept_by_no_row);
             let (values, _) = sprinkled(good.values(), &bad);
             let sprinkled = over(&good, good.queries().clone(), good.keys().clone(), values);
             let bad_rows = (0..kept.rows()).map(|row| kept.places(row).any(|place| bad[place])).collect::<Vec<_>>();

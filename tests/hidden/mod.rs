@@ -100,7 +100,7 @@ impl Kept {
     }
 
     /// For each key in `[batch, kv_heads, keys]`, whether no row keeps it.
-    fn by_none(&self) -> Vec<bool> {
+    fn kept_by_no_row(&self) -> Vec<bool> {
         let mut none = vec![true; self.sizes.batch * self.sizes.kv_heads * self.sizes.keys];
         (0..self.rows()).flat_map(|row| self.places(row)).for_each(|place| none[place] = false);
         none

@@ -58,7 +58,7 @@ fn steps_equal_the_whole<B: Backend>() {
 on_each_backend!(steps_equal_the_whole);
 
 #[test]
-fn masks_go_with_the_steps() {
+fn masked_steps_equal_the_whole() {
     let layer = configs().0.init::<B>(&Default::default());
     let x = sequence::<B>([2, LENGTH, D_MODEL], 1);
     let pad = padding::<B>([2, LENGTH], true);
@@ -79,7 +79,7 @@ fn masks_go_with_the_steps() {
 
 /// The keys and values of a cross-attention input are projected once. Later calls do not read them.
 #[test]
-fn a_memory_is_read_once() {
+fn a_cross_attention_memory_is_read_once() {
     let layer = configs().0.init::<B>(&Default::default());
     let (x, memory) = (sequence::<B>([2, 9, D_MODEL], 1), sequence::<B>([2, 33, D_MODEL], 2));
     let wanted = layer.forward(MhaInput::new(x.clone(), memory.clone(), memory.clone())).context;
@@ -109,7 +109,7 @@ fn a_sequence_that_does_not_grow_is_an_error() {
 }
 
 #[test]
-fn encoders_step_as_they_run() {
+fn encoder_steps_equal_the_whole() {
     let device = Default::default();
     for norm_first in [false, true] {
         let encoder = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 3)

@@ -67,7 +67,7 @@ fn methods() -> Vec<Value> {
 }
 
 #[test]
-fn the_methods_are_all_there_are() {
+fn the_list_has_every_method() {
     let named = |config: &Value| config["type"].as_str().unwrap().to_owned();
     let maskers = methods().iter().map(named).collect::<std::collections::BTreeSet<_>>();
     assert!(maskers.iter().map(String::as_str).eq(MaskerRegistry::<B>::new().names()));
@@ -132,7 +132,7 @@ fn every_method_runs_forward_and_backward() {
 
 /// In training each step draws new keys. The same seed gives the same sequence of steps.
 #[test]
-fn training_draws_anew_and_repeats_itself() {
+fn each_training_step_draws_new_keys_from_the_seed() {
     let device = Default::default();
     let sampling = method(r#"[{"type": "sink", "sink_size": 1}, {"type": "random_sampling", "sampling_rate": 0.3}]"#);
     for (maskers, dropout) in [(sampling.clone(), 0.0), (method(SINK_LOCAL), 0.5), (sampling, 0.5)] {
@@ -154,7 +154,7 @@ fn training_draws_anew_and_repeats_itself() {
 /// The mean over many dropout masks is the output without dropout. Both implementations are tested: over lists and over
 /// weights.
 #[test]
-fn dropout_leaves_the_mean() {
+fn dropout_keeps_the_mean() {
     let device = Default::default();
     let draws = 600;
     for (maskers, what) in
@@ -197,7 +197,7 @@ fn squares<M: Module<AB>>(module: &M) -> Tensor<AB, 1> {
 
 /// Attention gives learned signatures no gradient. Another loss may give them one, and then an optimizer changes them.
 #[test]
-fn an_optimizer_sees_what_a_method_learns() {
+fn an_optimizer_updates_learned_weights() {
     let maskers = method(&json!([{"type": "top_k", "heavy_size": 5, "scorer": hash(&sizes())}]).to_string());
     let layer = configs().0.with_maskers(maskers).init::<AB>(&Default::default());
     let learned = layer.maskers.num_params();

@@ -30,7 +30,7 @@ fn part<B: Backend>(x: &Tensor<B, 3>, sequence: usize, range: std::ops::Range<us
     x.clone().slice_dim(0, sequence..sequence + 1).slice_dim(1, range)
 }
 
-fn a_padded_sequence_is_the_sequence<B: Backend>() {
+fn a_padded_sequence_equals_the_sequence<B: Backend>() {
     let device = Default::default();
     let x = sequence::<B>([BATCH, LENGTH, D_MODEL], 1);
     for maskers in METHODS {
@@ -63,7 +63,7 @@ fn a_padded_sequence_is_the_sequence<B: Backend>() {
     }
 }
 
-on_each_backend!(a_padded_sequence_is_the_sequence);
+on_each_backend!(a_padded_sequence_equals_the_sequence);
 
 /// With a pair mask that hides nothing, the layer turns the padding into a mask over all pairs. It hides the same keys.
 #[test]
@@ -88,7 +88,7 @@ fn both_ways_to_hide_padding_agree() {
 
 /// Padding in the middle, a sequence of padding only, and no padding.
 #[test]
-fn odd_padding_is_understood() {
+fn padding_may_be_anywhere_or_everywhere() {
     let layer = configs().0.with_maskers(method(SINK_LOCAL)).init::<B>(&Default::default());
     let x = sequence::<B>([2, 9, D_MODEL], 1);
     let plain = layer.forward(MhaInput::self_attn(x.clone())).context;
@@ -110,7 +110,7 @@ fn odd_padding_is_understood() {
 }
 
 #[test]
-fn gradients_leave_padding_alone() {
+fn padding_has_no_gradient() {
     let layer = configs().0.with_maskers(method(SINK_LOCAL)).init::<AB>(&Default::default());
     let x = sequence::<AB>([BATCH, LENGTH, D_MODEL], 1).require_grad();
     for on_the_left in [false, true] {
@@ -129,7 +129,7 @@ fn gradients_leave_padding_alone() {
 }
 
 #[test]
-fn gradients_of_grouped_queries_leave_padding_alone() {
+fn padding_of_grouped_queries_has_no_gradient() {
     let config = GroupedQueryAttentionConfig::new(D_MODEL, 8, 2).with_maskers(method(SINK_LOCAL));
     let layer = config.with_rotary(Some(RotaryEncodingConfig::new())).init::<AB>(&Default::default()).unwrap();
     let x = sequence::<AB>([BATCH, LENGTH, D_MODEL], 1).require_grad();
@@ -150,7 +150,7 @@ fn gradients_of_grouped_queries_leave_padding_alone() {
 }
 
 #[test]
-fn encoders_take_padding() {
+fn encoders_support_padding() {
     let device = Default::default();
     let encoder = sparse_attention_hub::nn::SparseTransformerEncoderConfig::new(D_MODEL, 64, 8, 2)
         .with_maskers(method(SINK_LOCAL))

@@ -45,7 +45,7 @@ fn both_inputs<B: Backend>(x: Tensor<B, 3>, (_, pad, pairs): &Masks<B>) -> (MhaI
     (ours, burns)
 }
 
-fn outputs_are_burns<B: Backend>() {
+fn outputs_equal_burns<B: Backend>() {
     let device = Default::default();
     for quiet in [false, true] {
         let burns = made::<B, _>(configs().1.with_quiet_softmax(quiet).init::<B>(&device));
@@ -73,7 +73,7 @@ fn outputs_are_burns<B: Backend>() {
     }
 }
 
-on_each_backend!(outputs_are_burns);
+on_each_backend!(outputs_equal_burns);
 
 #[test]
 fn a_causal_input_is_the_autoregressive_mask() {
@@ -120,7 +120,7 @@ fn gradients(layer: &MultiHeadAttention<AB>, x: &Tensor<AB, 3>, loss: Tensor<AB,
 }
 
 #[test]
-fn gradients_are_burns() {
+fn gradients_equal_burns() {
     let device = Default::default();
     let (batch, length) = (2, 21);
     let toward = sequence::<AB>([batch, length, 48], 7);
@@ -149,7 +149,7 @@ fn gradients_are_burns() {
 }
 
 #[test]
-fn encoders_are_burns() {
+fn encoders_equal_burns() {
     let device = Default::default();
     let (batch, length) = (2, 21);
     for norm_first in [false, true] {

@@ -61,7 +61,7 @@ fn both_spellings_of_rotary_positions_are_one() {
 }
 
 #[test]
-fn architectures_have_what_is_theirs() {
+fn each_architecture_has_its_options() {
     let llama = good("LlamaForCausalLM", json!({"attention_bias": true, "mlp_bias": true}));
     assert!(llama.attention_bias && llama.attention_output_bias && llama.feed_forward_bias);
     assert_eq!((llama.head_dim, llama.windows.as_slice()), (16, &[None; 4][..]));
@@ -101,7 +101,7 @@ fn end_tokens_are_one_or_several() {
 }
 
 #[test]
-fn what_is_not_supported_is_refused_by_its_name() {
+fn unsupported_fields_are_refused_by_name() {
     for name in ["GptOssForCausalLM", "MixtralForCausalLM"] {
         let error = config(name, json!({})).unwrap_err();
         assert!(matches!(&error, ModelError::Architecture { found, .. } if found == name), "{error}");

@@ -64,7 +64,7 @@ fn a_file_without_the_model_is_refused() {
 }
 
 #[test]
-fn sizes_beyond_reason_are_refused_before_anything_is_made() {
+fn impossible_sizes_are_refused_before_allocation() {
     let folder = Folder::of("llama_tied");
     for (field, value) in [
         ("num_hidden_layers", json!(4_000_000_000u64)),

@@ -21,7 +21,7 @@ struct Reference {
     greedy: Vec<u32>,
     log_sum_exp: f64,
     top: Vec<(u32, f64)>,
-    /// The mean of `-ln p` of the first windows of the text, by their length.
+    /// The mean of `-ln p` of each of the first windows of the text, by the length of the windows.
     windows: Vec<(usize, Vec<f64>)>,
 }
 
