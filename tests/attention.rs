@@ -156,8 +156,8 @@ fn a_dropped_key_with_a_large_logit_does_not_affect_kept_keys<B: Backend>() {
     let mask = Mask::from_dense(tensor(&[1.0, 0.0, 1.0], [1, 1, 1, 3])).unwrap();
     let output = masked_attention(&inputs, &mask, Requested::default()).unwrap().output;
     let share = 1.0 / (1.0 + (-0.25f64).exp());
-    // Rounding affects only one operand here: the second kept exponential, where it weighs the value 3. The error is `3
-    // * (1 - share)`, 1.3 roundings, which is 0.46 roundings of `1 + output`.
+    // Rounding affects only one operand here: the second kept exponential, where it weighs the value 3. The error is
+    // `3 * (1 - share)`, 1.3 roundings, which is 0.46 roundings of `1 + output`.
     let tolerance = 1e-6 + 0.5 * product_rounding::<B>();
     assert_close(&host(&output), &[share + 3.0 * (1.0 - share)], tolerance, "output");
 }

@@ -1,4 +1,4 @@
-//! The conformance vectors: what the Python project computes, recomputed here.
+//! The conformance vectors: results of the Python project, which this library computes again.
 //!
 //! Reads `manifest.json` and the tensors beside it from `tests/conformance`, or from the folder that the variable
 //! `CONFORMANCE_DIR` names. Every case runs on every enabled backend. A case has one of these outcomes:
@@ -29,7 +29,7 @@ pub(crate) struct Difference {
     pub reason: &'static str,
 }
 
-/// The only list of differences. The tests check the behaviour that replaces a quirk, they do not skip it.
+/// The only list of differences. The tests check the behaviour that replaces a quirk.
 pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         kinds: &["mask_apply", "mask_apply_flag", "attention_masked_flag", "chain", "adaptive_sampling"],

@@ -274,7 +274,7 @@ fn say(file: &str, of_file: &[Tally]) {
         }
     }
     left_out.iter().for_each(|case| _ = write!(written, "\n{case}"));
-    // The tests do not fail if the sum cannot be saved or the report cannot be printed.
+    // The tests do not fail if the counts cannot be saved or the report cannot be printed.
     _ = std::fs::write(path, written);
     _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -194,13 +194,13 @@ pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32])
     (output, shares, log_sum_exp)
 }
 
-/// The addition to the tolerance of the output and the log-sum-exp of attention over [inputs] for [rounded
-/// operands](product_rounding), for scales up to 0.31. A logit is a sum of up to 60 products of normal numbers. The
-/// root mean square error of each product is 0.6 roundings, as for two errors that are uniform up to half of the last
-/// digit. The error of a logit is therefore 0.6 * 60^0.5 * 0.31 = 1.4 roundings. It is up to 9 roundings for the
-/// longest vectors of ten thousand rows. The relative error of a weight is the error of its logit. The values have a
-/// standard deviation of 1, and their own rounding is added. In ten thousand rows computed with rounded operands no
-/// output was off by more than 6.3 roundings of `1 + |output|`, and no log-sum-exp by more than 4.4.
+/// The addition for [rounded operands](product_rounding) to the tolerance of the output and the log-sum-exp of
+/// attention over [inputs], for scales up to 0.31. A logit is a sum of up to 60 products of normal numbers. The root
+/// mean square error of each product is 0.6 roundings, as for two errors that are uniform up to half of the last digit.
+/// The error of a logit is therefore 0.6 * 60^0.5 * 0.31 = 1.4 roundings. It is up to 9 roundings for the longest
+/// vectors of ten thousand rows. The relative error of a weight is the error of its logit. The values have a standard
+/// deviation of 1, and their own rounding is added. In ten thousand rows computed with rounded operands no output was
+/// off by more than 6.3 roundings of `1 + |output|`, and no log-sum-exp by more than 4.4.
 pub fn attention_rounding<B: Backend>() -> f64 {
     8.0 * product_rounding::<B>()
 }

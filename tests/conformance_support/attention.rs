@@ -80,9 +80,9 @@ pub fn masked_flag<B: Backend>(case: &Case) -> Result<Outcome> {
     })
 }
 
-/// The addition to the tolerance of the softmax sums for rounded operands. The sums are up to 7 times as large as `1 +
-/// |output|`, and the terms of the numerators cancel. Their errors are larger by the same factor: up to 17 roundings in
-/// the vectors.
+/// The addition to the tolerance of the softmax sums for rounded operands. The sums are up to 7 times as large as
+/// `1 + |output|`, and the terms of the numerators cancel. Their errors are larger by the same factor: up to 17
+/// roundings in the vectors.
 fn sums_rounding<B: Backend>() -> f64 {
     3.0 * attention_rounding::<B>()
 }

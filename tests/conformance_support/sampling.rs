@@ -1,5 +1,5 @@
-//! Cases of sampling. The library draws keys by its own rules, so its draws are never those of a case. The tests replay
-//! the recorded draws through the rule that counts repeated draws. They also let the library draw, and check the
+//! Cases of sampling. The library draws keys by its own rules, so no case passes with the expected values. The tests
+//! replay the recorded draws through the rule that counts repeated draws. They also let the library draw, and check the
 //! documented properties of its draws.
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// The error type covers every reason for which a case is not as expected.
+/// A result whose error is the reason why a case is not as expected.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// `Ok` if something is as expected.
 pub type Check = Result<()>;

@@ -40,7 +40,7 @@ struct Candidates {
 pub struct Kept {
     /// The weight of each pair.
     pub weights: Vec<f64>,
-    /// Whether the choice of each pair was clear, that is independent of rounding.
+    /// Whether the choice of each pair was clear: rounding cannot change it.
     decided: Vec<bool>,
     /// The tolerance for the weights.
     tolerance: Tolerance,

@@ -21,8 +21,8 @@ const BOUNDARY: f64 = 1e-5;
 pub struct Problem<'a> {
     /// The case, which holds the weights, channels and projections.
     case: &'a Case<'a>,
-    /// The quantised keys, by the index in the chain of the masker that quantises them; `[batch, kv_heads, keys,
-    /// head_dim]`.
+    /// The quantised keys `[batch, kv_heads, keys, head_dim]`, by the index in the chain of the masker that quantises
+    /// them.
     quantized: BTreeMap<usize, Vec<f64>>,
     batch: usize,
     heads: usize,
