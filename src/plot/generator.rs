@@ -130,8 +130,8 @@ impl PlotGenerator {
         &self.summary
     }
 
-    /// The plots of a metric. [PerHead](Granularity::PerHead) gives one plot for each location, the others give one
-    /// plot in all.
+    /// The plots of a metric. [PerHead](Granularity::PerHead) gives one plot for each location. Other granularities give
+    /// a single plot.
     ///
     /// # Errors
     /// If no records of the metric have the fields that the plot needs.

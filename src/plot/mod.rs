@@ -1,4 +1,4 @@
-//! Plots of what attention does, from data or from a [log](crate::metrics), as SVG and PNG.
+//! Plots of attention and its metrics, from data or from a [log](crate::metrics), as SVG and PNG.
 //!
 //! A [LinePlot] or a [HeatMap] makes a [Figure], which is saved as SVG or PNG in light or dark colours. [PlotGenerator]
 //! makes all plots of a log.

@@ -25,7 +25,7 @@ pub(super) fn common<'a>(generator: &mut impl Rng) -> Draft<'a> {
         let mut list = Vec::new();
         for round in 0..=count {
             list.push(&others[round % others.len()]);
-            // And it adds enough common words for the ratio `TIMES`, taken in turns so that all of them are about as
+            // It also adds enough common words for the ratio `TIMES`, taken in turns so that all of them are about as
             // common.
             list.extend((0..TIMES * COMMON / others.len() + 1).map(|at| &common[(round + at * 7) % COMMON]));
         }
