@@ -50,8 +50,8 @@ pub struct Recorder<'a, B: Backend> {
 /// The recorded calls of a layer.
 struct RecordedCalls<B: Backend> {
     queries: Vec<Tensor<B, 4>>,
-    /// The call that reached the last position, with the number of its first query and copies of the keys and values up
-    /// to the last position. `None` before that call.
+    /// The inputs of the call that reached the last position: its first query, and copies of the keys and values up to
+    /// the last position. `None` before that call.
     last: Option<AttentionInputs<B>>,
 }
 

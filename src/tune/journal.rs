@@ -129,7 +129,7 @@ fn read(path: &Path, wanted: &Header) -> Result<(Trials, Option<bool>), TuneErro
         if lines.read_until(b'\n', &mut line).map_err(failed)? == 0 {
             break;
         }
-        // A line without its line break was cut off, even if the text before is valid.
+        // Without the line break, the parser reports a line that was cut off inside a string as an early end.
         whole = Some(line.pop_if(|byte| *byte == b'\n').is_some());
         let wrong = |field: String, found: String, expected: String| TuneError::Journal {
             path: path.to_owned(),
