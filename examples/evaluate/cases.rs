@@ -1,4 +1,4 @@
-//! What is measured with each method.
+//! The cases that are measured with each method.
 
 use std::{error::Error, path::Path, str::FromStr};
 
@@ -21,7 +21,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Whether the case of a number is in it.
+    /// Whether the shard contains the case with this number.
     pub fn has(self, number: usize) -> bool {
         number % self.of == self.part % self.of
     }
@@ -39,7 +39,7 @@ impl FromStr for Shard {
     }
 }
 
-/// A question, or a perplexity.
+/// A question or a perplexity.
 pub enum Case {
     /// A question about a context.
     Sample(Sample),
@@ -48,7 +48,7 @@ pub enum Case {
 }
 
 impl Case {
-    /// What the case is called, the same every time.
+    /// The identifier of the case, which is the same in every run.
     pub fn id(&self) -> String {
         match self {
             Self::Sample(sample) => sample.id.clone(),
@@ -58,7 +58,7 @@ impl Case {
         }
     }
 
-    /// The task and length, under which cases are put together.
+    /// The task and length, by which cases are grouped.
     pub fn column(&self) -> (String, usize) {
         match self {
             Self::Sample(sample) => (sample.task.clone(), sample.length),
