@@ -9,7 +9,6 @@ use std::{
     error::Error,
     path::{Path, PathBuf},
     process::ExitCode,
-    str::FromStr,
 };
 
 use burn::tensor::backend::Backend;
@@ -52,9 +51,9 @@ struct Arguments {
     /// The trials as JSON lines; a search continues where its journal ends
     #[arg(long, default_value = "tune.jsonl")]
     journal: PathBuf,
-    /// Run only the trials of one of several machines, such as 0/4; each machine writes its own journal
-    #[arg(long, value_name = "I/N", default_value = "0/1")]
-    shard: Part,
+    /// Run only the trials of one of several machines, such as 1/4; each machine writes its own journal
+    #[arg(long, value_name = "I/N", default_value = "1/1")]
+    shard: common::Shard,
     /// Journals of other shards, which are included in the decision
     #[arg(long, value_name = "FILE")]
     with: Vec<PathBuf>,
@@ -97,21 +96,6 @@ impl Goal {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Part(Shard);
-
-impl FromStr for Part {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers = text.split_once('/').map(|(index, count)| (index.parse(), count.parse()));
-        match numbers {
-            Some((Ok(index), Ok(count))) if index < count => Ok(Self(Shard { index, count })),
-            _ => Err("it must be I/N with I below N, such as 0/4".to_owned()),
-        }
-    }
-}
-
 fn main() -> ExitCode {
     end(run(&Arguments::parse()))
 }
@@ -144,7 +128,9 @@ fn tune<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box
         None => (MethodSpace::published(), PathBuf::new()),
     };
     let search = Search::new(space, arguments.goal.objective(), arguments.seed, arguments.trials)?;
-    let search = search.with_eta(arguments.eta)?.with_shard(arguments.shard.0)?;
+    let search = search
+        .with_eta(arguments.eta)?
+        .with_shard(Shard { index: arguments.shard.part - 1, count: arguments.shard.of })?;
     // Checked before the work, so that a misspelt folder does not lose the results.
     let out = OutputFile::new(arguments.out.clone())?;
     let (searched, held_out) = recordings::<B>(arguments, device)?;

@@ -9,7 +9,7 @@ mod shared;
 use std::{io, path::Path, process::ExitCode};
 
 use clap::{Arg, Command};
-use shared::{Usage, count, count_or_none, end, files, find, fits_in_memory, given_or, seed_count};
+use shared::{Shard, Usage, count, count_or_none, end, files, find, fits_in_memory, given_or, seed_count};
 
 #[test]
 fn invalid_counts_are_refused() {

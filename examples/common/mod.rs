@@ -7,7 +7,7 @@ mod files;
 #[cfg(feature = "hf")]
 mod language_model;
 
-pub use arguments::{BackendArguments, count, count_or_none, seed_count};
+pub use arguments::{BackendArguments, Shard, count, count_or_none, seed_count};
 pub use ending::{Usage, end};
 pub use files::{files, find, fits_in_memory, given_or};
 #[cfg(feature = "hf")]

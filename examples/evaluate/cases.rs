@@ -1,6 +1,6 @@
 //! The cases that are measured with each method.
 
-use std::{error::Error, path::Path, str::FromStr};
+use std::{error::Error, path::Path};
 
 use burn::tensor::backend::Backend;
 use sparse_attention_hub::{
@@ -12,32 +12,6 @@ use sparse_attention_hub::{
 };
 
 use super::Arguments;
-
-/// A part of the cases.
-#[derive(Debug, Clone, Copy)]
-pub struct Shard {
-    part: usize,
-    of: usize,
-}
-
-impl Shard {
-    /// Whether the shard contains the case with this number.
-    pub fn has(self, number: usize) -> bool {
-        number % self.of == self.part % self.of
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
-        match parts {
-            Some((part, of)) if part >= 1 && part <= of => Ok(Self { part, of }),
-            _ => Err(format!("{text} must be two numbers such as 2/8, the first from 1 to the second")),
-        }
-    }
-}
 
 /// A question or a perplexity.
 pub enum Case {

@@ -14,7 +14,7 @@ mod table;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use burn::tensor::backend::Backend;
-use cases::{Case, Shard, cases};
+use cases::{Case, cases};
 use clap::Parser;
 use common::{ModelArguments, end, given_or, read};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -62,7 +62,7 @@ pub struct Arguments {
     csv: Option<PathBuf>,
     /// Only a part of the cases, such as 2/8 for the second of eight
     #[arg(long, default_value = "1/1")]
-    shard: Shard,
+    shard: common::Shard,
 }
 
 fn main() -> ExitCode {
@@ -95,7 +95,7 @@ fn evaluate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
         let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
         methods.push((name, MaskerChainConfig::from_file(file)?));
     }
-    let mut number = 0;
+    let mut number = 0u64;
     for (name, method) in &methods {
         let mut todo = Vec::new();
         for case in &all {
