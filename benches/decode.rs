@@ -1,5 +1,5 @@
-//! A step of decoding: dense attention beside sparse methods with warm state. The throughput is that of the bytes of
-//! keys and values that each must read at least, so that all can be compared with the memory's bandwidth.
+//! A decode step: dense attention and sparse methods with a warm state. The throughput counts the bytes of keys and
+//! values that each method must at least read, so that it can be compared with the memory bandwidth.
 
 mod common;
 
@@ -7,7 +7,7 @@ use common::{B, PAIR_BYTES, inputs, method, step};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sparse_attention_hub::prelude::*;
 
-/// Query heads, key-value heads.
+/// Query heads and key-value heads.
 const HEADS: (usize, usize) = (32, 8);
 
 fn decode(criterion: &mut Criterion) {

@@ -1,4 +1,4 @@
-//! Masks: what is made by position costs nothing at any length, and lists of keys what they hold.
+//! Masks. Masks by position cost nothing at any length. Lists of keys cost time for each key that they hold.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! What logging costs: a step of decoding without a logger, with one that is off, with one that logs every metric that
-//! needs no dense reference, and with one that logs all of them.
+//! The cost of logging: a decode step without a logger, with a logger that is off, with a logger of every metric that
+//! needs no dense reference, and with a logger of all metrics.
 
 mod common;
 
@@ -16,7 +16,7 @@ const METHOD: &str = r#"[
     {"type": "oracle_top_k", "heavy_size": 0.05}
 ]"#;
 
-/// A logger into nothing, so that the disk is not measured.
+/// A logger whose output is discarded, so that the disk is not measured.
 fn logger(metrics: Enabled) -> MetricLogger {
     let config = MetricLoggerConfig { metrics, ..Default::default() };
     config.init_with_writer(std::io::sink()).expect("the metrics are built in, and a sink takes everything")

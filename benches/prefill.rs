@@ -1,4 +1,5 @@
-//! A prefill: dense attention beside a sink and a window, at lengths that show which of them grows with the square.
+//! A prefill: dense attention, and a sink with a window. Several lengths show that dense attention grows with the
+//! square.
 
 mod common;
 

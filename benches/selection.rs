@@ -1,5 +1,5 @@
-//! Selectors over exact scores, without the attention that follows. The throughput is that of the keys which all of them
-//! must read; dense attention stands beside them.
+//! Selection by exact scores, without the attention after it. The throughput counts the keys, which every method must
+//! read. Dense attention is measured for comparison.
 
 mod common;
 

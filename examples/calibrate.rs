@@ -1,10 +1,10 @@
-//! Makes what some methods need besides their configuration, for the recorded layers of `examples/data`:
+//! Creates the files that some methods need besides their configuration, for the recorded layers of `examples/data`:
 //!
-//! - `configs/weights/channels.json`, the outlier channels of Double Sparsity, found on the recorded queries and keys;
-//! - `configs/weights/hyperplanes.safetensors`, untrained signatures for HashAttention: the same random hyperplanes for
-//!   queries and keys, so that two vectors agree in a bit the more likely the smaller the angle between them is.
+//! - `configs/weights/channels.json`: the outlier channels for Double Sparsity, found on the recorded queries and keys.
+//! - `configs/weights/hyperplanes.safetensors`: untrained signatures for HashAttention. Queries and keys use the same
+//!   random hyperplanes: the smaller the angle between two vectors, the more likely they agree in a bit.
 //!
-//! `cargo run --release --example calibrate -- --out configs/weights` makes those of this repository anew.
+//! `cargo run --release --example calibrate -- --out configs/weights` recreates the files of this repository.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -19,14 +19,14 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use safetensors::{Dtype, SafeTensorError, tensor::TensorView};
 use sparse_attention_hub::{backend::Selected, eval::Recording, io::OutputFile, scorer::ChannelCalibration};
 
-/// Makes the files that Double Sparsity and HashAttention need for the recorded layers.
+/// Creates the files that Double Sparsity and HashAttention need for the recorded layers.
 #[derive(Debug, Parser)]
 #[command(name = "calibrate")]
 struct Arguments {
-    /// The folder to write channels.json and hyperplanes.safetensors to, in place of those that are there
+    /// The folder for channels.json and hyperplanes.safetensors; existing files are replaced
     #[arg(long)]
     out: PathBuf,
-    /// Folder of recorded tensors, one safetensors file a layer
+    /// Folder of recorded tensors, with one safetensors file per layer
     #[arg(long)]
     data: Option<PathBuf>,
 }

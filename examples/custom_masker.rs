@@ -1,4 +1,5 @@
-//! A scorer and a masker of one's own, registered by name and used from configuration text like the built-in ones.
+//! A custom scorer and a custom masker. They are registered by name and used from a configuration text like the
+//! built-in ones.
 //!
 //! `cargo run --release --example custom_masker`
 
@@ -19,7 +20,7 @@ use sparse_attention_hub::{
     scorer::{Scorer, ScorerConfig},
 };
 
-/// `{"type": "key_norm", "power": 2.0}`: long keys are important, whatever the query.
+/// `{"type": "key_norm", "power": 2.0}`: keys with a large norm are important for every query.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyNorm {
@@ -41,14 +42,14 @@ impl<B: Backend> Scorer<B> for KeyNorm {
     fn score(&self, inputs: &AttentionInputs<B>, _state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError> {
         let MaskShape { batch, heads, queries, keys } = inputs.mask_shape();
         let norms = inputs.keys().clone().powi_scalar(2).sum_dim(3).powf_scalar(self.power / 2.0);
-        // [batch, kv_heads, keys, 1], once for each query of each head of the group.
+        // `[batch, kv_heads, keys, 1]`, repeated for each query of each head of the GQA group.
         let by_group = norms.swap_dims(2, 3).unsqueeze_dim::<5>(2);
         let group = heads / inputs.kv_heads();
         Ok(by_group.expand([batch, inputs.kv_heads(), group, queries, keys]).reshape([batch, heads, queries, keys]))
     }
 }
 
-/// `{"type": "strided", "stride": 32}`: one key in every `stride`, as in the Sparse Transformer.
+/// `{"type": "strided", "stride": 32}`: keeps one key in every `stride`, as in the Sparse Transformer.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Strided {

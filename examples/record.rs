@@ -1,4 +1,4 @@
-//! Records queries, keys and values of layers of a language model on a text.
+//! Records queries, keys and values of a language model's layers on a text.
 //!
 //! `cargo run --release --features hf --example record -- --layers 3,5 --out target/recording`
 
@@ -14,25 +14,26 @@ use sparse_attention_hub::{
     adapters::Recorder, backend::Work, masker::MaskerChainConfig, models::PREFILL_CHUNK, nn::AttentionMode,
 };
 
-/// Records what layers of a language model attend to on a text: one safetensors file a layer, which `compare` reads.
+/// Records the attention inputs of a language model's layers on a text, with one safetensors file per layer; `compare`
+/// reads them.
 #[derive(Debug, Parser)]
 #[command(name = "record")]
 struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The text; without it the one that comes with the examples
+    /// The text [default: the text of the examples]
     #[arg(long)]
     text: Option<PathBuf>,
-    /// Layers, from 0; without any all
+    /// Layers, from 0 [default: all]
     #[arg(long, value_delimiter = ',')]
     layers: Vec<usize>,
-    /// How many tokens of the text are taken
+    /// The number of tokens that are taken from the text
     #[arg(long, default_value_t = 4096)]
     tokens: usize,
-    /// How many of the last positions have their queries recorded
+    /// The number of last positions whose queries are recorded
     #[arg(long, default_value_t = 64)]
     queries: usize,
-    /// Folder for layerNUMBER.safetensors
+    /// Folder for the files layerNUMBER.safetensors
     #[arg(long)]
     out: PathBuf,
 }
@@ -57,7 +58,7 @@ impl Work for Record<'_> {
 fn record<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let text = read(&given_or(&arguments.text, "examples/data/validation.txt")?)?;
     let pretrained = arguments.model.load::<B>(&MaskerChainConfig::default(), device)?;
-    // Before the work, so that it is not lost to a folder that cannot be made.
+    // Created before the work, so that a folder that cannot be created does not lose the results.
     std::fs::create_dir_all(&arguments.out)
         .map_err(|error| format!("cannot make the folder {}: {error}", arguments.out.display()))?;
     let mut tokens = pretrained.tokenizer.encode(&text, true)?;

@@ -1,4 +1,4 @@
-//! A report of a log of metrics: one HTML file with tables and plots.
+//! Makes a report of a log of metrics: one HTML file with tables and plots.
 //!
 //! `cargo run --release --features plot --example report -- run.jsonl --out report.html`
 
@@ -15,21 +15,21 @@ use sparse_attention_hub::{
     report::Report,
 };
 
-/// Makes one HTML file of a log of metrics, which stands alone: a summary, a table of all heads, and every plot with its
+/// Makes one self-contained HTML file of a log of metrics: a summary, a table of all heads, and every plot with its
 /// numbers.
 #[derive(Debug, Parser)]
 #[command(name = "report")]
 struct Arguments {
-    /// The logs, JSON lines as a metric logger writes them; several are shown beside one another
+    /// Logs as JSON lines, as a metric logger writes them; several logs are shown side by side
     #[arg(required = true)]
     logs: Vec<PathBuf>,
     /// The HTML file to write
     #[arg(long, default_value = "report.html")]
     out: PathBuf,
-    /// What the report is called; without it, where the log lies
+    /// The title of the report [default: the path of the log]
     #[arg(long)]
     title: Option<String>,
-    /// Also write every plot into this folder, as SVG
+    /// Also write every plot into this folder as SVG
     #[arg(long)]
     plot: Option<PathBuf>,
 }
@@ -56,7 +56,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One log, or several beside one another under the names of their files.
+/// Reads one log, or several logs side by side, each named by its file.
 fn log(paths: &[PathBuf]) -> Result<MetricLog, PlotError> {
     let read = |path: &PathBuf| MetricReader::open(path)?.read_all()?.not_empty();
     if let [path] = paths {

@@ -1,4 +1,5 @@
-//! One training step of an attention layer, forward and backward, sparse beside dense: time and memory by length.
+//! Times one training step of an attention layer, forward and backward, with sparse and dense attention: time and
+//! memory by length.
 //!
 //! `cargo run --release --features train --example train_step`
 
@@ -23,7 +24,7 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-/// Counts what is allocated, for the columns of extra memory.
+/// Counts allocations, for the columns of extra memory.
 #[global_allocator]
 static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
@@ -32,27 +33,27 @@ const HEAD_DIM: usize = 64;
 const SINK: usize = 64;
 const WINDOW: usize = 256;
 
-/// Times training steps of causal self-attention over a sink and a window, and over everything.
+/// Times training steps of causal self-attention with a sink and a window, and with dense attention.
 #[derive(Debug, Parser)]
 #[command(name = "train_step")]
 struct Arguments {
     /// Lengths of the sequence
     #[arg(long, value_delimiter = ',', default_values_t = [1024, 2048, 4096, 8192], value_parser = count())]
     tokens: Vec<usize>,
-    /// Dense attention up to this length only
+    /// The largest length for dense attention
     #[arg(long, default_value_t = 8192, value_parser = count_or_none())]
     dense: usize,
-    /// Steps of each, of which the median counts
+    /// Steps of each case; the median is reported
     #[arg(long, default_value_t = 5, value_parser = count())]
     steps: usize,
     #[command(flatten)]
     backend: BackendArguments,
 }
 
-/// What a step takes.
+/// The cost of a step.
 struct Cost {
     milliseconds: f64,
-    /// At its highest, beyond what is there before the step: weights and input.
+    /// The peak memory beyond the memory before the step, which holds weights and input.
     bytes: usize,
 }
 
@@ -62,7 +63,7 @@ fn measure<B: AutodiffBackend>(
     steps: usize,
 ) -> Result<Cost, Box<dyn Error>> {
     let (mut times, mut bytes) = (Vec::new(), usize::MAX);
-    // One more, which warms the memory.
+    // One extra step warms the memory.
     for _ in 0..steps + 1 {
         let before = ALLOCATOR.current_usage();
         ALLOCATOR.reset_peak_usage();
@@ -70,7 +71,7 @@ fn measure<B: AutodiffBackend>(
         let output = layer.try_forward(MhaInput::self_attn(x.clone()).causal())?;
         let loss = output.context.powi_scalar(2).mean();
         let gradients = GradientsParams::from_grads(loss.backward(), layer);
-        // A device may still be at work; the gradient of the first weight comes last.
+        // Reading the gradient of the first weight, which is computed last, waits until the device has finished.
         let last = gradients.get::<B::InnerBackend, 2>(layer.query.weight.id).map(|gradient| gradient.into_data());
         std::hint::black_box(last);
         times.push(start.elapsed().as_secs_f64() * 1e3);
@@ -116,7 +117,7 @@ fn run<B: AutodiffBackend>(arguments: &Arguments, device: &B::Device) -> Result<
         "x"
     )?;
     for &tokens in &arguments.tokens {
-        // Input, output, queries, keys and values, and the gradient of each.
+        // Input, output, queries, keys and values, and a gradient for each.
         fits_in_memory("a training step", &[10, tokens, HEADS * HEAD_DIM, size_of::<f32>()])?;
         let x = Tensor::<B, 3>::random([1, tokens, HEADS * HEAD_DIM], Distribution::Normal(0.0, 1.0), device);
         let found = measure(&sparse, &x, arguments.steps)?;

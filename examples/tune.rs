@@ -1,4 +1,4 @@
-//! Searches for the method that does best on recordings of a model.
+//! Searches for the method that works best on recordings of a model.
 //!
 //! `cargo run --release --example tune -- --density 0.1 --trials 200 --out method.json`
 
@@ -9,7 +9,6 @@ use std::{
     error::Error,
     path::{Path, PathBuf},
     process::ExitCode,
-    str::FromStr,
 };
 
 use burn::tensor::backend::Backend;
@@ -24,46 +23,47 @@ use sparse_attention_hub::{
     tune::{Journal, MethodSpace, Objective, Outcome, Recordings, Search, Shard, Trial},
 };
 
-/// Searches for the method that does best on recordings of a model, and lets others that were not searched on decide.
+/// Searches for the method that works best on recordings of a model, and decides on recordings that were held out.
 #[derive(Debug, Parser)]
 #[command(name = "tune")]
 struct Arguments {
-    /// The methods to choose from, a JSON file with ranges; without it, a sink, a window and most of what is published
+    /// The search space, a JSON file of a method with ranges [default: a sink, a window, and one of most published
+    /// methods]
     #[arg(long)]
     space: Option<PathBuf>,
     #[command(flatten)]
     goal: Goal,
-    /// How many methods to try
+    /// The number of methods to try
     #[arg(long, default_value_t = 100)]
     trials: u64,
-    /// The part that survives a round of more recordings is one in so many; 1 for a single round
+    /// One in this number of trials survives a round; 1 means a single round
     #[arg(long, default_value_t = 3)]
     eta: usize,
-    /// Seed of the search, and of the methods that draw
+    /// Seed of the search, and of the methods that sample
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Folder of recordings to search on, one safetensors file a layer; without it, those of the repository
+    /// Folder of recordings to search on, with one safetensors file per layer [default: those of the repository]
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Folder of recordings that decide; without it, every other one of the first folder, which is then not searched on
+    /// Folder of held-out recordings [default: every second recording of --data, which is then not searched on]
     #[arg(long)]
     held_out: Option<PathBuf>,
-    /// What was tried, as JSON lines; a search goes on where it ended
+    /// The trials as JSON lines; a search continues where its journal ends
     #[arg(long, default_value = "tune.jsonl")]
     journal: PathBuf,
-    /// Make the trials of one of several machines only, such as 0/4; each writes a journal of its own
-    #[arg(long, value_name = "I/N", default_value = "0/1")]
-    shard: Part,
-    /// Journals of other shards, which take part in the decision
+    /// Run only the trials of one of several machines, such as 1/4; each machine writes its own journal
+    #[arg(long, value_name = "I/N", default_value = "1/1")]
+    shard: common::Shard,
+    /// Journals of other shards, which are included in the decision
     #[arg(long, value_name = "FILE")]
     with: Vec<PathBuf>,
     /// The method file to write
     #[arg(long, default_value = "method.json")]
     out: PathBuf,
-    /// Draw error over density of all trials to this file, .svg or .png; needs the feature `plot`
+    /// Draw the error over the density of all trials to this file, .svg or .png; needs the feature `plot`
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// A backend among those compiled in; without it the first of cuda, tch, wgpu, flex, ndarray
+    /// One of the compiled-in backends [default: the first of cuda, tch, wgpu, flex, ndarray]
     #[arg(long)]
     backend: Option<String>,
     /// A device of the backend, such as cpu, cuda:0 or discrete:0
@@ -74,13 +74,13 @@ struct Arguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Goal {
-    /// Seek the smallest error at most this density
+    /// Find the smallest error with at most this density
     #[arg(long)]
     density: Option<f64>,
-    /// Seek the smallest density at most this error
+    /// Find the smallest density with at most this error
     #[arg(long)]
     error: Option<f64>,
-    /// Seek the shortest time at most this error
+    /// Find the shortest time with at most this error
     #[arg(long)]
     fast_at_error: Option<f64>,
 }
@@ -90,23 +90,8 @@ impl Goal {
         match (self.density, self.error, self.fast_at_error) {
             (Some(limit), ..) => Objective::ErrorAtDensity(limit),
             (_, Some(limit), _) => Objective::DensityAtError(limit),
-            // One of the three is required.
+            // One of the three limits is required.
             (_, _, limit) => Objective::MillisecondsAtError(limit.unwrap_or(f64::NAN)),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Part(Shard);
-
-impl FromStr for Part {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers = text.split_once('/').map(|(index, count)| (index.parse(), count.parse()));
-        match numbers {
-            Some((Ok(index), Ok(count))) if index < count => Ok(Self(Shard { index, count })),
-            _ => Err("it must be I/N with I below N, such as 0/4".to_owned()),
         }
     }
 }
@@ -134,7 +119,7 @@ impl Work for Tune<'_> {
     }
 }
 
-/// How many of the best are tried on what was held out.
+/// The number of best methods that are tried on the held-out recordings.
 const FINALISTS: usize = 10;
 
 fn tune<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
@@ -143,8 +128,10 @@ fn tune<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box
         None => (MethodSpace::published(), PathBuf::new()),
     };
     let search = Search::new(space, arguments.goal.objective(), arguments.seed, arguments.trials)?;
-    let search = search.with_eta(arguments.eta)?.with_shard(arguments.shard.0)?;
-    // Before the work, so that it is not lost to a misspelt folder.
+    let search = search
+        .with_eta(arguments.eta)?
+        .with_shard(Shard { index: arguments.shard.part - 1, count: arguments.shard.of })?;
+    // Checked before the work, so that a misspelt folder does not lose the results.
     let out = OutputFile::new(arguments.out.clone())?;
     let (searched, held_out) = recordings::<B>(arguments, device)?;
     let mut journal = Journal::open(&arguments.journal, &search)?;

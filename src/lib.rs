@@ -1,9 +1,9 @@
 //! Sparse attention for [burn](https://burn.dev) models, written once over burn's
 //! [Backend](burn::tensor::backend::Backend) trait.
 //!
-//! [Maskers](masker) say which keys each query keeps and with what probability; a chain of them is a method. The
-//! [mask] they make is held in the cheapest form that can say it, and [attention] runs over what was
-//! kept and reports how far it is from dense attention.
+//! [Maskers](masker) decide which keys each query keeps, and with what probability. A chain of maskers is a sparse
+//! attention method. The resulting [mask] is stored in the cheapest form that can express it. [Attention](attention)
+//! runs over the kept keys and reports its distance from dense attention.
 //!
 //! # Example
 //! ```
@@ -32,12 +32,12 @@
 //! | `cuda` | NVIDIA GPUs |
 //! | `tch` | libtorch |
 //! | `train` | burn's `Autodiff` and training loop |
-//! | `hf` | language models from HuggingFace folders, and files of PyTorch |
+//! | `hf` | language models from HuggingFace folders, and PyTorch files |
 //! | `hub` | language models by their name on the HuggingFace hub |
 //! | `plot` | plots as SVG and PNG, reports as HTML |
 //!
-//! A program that picks its backend itself needs none of them, but for speed: the native kernels of flex and ndarray come
-//! with the features of these names.
+//! A program that brings its own backend needs none of the backend features. The features `flex` and `ndarray` also
+//! enable the native kernels of these backends, which make attention faster.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
@@ -66,7 +66,7 @@ pub mod tune;
 
 pub use io::FileError;
 
-/// What most programs need.
+/// The items that most programs need.
 pub mod prelude {
     pub use crate::{
         attention::{

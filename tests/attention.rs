@@ -1,4 +1,4 @@
-//! Dense and masked attention against the naive one, over every visibility, head grouping and form of mask.
+//! Dense and masked attention against naive attention, for every visibility, GQA grouping and mask form.
 
 mod common;
 
@@ -11,11 +11,11 @@ use sparse_attention_hub::prelude::*;
 on_each_backend!(
     dense_equals_naive,
     masked_equals_naive,
-    blocks_do_not_show,
+    blocks_do_not_change_the_result,
     chunks_of_a_prefill_equal_the_prefill,
     rows_without_keys_give_zero,
-    a_distant_dropped_key_does_not_drown_the_kept,
-    report_tells_errors_by_head,
+    a_dropped_key_with_a_large_logit_does_not_affect_kept_keys,
+    report_has_the_errors_of_each_head,
     wrong_shapes_are_named,
     half_precision_is_summed_in_f32,
     hidden_keys_are_hidden_and_the_last_query_sees_all,
@@ -26,7 +26,7 @@ const ALL: Requested = Requested { weights: true, statistics: true };
 /// Rounding of f32 sums of up to 111 terms with exponents of moderate size.
 const F32: f64 = 2e-5;
 
-/// [F32], and what rounded operands add.
+/// [F32], plus the error of rounded operands.
 fn tolerance<B: Backend>() -> f64 {
     F32 + attention_rounding::<B>()
 }
@@ -97,9 +97,9 @@ fn check<B: Backend>(inputs: &AttentionInputs<B>, found: &AttentionOutput<B>, we
     assert_close(&quotients, &output, tolerance, &format!("{what}: numerator over denominator"));
 }
 
-/// A long sequence is computed in blocks of queries, and in blocks of columns too under a window; asking for the weights
-/// forces one block.
-fn blocks_do_not_show<B: Backend>() {
+/// A long sequence is computed in blocks of queries. Under a window it is computed in blocks of keys too. A request for
+/// the weights forces one block, so both results must be equal.
+fn blocks_do_not_change_the_result<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 401, 463, 4);
     let causal = inputs::<B>(sizes, 3).causal().unwrap();
     let device = B::Device::default();
@@ -146,8 +146,9 @@ fn rows_without_keys_give_zero<B: Backend>() {
     assert!(host(&output.statistics.unwrap().log_sum_exp).iter().all(|&value| value == f32::NEG_INFINITY));
 }
 
-/// With the maximum over all keys, dropped ones included, every kept exponential would vanish.
-fn a_distant_dropped_key_does_not_drown_the_kept<B: Backend>() {
+/// The row's maximum must be that of the kept keys. Relative to the maximum of all keys, every kept exponential would
+/// underflow to 0.
+fn a_dropped_key_with_a_large_logit_does_not_affect_kept_keys<B: Backend>() {
     let query = tensor::<B>(&[1.0], [1, 1, 1, 1]);
     let key = tensor::<B>(&[0.5, 400.0, 0.25], [1, 1, 3, 1]);
     let value = tensor::<B>(&[1.0, 100.0, 3.0], [1, 1, 3, 1]);
@@ -155,14 +156,14 @@ fn a_distant_dropped_key_does_not_drown_the_kept<B: Backend>() {
     let mask = Mask::from_dense(tensor(&[1.0, 0.0, 1.0], [1, 1, 1, 3])).unwrap();
     let output = masked_attention(&inputs, &mask, Requested::default()).unwrap().output;
     let share = 1.0 / (1.0 + (-0.25f64).exp());
-    // Of all operands only the second kept exponential has digits to round, and only where it weighs the 3: that is
-    // `3 * (1 - share)`, 1.3 roundings, or 0.46 roundings of `1 + output`.
+    // Rounding affects only one operand here: the second kept exponential, where it weighs the value 3. The error is
+    // `3 * (1 - share)`, 1.3 roundings, which is 0.46 roundings of `1 + output`.
     let tolerance = 1e-6 + 0.5 * product_rounding::<B>();
     assert_close(&host(&output), &[share + 3.0 * (1.0 - share)], tolerance, "output");
 }
 
-fn report_tells_errors_by_head<B: Backend>() {
-    // Head 0 looks at the first key only, head 1 at both alike; the first key is kept.
+fn report_has_the_errors_of_each_head<B: Backend>() {
+    // Head 0 attends to the first key only. Head 1 attends to both keys equally. The mask keeps the first key.
     let query = tensor::<B>(&[100.0, 0.0], [1, 2, 1, 1]);
     let key = tensor::<B>(&[1.0, 0.0], [1, 1, 2, 1]);
     let value = tensor::<B>(&[2.0, 4.0], [1, 1, 2, 1]);
@@ -194,8 +195,8 @@ fn wrong_shapes_are_named<B: Backend>() {
     assert!(matches!(masked_attention(&inputs, &other, ALL), Err(AttentionError::Mask(_))));
 }
 
-/// Weights and sums are f32 whatever the model computes in: what is computed is the reference over the rounded inputs,
-/// to half of the last place of the output.
+/// Weights and sums are f32 for every input type. The result is the reference over the rounded inputs, up to half of
+/// the last place of the output.
 fn half_precision_is_summed_in_f32<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 5, 111, 12);
     let shape = sizes.mask_shape();
@@ -210,20 +211,20 @@ fn half_precision_is_summed_in_f32<B: Backend>() {
         let half = AttentionInputs::new(queries, keys, values).unwrap().causal().unwrap();
         let found = masked_attention(&half, &mask, ALL).unwrap();
         assert_eq!(found.output.dtype(), dtype);
-        // Half precision has no more bits than tensor cores take, so that of the operands of each product only one is
-        // rounded: the scaled queries, and the exponentials.
+        // Tensor cores take all bits of half-precision numbers. Therefore only one operand of each product is rounded:
+        // the scaled query in the first product, the exponential in the second.
         let (of_sums, of_weights) = (attention_rounding::<B>() / 2.0, F32 + weights_rounding::<B>() / 2.0);
         let (wanted, shares, log_sum_exp) = naive_attention(&half, &vec![0.1; shape.pairs()]);
         assert_close(&host(&found.output), &wanted, tolerance + of_sums, &format!("output in {dtype:?}"));
-        // Nothing but the output is rounded: ln 0.1 would be wrong by 1e-3 in bf16.
+        // Only the output is rounded. In bf16, ln 0.1 would be wrong by 1e-3.
         assert_close(&host(&found.weights.unwrap()), &shares, of_weights, &format!("weights in {dtype:?}"));
         let statistics = found.statistics.unwrap();
         assert_close(&host(&statistics.log_sum_exp), &log_sum_exp, F32 + of_sums, &format!("log-sum-exp in {dtype:?}"));
     }
 }
 
-/// `true` hides, and the last query is the last key's: burn-tch hands its own attention the first the other way round,
-/// and aligns the first query with the first key.
+/// `true` hides a key, and the last query is at the position of the last key. The attention of burn-tch reads a boolean
+/// mask the other way round, and aligns the first query with the first key.
 fn hidden_keys_are_hidden_and_the_last_query_sees_all<B: Backend>() {
     let zeros = |dims: [usize; 4]| tensor::<B>(&vec![0.0; dims.iter().product()], dims);
     let inputs = || {

@@ -1,4 +1,4 @@
-//! What research attention logs: the same figures as a report, and both as they are when computed in the plainest way.
+//! What research attention logs: the figures of the log, of the report and of a naive computation are the same.
 
 mod common;
 
@@ -13,10 +13,10 @@ use sparse_attention_hub::{
 };
 
 on_each_backend!(
-    query_reports_are_those_of_naive_attention,
+    query_reports_equal_naive_attention,
     every_figure_of_a_call_is_logged,
     sampled_steps_are_logged_and_others_are_not,
-    samplers_say_what_they_keep_to,
+    samplers_report_their_bounds,
     what_is_not_requested_is_not_returned,
 );
 
@@ -35,7 +35,7 @@ fn close(found: f64, wanted: f64, tolerance: f64) -> bool {
     found == wanted || (found - wanted).abs() <= tolerance * (1.0 + wanted.abs())
 }
 
-fn query_reports_are_those_of_naive_attention<B: Backend>() {
+fn query_reports_equal_naive_attention<B: Backend>() {
     for (seed, sizes) in SIZES.into_iter().enumerate() {
         for (name, visibility) in visibilities::<B>(sizes, seed as u64) {
             let inputs = inputs::<B>(sizes, seed as u64).with_visibility(visibility).unwrap();
@@ -70,7 +70,7 @@ fn check_queries<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, report
         let (wanted, sparse) = (&dense[row * width..][..width], &sparse[row * width..][..width]);
         let difference = norm(&mut sparse.iter().zip(wanted).map(|(a, b)| a - b));
         let length = norm(&mut wanted.iter().copied());
-        // The rounding is of the outputs, not of their difference.
+        // The tolerance is for the rounding of the outputs, not of their difference.
         assert!(
             (output_error * length - difference).abs() < tolerance * (1.0 + length) || length == 0.0,
             "{what}, row {row}: {found:?}"
@@ -82,7 +82,7 @@ fn check_queries<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, report
     }
 }
 
-/// The records by metric, in their order.
+/// The records by metric, in the order in which they were logged.
 fn by_metric(logger: &MetricLogger) -> HashMap<String, Vec<Record>> {
     let mut all = HashMap::<String, Vec<Record>>::new();
     for record in logger.records() {
@@ -153,7 +153,7 @@ fn every_figure_of_a_call_is_logged<B: Backend>() {
             assert_eq!(values(&logged[QUERY_SAMPLER_BUDGET]), sampled.collect::<Vec<_>>());
         }
         assert!(values(&logged[MILLISECONDS_SELECT])[0] > 0.0 && values(&logged[MILLISECONDS_ATTEND])[0] > 0.0);
-        // This sampler says nothing of its error.
+        // This sampler reports no error bound.
         assert!(!logged.contains_key(HEAD_BOUND));
     }
 }
@@ -167,7 +167,7 @@ fn sampled_steps_are_logged_and_others_are_not<B: Backend>() {
     let (mut state, mut other) = (LayerState::new(1), LayerState::new(1));
     for _ in 0..5 {
         attention.forward(&inputs, &mut state, Requested::default()).unwrap();
-        // Going back in the keys does not go back in the steps.
+        // Truncation of the keys does not reset the step counter.
         state.truncate(10);
     }
     attention.report(&inputs, &mut other).unwrap();
@@ -176,13 +176,13 @@ fn sampled_steps_are_logged_and_others_are_not<B: Backend>() {
     assert_eq!(steps(RESEARCH_ATTENTION_DENSITY), [0, 2, 4, 0]);
     assert_eq!(steps(RESEARCH_ATTENTION_OUTPUT_ERROR), [0, 2, 4, 0]);
     assert_eq!(steps(MILLISECONDS_ATTEND), [0, 2, 4]);
-    // What is logged changes nothing.
+    // Logging does not change the output.
     let plain = method::<B>(SINK_AND_TOP_K).forward(&inputs, &mut LayerState::new(1), Requested::default()).unwrap();
     let logging = attention.forward(&inputs, &mut LayerState::new(1), Requested::default()).unwrap();
     assert_eq!(host(&plain.attention.output), host(&logging.attention.output));
 }
 
-fn samplers_say_what_they_keep_to<B: Backend>() {
+fn samplers_report_their_bounds<B: Backend>() {
     let fields = r#""target": "denominator", "epsilon": 0.3, "delta": 0.2, "pilot_size": 0.05"#;
     let json = format!(r#"[{{"type": "sink", "sink_size": 1}}, {{"type": "verified_sampling", {fields}}}]"#);
     let sizes = Sizes::new(1, 4, 2, 3, 600, 12);
@@ -200,7 +200,7 @@ fn samplers_say_what_they_keep_to<B: Backend>() {
     let of_heads = rows(|row| row.half_width).chunks(3).map(largest).collect::<Vec<_>>();
     assert_eq!(values(&logged[HEAD_BOUND]), of_heads);
     assert!(of_heads.iter().any(|bound| *bound > 0.0));
-    // The same through a chain that is a module, and nothing stale of a method without a sampler.
+    // A chain that is a module reports the same. A later method without a sampler leaves no old report.
     let chain: MaskerChain<B> = MaskerChainConfig::from_json(&json).unwrap().init(&inputs.device()).unwrap();
     let mut again = LayerState::new(3);
     chain.mask(&inputs, &mut again).unwrap();

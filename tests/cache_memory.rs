@@ -1,5 +1,6 @@
-//! What a token costs in a long cache: no copy of the past, and nothing of its length beside the scores of the heads at
-//! work. Alone in its program, since it counts all that is allocated.
+//! The memory that one token takes in a long cache. A step does not copy earlier tokens. Only the scores of the heads
+//! that are being computed grow with the length of the cache. This file is a program by itself, because it counts all
+//! allocations.
 #![cfg(feature = "flex")]
 
 mod common;
@@ -20,7 +21,7 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 const LENGTH: usize = 32_768;
 
-/// Bytes that are allocated on top while something is done, at their most.
+/// The peak of the additional bytes that are allocated while `work` runs.
 fn extra<T>(work: impl FnOnce() -> T) -> (T, usize) {
     MEMORY.reset_peak_usage();
     let before = MEMORY.current_usage();
@@ -35,7 +36,7 @@ fn check<B: Backend>(name: &str) {
     let tokens = |count| Tensor::<B, 4>::zeros([1, kv_heads, count, width], &device) + 1.0;
     let mut cache = KvCache::<B>::with_capacity(1, 2 * LENGTH);
     cache.append(tokens(LENGTH), tokens(LENGTH)).unwrap();
-    // The first write to fresh zeros of ndarray is a copy: into memory that it owns.
+    // The first write to fresh zeros of ndarray copies them into memory that ndarray owns.
     cache.append(tokens(1), tokens(1)).unwrap();
 
     let mut times = Vec::new();
@@ -70,8 +71,8 @@ fn check<B: Backend>(name: &str) {
     }
 }
 
-/// A decode step that keeps a fixed number of keys takes as much memory beside any past, but for one row of scores for
-/// each thread.
+/// A decode step that keeps a fixed number of keys takes the same memory for any cache length, except for one row of
+/// scores for each thread.
 fn check_steps<B: Backend>(name: &str) {
     let device = B::Device::default();
     let threads = rayon::current_num_threads();
@@ -92,25 +93,25 @@ fn check_steps<B: Backend>(name: &str) {
                     AttentionInputs::new(queries.clone(), part(&keys), part(&values)).unwrap().causal().unwrap();
                 extra(|| attention.forward(&inputs, &mut state, Requested::default()).unwrap()).1
             });
-            // The first step fills the state, and a state that is full doubles.
+            // The first step fills the state. A later step may find the state full and double its capacity.
             steps.min().unwrap()
         };
         let (short, long) = (step(LENGTH / 8), step(LENGTH));
         println!("{name}: {}: {short} bytes at {} keys, {long} at {LENGTH}", scorer["type"], LENGTH / 8);
-        // Scores, and the places of the keys that are left to choose from.
+        // One row holds the scores and the indices of the candidate keys.
         let row = (LENGTH - LENGTH / 8) * (size_of::<f32>() + size_of::<u32>());
         assert!(long <= short + threads * row + (16 << 10), "{name}: {heavy} takes {short} bytes, then {long}");
     }
 }
 
-/// Case 16: a layer with a window of 16 takes memory of the order of the window, however many tokens come.
+/// A layer with a window of 16 takes memory proportional to the window, for any number of tokens.
 fn check_window<B: Backend>(name: &str) {
     let device = B::Device::default();
     let (kv_heads, width) = (4, 64);
     let config = GroupedQueryAttentionConfig::new(64, 8, kv_heads).with_head_dim(Some(width));
     let layer = config.with_sliding_window(Some(16)).init::<B>(&device).unwrap();
     let input = |count| Tensor::<B, 3>::ones([1, count, 64], &device);
-    // The parameters are drawn when they are first read.
+    // burn initializes the parameters when they are first read.
     layer.forward(input(1)).unwrap();
     let mut cache = KvCache::<B>::new(1);
     layer.forward_cache(input(150), &mut cache).unwrap();
@@ -127,7 +128,7 @@ fn check_window<B: Backend>(name: &str) {
     assert!(cache.capacity() <= 128, "{name}: {} places", cache.capacity());
 }
 
-/// One test for all: another thread's allocations would count.
+/// There is one test for all backends, because allocations of a test in another thread would be counted.
 #[test]
 fn a_token_does_not_copy_the_past() {
     check::<burn_flex::Flex>("flex");

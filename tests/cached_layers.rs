@@ -1,4 +1,4 @@
-//! Grouped-query attention over a cache: steps and chunks against one causal forward, and what is taken back.
+//! Grouped-query attention over a cache: steps and chunks against one causal forward pass, and truncation of the cache.
 
 mod common;
 
@@ -18,17 +18,17 @@ use sparse_attention_hub::{
 on_each_backend!(
     steps_and_chunks_equal_one_forward,
     every_option_holds_in_a_cache,
-    what_was_taken_back_leaves_no_trace,
-    a_cache_that_is_reset_is_a_new_one,
-    attention_is_that_of_the_projections,
-    windows_are_what_may_be_seen,
-    norms_take_the_length_away,
+    truncated_tokens_leave_no_trace,
+    a_reset_cache_equals_a_new_one,
+    identity_projections_give_plain_attention,
+    a_window_hides_earlier_keys_from_every_method,
+    norms_remove_the_length,
     errors_leave_the_cache_as_it_was,
-    caches_grow_by_doubling_and_show_what_was_put_in,
-    configurations_without_sense_are_named,
+    caches_grow_by_doubling_and_return_appended_tokens,
+    invalid_configurations_name_the_field,
 );
 
-/// Always the same mask.
+/// A masker that always returns the same mask.
 #[derive(Debug)]
 struct Given<B: Backend>(Mask<B>);
 
@@ -38,7 +38,7 @@ impl<B: Backend> Masker<B> for Given<B> {
     }
 }
 
-/// Cannot work with more than three keys.
+/// A masker that fails for more than three keys.
 #[derive(Debug)]
 struct Fails;
 
@@ -53,8 +53,8 @@ impl<B: Backend> Masker<B> for Fails {
 
 const RATIOS: [(usize, usize); 5] = [(8, 1), (8, 2), (8, 4), (6, 2), (8, 8)];
 
-/// Methods of which a row keeps the same keys whether or not others come after it.
-fn steady(sizes: &Sizes) -> Vec<Value> {
+/// Methods for which the keys that a row keeps do not depend on later keys.
+fn independent_of_later_keys(sizes: &Sizes) -> Vec<Value> {
     let top_k = |scorer: Value| {
         json!([{"type": "sink", "sink_size": 2}, {"type": "local", "window_size": 3},
                                        {"type": "top_k", "heavy_size": 4, "scorer": scorer}])
@@ -70,8 +70,8 @@ fn steady(sizes: &Sizes) -> Vec<Value> {
     ]
 }
 
-/// Whether a chain does more than keep keys by position.
-fn chooses(chain: &Value) -> bool {
+/// Whether a chain selects keys by anything other than their position.
+fn selects_by_content(chain: &Value) -> bool {
     let by_position = |masker: &Value| masker["type"] == "sink" || masker["type"] == "local";
     !chain.as_array().expect("a chain").iter().all(by_position)
 }
@@ -81,15 +81,16 @@ fn steps_and_chunks_equal_one_forward<B: Backend>() {
         let (batch, length) = (if heads == 6 { 3 } else { 1 }, 41);
         let sizes = Sizes::new(batch, heads, kv_heads, length, length, 12);
         let input = tokens::<B>(batch, length, 20, 1);
-        for chain in [None].into_iter().chain(steady(&sizes).into_iter().map(Some)) {
+        for chain in [None].into_iter().chain(independent_of_later_keys(&sizes).into_iter().map(Some)) {
             let layer = layer::<B>(&config(heads, kv_heads), chain.clone());
             let wanted = layer.forward(input.clone()).unwrap();
             for chunks in [vec![41], vec![40, 1], vec![1; 41], vec![13, 20, 1, 7]] {
                 let what = format!("{heads} over {kv_heads} heads, {chain:?}, chunks {chunks:?}");
-                // What a scorer draws once, it draws from the seed: the layer's or the cache's.
+                // A scorer that draws random numbers takes its seed from the layer, or from the cache if there is one.
+                // Both seeds are 0.
                 let found = in_chunks(&layer, &mut KvCache::new(0), &input, chunks);
                 match &chain {
-                    Some(chain) if chooses(chain) => close_but_for_near_scores(&found, &wanted, &what),
+                    Some(chain) if selects_by_content(chain) => close_but_for_near_scores(&found, &wanted, &what),
                     _ => close(&found, &wanted, &what),
                 }
             }
@@ -97,7 +98,7 @@ fn steps_and_chunks_equal_one_forward<B: Backend>() {
     }
 }
 
-/// The options of a layer, each alone and all together.
+/// The options of a layer: each one alone, and all together.
 fn options() -> Vec<GroupedQueryAttentionConfig> {
     let plain = GroupedQueryAttentionConfig::new(20, 4, 2);
     vec![
@@ -137,8 +138,9 @@ fn every_option_holds_in_a_cache<B: Backend>() {
     }
 }
 
-/// Every deterministic method that remembers keys; the tokens taken back are loud, so that what stays of them is heard.
-fn what_was_taken_back_leaves_no_trace<B: Backend>() {
+/// Every deterministic method that remembers keys. The truncated tokens have large values, so that any trace of them
+/// would show in the output.
+fn truncated_tokens_leave_no_trace<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 40, 40, 12);
     let top_k = |scorer| json!([{"type": "top_k", "heavy_size": 4, "scorer": scorer}]);
     let methods = [
@@ -156,7 +158,8 @@ fn what_was_taken_back_leaves_no_trace<B: Backend>() {
     let loud = tokens::<B>(1, 17, 20, 4) * 30.0;
     for chain in [None].into_iter().chain(methods.into_iter().map(Some)) {
         let layer = layer::<B>(&config(4, 2), chain.clone());
-        // How many tokens come first, how many more one by one, and how many of all these stay.
+        // The number of tokens of the first chunk, the number of single-token steps after it, and the length after
+        // truncation.
         for (first, more, stay) in [(20, 5, 25), (20, 5, 22), (20, 0, 20), (20, 5, 9), (20, 5, 7)] {
             let what = format!("{chain:?}, {first} and {more} tokens, {stay} stay");
             let tail = input.clone().slice_dim(1, stay..31);
@@ -180,7 +183,7 @@ fn what_was_taken_back_leaves_no_trace<B: Backend>() {
     }
 }
 
-fn a_cache_that_is_reset_is_a_new_one<B: Backend>() {
+fn a_reset_cache_equals_a_new_one<B: Backend>() {
     let input = tokens::<B>(1, 30, 20, 5);
     let other = tokens::<B>(1, 35, 20, 6) * 10.0;
     let methods = [
@@ -205,8 +208,8 @@ fn identity<B: Backend>(width: usize) -> Param<Tensor<B, 2>> {
     Param::from_tensor(Tensor::eye(width, &B::Device::default()))
 }
 
-/// With projections that change nothing, the layer is attention of the input over itself.
-fn attention_is_that_of_the_projections<B: Backend>() {
+/// With identity projections, the layer is self-attention over its input.
+fn identity_projections_give_plain_attention<B: Backend>() {
     let input = tokens::<B>(2, 19, 12, 8);
     let device = B::Device::default();
     for (heads, softcap, sink_logits, window, scale) in [
@@ -246,15 +249,16 @@ fn attention_is_that_of_the_projections<B: Backend>() {
         }
         let (wanted, ..) = naive_attention(&inputs, &vec![1.0; inputs.mask_shape().pairs()]);
         let found = layer.forward(input.clone()).unwrap().reshape([2, 19, heads, 12 / heads]).swap_dims(1, 2);
-        // Here the projections round what they pass on, and in the logit of a token with itself all terms of `|x|^2`:
-        // in thousands of inputs computed with rounded operands no output was off by more than 3.0 roundings.
+        // The projections round their outputs. The logit of a token with itself has the rounding error of all terms of
+        // `|x|^2`. In thousands of inputs computed with rounded operands no output was off by more than 3.0 roundings.
         let tolerance = 2e-6 + 5.0 * product_rounding::<B>();
         assert_close(&host(&found), &wanted, tolerance, &config.to_string());
     }
 }
 
-/// A window hides what lies before it from any method; a chain within it keeps what both keep.
-fn windows_are_what_may_be_seen<B: Backend>() {
+/// The window of a layer hides earlier keys from any method. A chain keeps only those of its keys that are in the
+/// window.
+fn a_window_hides_earlier_keys_from_every_method<B: Backend>() {
     let input = tokens::<B>(1, 27, 20, 9);
     let shape = MaskShape::new([1, 4, 27, 27]);
     let plain = config(4, 2);
@@ -271,7 +275,7 @@ fn windows_are_what_may_be_seen<B: Backend>() {
         let seen = |row: usize, key: usize| key <= row && row - key < 7 && kept.keeps(row, key);
         let weights = (0..shape.pairs()).map(|at| f32::from(u8::from(seen(at / 27 % 27, at % 27))));
         let given = Given(Mask::from_dense(tensor::<B>(&weights.collect::<Vec<_>>(), shape.dims())).unwrap());
-        // Parameters are drawn when they are first read, by each copy for itself.
+        // burn initializes the parameters when they are first read. Each copy of a layer would get different numbers.
         let found = windowed.forward(input.clone()).unwrap();
         let mut naive = plain.init_with(given, &device).unwrap();
         (naive.query, naive.key) = (windowed.query.clone(), windowed.key.clone());
@@ -286,7 +290,7 @@ fn windows_are_what_may_be_seen<B: Backend>() {
     }
 }
 
-fn norms_take_the_length_away<B: Backend>() {
+fn norms_remove_the_length<B: Backend>() {
     let input = tokens::<B>(1, 9, 20, 10);
     let mut layer = layer::<B>(&config(4, 2).with_norm_epsilon(Some(1e-12)), None);
     let wanted = layer.forward(input.clone()).unwrap();
@@ -294,7 +298,7 @@ fn norms_take_the_length_away<B: Backend>() {
     layer.query.weight = times(layer.query.weight, 3.0);
     layer.key.weight = times(layer.key.weight, 0.2);
     close(&layer.forward(input.clone()).unwrap(), &wanted, "longer projections");
-    // Each norm's weight is a factor of the logits, as the scale is.
+    // The weight of each norm multiplies the logits, as the scale does.
     let twice = |norm: Option<burn::nn::RmsNorm<B>>, factor: f64| {
         norm.map(|mut norm| {
             norm.gamma = norm.gamma.map(|gamma| gamma * factor);
@@ -329,7 +333,7 @@ fn errors_leave_the_cache_as_it_was<B: Backend>() {
     assert!(error.contains("`keys` has the shape [1, 3, 2, 4], but must be [2, 3, tokens, 4]"), "{error}");
     let error = message(zeros([2, 3, 2, 4], [2, 3, 2, 5]));
     assert!(error.contains("`values` has the shape [2, 3, 2, 5], but must be [2, 3, tokens, 6]"), "{error}");
-    // Tokens with which the method cannot work are taken back.
+    // Tokens for which the method fails are removed from the cache.
     let layer = config(4, 2).init_with::<B, _>(Fails, &B::Device::default()).unwrap();
     let mut cache = KvCache::new(1);
     layer.forward_cache(tokens(1, 2, 20, 1), &mut cache).unwrap();
@@ -341,14 +345,14 @@ fn errors_leave_the_cache_as_it_was<B: Backend>() {
     assert!(error.contains("`input` has the shape [1, 3, 19], but must be [batch, length, 20]"), "{error}");
 }
 
-fn caches_grow_by_doubling_and_show_what_was_put_in<B: Backend>() {
+fn caches_grow_by_doubling_and_return_appended_tokens<B: Backend>() {
     let all = |seed| tensor::<B>(&normal(&mut generator(seed), 2 * 3 * 75 * 4), [2, 3, 75, 4]);
     let (keys, values) = (all(1), all(2));
     let mut cache = KvCache::new(1);
     let (mut start, mut capacities) = (0, Vec::new());
     for length in [1, 15, 1, 40, 1, 1, 6, 10] {
         let part = |tensor: &Tensor<B, 4>| tensor.clone().slice_dim(2, start..start + length);
-        // A view that is still held keeps what it shows.
+        // A view that is still held does not change.
         let before = cache.keys();
         let shown = before.as_ref().map(host);
         cache.append(part(&keys), part(&values)).unwrap();
@@ -359,7 +363,7 @@ fn caches_grow_by_doubling_and_show_what_was_put_in<B: Backend>() {
         assert_eq!(host(&cache.values().unwrap()), host(&values.clone().slice_dim(2, 0..start)));
     }
     assert_eq!(capacities, [64, 64, 64, 64, 64, 64, 128, 128]);
-    // Tokens that are written over.
+    // Truncated tokens are overwritten by later ones.
     cache.truncate(20).unwrap();
     cache.append(values.clone().slice_dim(2, 0..2), keys.clone().slice_dim(2, 0..2)).unwrap();
     let wanted = Tensor::cat(vec![keys.slice_dim(2, 0..20), values.slice_dim(2, 0..2)], 2);
@@ -370,7 +374,7 @@ fn caches_grow_by_doubling_and_show_what_was_put_in<B: Backend>() {
     assert_eq!(KvCache::<B>::with_capacity(1, 1000).capacity(), 1000);
 }
 
-fn configurations_without_sense_are_named<B: Backend>() {
+fn invalid_configurations_name_the_field<B: Backend>() {
     let field = |config: GroupedQueryAttentionConfig| match config.init::<B>(&B::Device::default()).map(|_| ()) {
         Err(ConfigError::Value { field, .. }) => field,
         other => panic!("{other:?}"),

@@ -1,4 +1,5 @@
-//! Every method over a cache: a step that fails leaves nothing behind, and chunks of a prompt equal the prompt in one call.
+//! Every method over a cache. A failed step does not change the cache, and chunks of a prompt equal the prompt in one
+//! call.
 
 mod common;
 
@@ -26,7 +27,7 @@ on_host_backends!(
     chunks_equal_one_call,
 );
 
-/// Fails when it is told to, after the masker before it has remembered what comes.
+/// A masker that fails on request. It stands after the masker of the test, which has then already updated its state.
 #[derive(Debug, Clone, Default)]
 struct Fails(Arc<AtomicBool>);
 
@@ -40,7 +41,7 @@ impl<B: Backend> Masker<B> for Fails {
 }
 
 impl Fails {
-    /// Whether a step fails that is told to.
+    /// Runs a step with the failure switched on, and asserts that the step fails.
     fn once<T>(&self, step: impl FnOnce() -> Result<T, AttentionError>) {
         self.0.store(true, Ordering::Relaxed);
         let result = step();
@@ -84,7 +85,7 @@ fn a_failed_step_leaves_a_grouped_cache_as_it_was<B: Backend>() {
             let found = steps.map(|(start, end)| {
                 let before = (cache.len(), cache.is_apart(), cache.real_len(1));
                 fails.once(|| layer.forward_cache(loud.clone(), &mut cache));
-                // One that would set the sequences apart.
+                // An input that would give the sequences different lengths.
                 let late = GqaInput::new(loud.clone()).left_aligned(&[7, 4]).unwrap();
                 fails.once(|| layer.forward_cache(late, &mut cache));
                 let narrow = layer.forward_cache(tokens::<B>(2, 2, 19, 1), &mut cache);
@@ -105,7 +106,6 @@ fn a_failed_step_leaves_a_grouped_cache_as_it_was<B: Backend>() {
     }
 }
 
-/// Case 15.
 fn a_failed_step_leaves_the_caches_of_burns_layers_as_they_were<B: Backend>() {
     let device = B::Device::default();
     let (x, context) = (tokens::<B>(2, 30, 24, 3), tokens::<B>(2, 26, 24, 4));
@@ -130,7 +130,7 @@ fn a_failed_step_leaves_the_caches_of_burns_layers_as_they_were<B: Backend>() {
             assert!(layer.forward_step(MhaInput::self_attn(wide()), &mut cache).is_err());
             assert!(own.try_forward_cache(wide(), context.clone(), None, &mut own_cache).is_err());
             assert_eq!((cache.len(), cross.is_empty(), own_cache.is_empty()), (start, start == 0, start == 0));
-            // As burn is called: the context so far is there too.
+            // As in burn, the input of `forward_cache` is the whole sequence so far.
             let so_far = MhaInput::self_attn(columns(&x, 0..end));
             let found = layer.forward_cache(so_far.clone(), &mut cache).context;
             close(&found, &layer.forward_cache(so_far, &mut never).context, &format!("{config}, self-attention"));
@@ -152,7 +152,7 @@ fn a_failed_layer_leaves_all_layers_as_they_were<B: Backend>() {
     let mut encoder = drawn(config.init::<B>(&B::Device::default())).with_maskers(Fails::default());
     let last = Fails::default();
     for (index, layer) in encoder.layers.iter_mut().enumerate() {
-        // Each layer has a switch of its own.
+        // Each layer has its own switch.
         layer.mha.maskers.0 = if index == 2 { last.clone() } else { Fails::default() };
     }
     let x = tokens::<B>(2, 12, 24, 6);
@@ -166,7 +166,7 @@ fn a_failed_layer_leaves_all_layers_as_they_were<B: Backend>() {
     }
 }
 
-/// A configuration whose sizes are all counts.
+/// The same configuration with sizes as counts instead of fractions.
 fn with_counts(mut config: Value) -> Value {
     let sizes = ["heavy_size", "sink_size", "window_size", "base_rate_sampling", "pilot_size", "k", "sampling_size"];
     if let Some(candidates) = config.get_mut("candidates") {
@@ -180,7 +180,6 @@ fn with_counts(mut config: Value) -> Value {
     config
 }
 
-/// Case 5.
 fn chunks_equal_one_call<B: Backend>() {
     let x = tokens::<B>(1, 61, 20, 7);
     for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12)) {

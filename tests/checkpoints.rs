@@ -1,4 +1,4 @@
-//! PyTorch checkpoints of HashAttention: what is read from right ones, and what is said of wrong ones.
+//! PyTorch checkpoints of HashAttention: valid files are read, and invalid files give an error that says what is wrong.
 #![cfg(feature = "hf")]
 
 mod common;
@@ -16,7 +16,7 @@ use sparse_attention_hub::{
     scorer::{Activation, HashConfig, HashWeights},
 };
 
-on_each_backend!(every_layout_of_the_same_tensors_is_read, what_is_wrong_is_an_error);
+on_each_backend!(every_layout_of_the_same_tensors_is_read, invalid_checkpoints_are_errors);
 
 fn config() -> HashConfig {
     HashConfig {
@@ -32,7 +32,7 @@ fn read<B: Backend>(path: &Path) -> Result<HashWeights<B>, FileError> {
     HashWeights::from_file(path.to_owned(), &config(), &B::Device::default())
 }
 
-/// All numbers, in the order of layers, queries before keys.
+/// All numbers, ordered by layer, with the query's before the key's.
 fn numbers<B: Backend>(weights: &HashWeights<B>) -> Vec<f32> {
     let mut numbers = Vec::new();
     for (layer, perceptrons) in weights.layers() {
@@ -45,7 +45,7 @@ fn numbers<B: Backend>(weights: &HashWeights<B>) -> Vec<f32> {
     numbers
 }
 
-/// A matrix whose columns lie one after the other, behind other numbers.
+/// A matrix in column-major order, at an offset in its storage.
 fn transposed(entry: &Entry) -> Entry {
     let [rows, columns] = entry.shape[..] else { return entry.clone() };
     let row_major = entry.numbers.chunks(4).collect::<Vec<_>>();
@@ -56,7 +56,7 @@ fn transposed(entry: &Entry) -> Entry {
     Entry { length: rows * columns + 2, offset: 2, strides: vec![1, rows], numbers, ..entry.clone() }
 }
 
-/// The same numbers in f64.
+/// The same numbers as f64.
 fn wide(entry: &Entry) -> Entry {
     let numbers = entry.numbers.chunks(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]]));
     let numbers = numbers.flat_map(|x| f64::from(x).to_le_bytes()).collect();
@@ -69,7 +69,7 @@ fn every_layout_of_the_same_tensors_is_read<B: Backend>() {
     let wanted = numbers(&read::<B>(&published).expect("the file is right"));
     let entries = hash_attention();
     let with = |change: fn(&Entry) -> Entry| entries.iter().map(change).collect::<Vec<_>>();
-    // In dictionaries by layer in place of one.
+    // One dictionary for each layer, instead of one for all layers.
     let by_layer = [2, 3].map(|layer| {
         let prefix = format!("{layer}.");
         let of_layer = entries.iter().filter(|entry| entry.name.starts_with(&prefix));
@@ -82,7 +82,8 @@ fn every_layout_of_the_same_tensors_is_read<B: Backend>() {
         nested.extend(&inner[2..inner.len() - 1]);
     }
     nested.extend(b"u.");
-    // Storages are counted from 0 in each of the dictionaries, so that both layers have those of the first.
+    // Storages are numbered from 0 in each dictionary. In the nested file both layers therefore read the storages of
+    // the first.
     for (name, bytes) in [
         ("archive.pt", archive(&entries)),
         ("legacy.pth", legacy(&entries)),
@@ -98,10 +99,11 @@ fn every_layout_of_the_same_tensors_is_read<B: Backend>() {
     let weights = read::<B>(&folder.path("nested.pt")).expect("the file is right");
     assert_eq!(weights.layers().map(|(layer, _)| layer).collect::<Vec<_>>(), [2, 3]);
     let half = wanted.len() / 2;
-    assert_eq!(numbers(&weights)[1..half], wanted[1..half]);
+    let of_layer = |layer: f32| [&[layer], &wanted[1..half]].concat();
+    assert_eq!(numbers(&weights), [of_layer(2.0), of_layer(3.0)].concat());
 }
 
-fn what_is_wrong_is_an_error<B: Backend>() {
+fn invalid_checkpoints_are_errors<B: Backend>() {
     let folder = Folder::new::<B>("sah_wrong_checkpoints");
     let right = hash_attention();
     let first = right[0].clone();
@@ -131,7 +133,7 @@ fn what_is_wrong_is_an_error<B: Backend>() {
     };
     let mut twice = right.clone();
     twice[1] = first.clone();
-    // A dictionary that is an entry of its own, and dictionaries that share their parts at every level.
+    // A dictionary that contains itself, and dictionaries that share their entries at every level.
     let in_itself = b"\x80\x02}q\0(X\x01\0\0\0ah\0u.".to_vec();
     let mut shared = b"\x80\x02}q\0".to_vec();
     for level in 1..40u8 {
@@ -212,7 +214,7 @@ fn what_is_wrong_is_an_error<B: Backend>() {
         };
         assert!(message.contains(name) && message.contains(part), "{message}");
     }
-    // Neither a folder nor a device is a checkpoint, and neither is waited for.
+    // A folder and a device are not checkpoints. Reading them gives an error and does not block.
     std::fs::create_dir(folder.path("folder.pt")).expect("the temporary folder can be written");
     #[cfg(unix)]
     std::os::unix::fs::symlink("/dev/zero", folder.path("zero.pt")).expect("the temporary folder can be written");

@@ -1,14 +1,14 @@
-//! The conformance vectors: what the Python project computes, recomputed here.
+//! The conformance vectors: results of the Python project, which this library computes again.
 //!
 //! Reads `manifest.json` and the tensors beside it from `tests/conformance`, or from the folder that the variable
-//! `CONFORMANCE_DIR` names, on every backend enabled. A case
-//! - *passes* if the expected values come out as they are,
-//! - *differs on purpose* if they do not, the case names a quirk of the Python project (or has a masker of [UNNAMED]) that
-//!   [DIFFERENCES] lists for its kind, and what comes out instead is what this library documents, computed a second time
-//!   in f64, or
-//! - is *not covered yet*.
+//! `CONFORMANCE_DIR` names. Every case runs on every enabled backend. A case has one of these outcomes:
+//! - It *passes* if the results are the expected values.
+//! - It *differs on purpose* if the results are not the expected values, and two conditions hold. The case names a
+//!   quirk of the Python project that [DIFFERENCES] lists for its kind, or it has a masker of [UNNAMED]. The results
+//!   are the documented ones, which are computed a second time in f64.
+//! - It is *not covered yet*.
 //!
-//! Everything else is a failure. All cases are run before the failures are reported.
+//! Every other result is a failure. All cases are run before the failures are reported.
 //!
 //! `cargo test --release --features ndarray --test conformance -- --nocapture` prints the table.
 
@@ -23,13 +23,13 @@ use conformance_support::{kinds, report::Report, vectors::Vectors};
 pub(crate) struct Difference {
     /// The kinds of cases in which the difference shows.
     pub kinds: &'static [&'static str],
-    /// Under what name a case says that its expected values rest on it.
+    /// The name of the quirk, which a case lists if its expected values depend on it.
     pub quirk: &'static str,
-    /// What is done here instead.
+    /// What this library does instead.
     pub reason: &'static str,
 }
 
-/// The one list of differences. What is done instead is checked, not skipped.
+/// The only list of differences. The tests check the behaviour that replaces a quirk.
 pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         kinds: &["mask_apply", "mask_apply_flag", "attention_masked_flag", "chain", "adaptive_sampling"],
@@ -166,13 +166,13 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
 ];
 
-/// The maskers whose cases rest on some quirks also where they do not name them.
+/// Maskers and quirks that their cases may depend on without naming them.
 pub(crate) const UNNAMED: &[(&str, &[&str])] =
     &[("causal", &["Q28"]), ("pq_cache", &["Q28"]), ("magic_pig", &["Q50", "Q51", "Q53", "Q57"])];
 
 on_each_backend!(conformance);
 
-/// Runs all cases on a backend, prints the table, and fails with every failure.
+/// Runs all cases on a backend, prints the table, and fails with all failures.
 fn conformance<B: Backend>() {
     let (backend, vectors) = (name::<B>(), Vectors::open());
     let mut report = Report::default();

@@ -1,4 +1,4 @@
-//! Whether sampling keeps what it promises: 400 seeded draws against binomial and normal bounds.
+//! The guarantees of sampling: 400 seeded draws are tested against binomial and normal bounds.
 
 mod common;
 
@@ -27,14 +27,14 @@ const RUNS: usize = 400;
 const KEYS: usize = 2048;
 const EDGE: usize = 32;
 
-/// How often of [RUNS] something of probability `p` may happen: exceeded with probability below 1e-4 (normal limit of
-/// the binomial, 3.72 standard deviations, and one for its discreteness).
+/// The largest number of [RUNS] in which an event of probability `p` may happen. More events have a probability below
+/// 1e-4. The bound is 3.72 standard deviations of the normal approximation, plus one because the number is an integer.
 fn at_most(p: f64) -> usize {
     let runs = RUNS as f64;
     (runs * p + 3.72 * (runs * p * (1.0 - p)).sqrt() + 1.0) as usize
 }
 
-/// Four heads whose logits have the given standard deviation. One query; the "key" is the logit.
+/// Four heads with one query, whose logits have the given standard deviation. The query is 1, so each key is its logit.
 fn heads<B: Backend>(deviation: f32, tail: impl Fn(f32) -> f32) -> AttentionInputs<B> {
     let logits = normal(&mut generator(11), 4 * KEYS).into_iter().map(|z| tail(z) * deviation).collect::<Vec<_>>();
     let values = normal(&mut generator(12), 4 * KEYS);
@@ -51,7 +51,7 @@ fn attention<B: Backend>(top_k: Option<f64>, epsilon: f64, delta: f64) -> Resear
     MaskerRegistry::new().research_attention(&chain, &B::Device::default()).unwrap()
 }
 
-/// Relative error of the denominator, head by head, run by run; and the mean density.
+/// The relative errors of the denominator for each head and run, and the mean density.
 fn denominator_errors<B: Backend>(inputs: &AttentionInputs<B>, method: &ResearchAttention<B>) -> (Vec<Vec<f64>>, f64) {
     let requested = Requested { statistics: true, weights: false };
     let log_sums = |output: AttentionOutput<B>| host(&output.statistics.unwrap().log_sum_exp);
@@ -68,7 +68,8 @@ fn denominator_errors<B: Backend>(inputs: &AttentionInputs<B>, method: &Research
     (errors, density)
 }
 
-/// The bound as published: a one-sided quantile, so `delta` for each tail and `2 delta` for both.
+/// The bound as published: a one-sided quantile. The probability of an error is `delta` for each tail, and `2 delta`
+/// for both.
 fn assert_bound(errors: &[Vec<f64>], epsilon: f64, delta: f64) {
     for (head, errors) in errors.iter().enumerate() {
         let above = errors.iter().filter(|&&error| error > epsilon).count();
@@ -80,18 +81,19 @@ fn assert_bound(errors: &[Vec<f64>], epsilon: f64, delta: f64) {
     }
 }
 
-/// Logits of standard deviation 0.5: the mean of a pilot of 200 exponentials is normal to the eye.
+/// Logits of standard deviation 0.5. The mean of a pilot sample of 200 exponentials is nearly normal.
 fn adaptive_sampling_keeps_its_bound_on_flat_scores<B: Backend>() {
     let inputs = heads::<B>(0.5, |z| z);
     for (epsilon, delta) in [(0.1, 0.1), (0.05, 0.05), (0.05, 0.2), (0.02, 0.1)] {
         let (errors, density) = denominator_errors(&inputs, &attention(None, epsilon, delta));
         assert_bound(&errors, epsilon, delta);
-        // The bound must not come from drawing everything.
+        // A sampler that draws all keys would keep any bound.
         assert!(density < 0.6, "epsilon {epsilon}, delta {delta}: density {density}");
     }
 }
 
-/// Logits of standard deviation 2 and a few outliers: the top-k takes the tail, and what is left is benign.
+/// Logits of standard deviation 2 and a few outliers. The top-k keeps the heavy tail, and the remaining logits are easy
+/// to sample.
 fn adaptive_sampling_keeps_its_bound_on_heavy_tails_after_top_k<B: Backend>() {
     let inputs = heads::<B>(2.0, |z| if z > 2.2 { z * 1.5 } else { z });
     for (epsilon, delta) in [(0.1, 0.1), (0.05, 0.1), (0.05, 0.05)] {
@@ -101,9 +103,9 @@ fn adaptive_sampling_keeps_its_bound_on_heavy_tails_after_top_k<B: Backend>() {
     }
 }
 
-/// Without a top-k a dozen keys hold nearly all the mass. A pilot of 200 mostly misses them, believes the rest to be
-/// everything, and the error is far larger than promised: the limit of every bound from a pilot's variance, stated in
-/// the documentation of the masker.
+/// Without a top-k, a dozen keys hold nearly all the mass. A pilot sample of 200 mostly misses them, so its estimates
+/// leave them out. The error is then far larger than the bound. Every bound that uses a pilot's variance has this
+/// limit. The documentation of the masker states it.
 fn adaptive_sampling_does_not_keep_its_bound_where_the_pilot_misses_the_tail<B: Backend>() {
     let inputs = heads::<B>(2.0, |z| if z > 2.5 { z * 2.0 } else { z });
     let (epsilon, delta) = (0.1, 0.1);
@@ -112,7 +114,7 @@ fn adaptive_sampling_does_not_keep_its_bound_where_the_pilot_misses_the_tail<B: 
     assert!(failures > 4 * at_most(2.0 * delta), "{failures} failures");
 }
 
-/// Asked for an error that only the whole population keeps to, the sampler draws it all and is exact.
+/// If the requested error needs the whole population, the sampler draws all keys and the result is exact.
 fn a_full_budget_is_exact<B: Backend>() {
     let inputs = heads::<B>(1.0, |z| z);
     let (errors, density) = denominator_errors(&inputs, &attention(None, 1e-6, 0.05));
@@ -120,8 +122,8 @@ fn a_full_budget_is_exact<B: Backend>() {
     assert!(errors.iter().flatten().all(|error| error.abs() < 1e-5));
 }
 
-/// Heads of several queries' worth of keys in eight dimensions, with logits of a standard deviation and values that go
-/// with them: flat, mixed and peaked attention.
+/// Two heads with one query and 1024 keys of eight dimensions each. The logits have the given standard deviation, and
+/// the values are correlated with the keys. The deviations in use give flat, mixed and peaked attention.
 fn vector_heads<B: Backend>(deviation: f32) -> AttentionInputs<B> {
     const WIDTH: usize = 8;
     let mut rng = generator(21);
@@ -160,8 +162,8 @@ fn mean_and_variance(values: &[f64]) -> (f64, f64) {
     (mean, values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (count - 1.0))
 }
 
-/// The mean of 400 signed errors is 0 within 4.5 standard errors, for each of about 250 rows and sums: a chance of 0.2 %
-/// to be rejected where there is no bias. A relative 1e-5 is left to rounding.
+/// Asserts that the mean of 400 signed errors is 0 within 4.5 standard errors, for each of about 250 rows and sums.
+/// Without a bias, the test fails with a probability of 0.2 %. A relative error of 1e-5 is allowed for rounding.
 fn assert_unbiased(rows: &[RowErrors], what: &str) {
     for (at, row) in rows.iter().enumerate() {
         for (sum, errors) in [("denominator", &row.denominator), ("numerator", &row.numerator_along)] {
@@ -172,7 +174,7 @@ fn assert_unbiased(rows: &[RowErrors], what: &str) {
     }
 }
 
-/// Flat, mixed and peaked logits, and a recorded layer.
+/// Heads with flat, mixed and peaked logits, and a recorded layer.
 fn heads_of_every_kind<B: Backend>() -> Vec<(String, AttentionInputs<B>)> {
     let synthetic = [0.5, 1.5, 3.0].map(|deviation| (format!("deviation {deviation}"), vector_heads(deviation)));
     synthetic.into_iter().chain([("layer 5".into(), recorded(5))]).collect()
@@ -200,7 +202,7 @@ fn samplers_are_unbiased<B: Backend>() {
     }
 }
 
-/// How many of 400 relative errors exceed epsilon, for what the sampler bounds.
+/// Asserts how many of 400 relative errors exceed `epsilon`, for the target that the sampler bounds.
 fn assert_verified(rows: &[RowErrors], target: &str, epsilon: f64, delta: f64, what: &str) {
     for (at, row) in rows.iter().enumerate() {
         let errors = match target {
@@ -220,7 +222,7 @@ fn verified(target: &str, epsilon: f64, delta: f64) -> serde_json::Value {
            {"type": "verified_sampling", "target": target, "epsilon": epsilon, "delta": delta, "pilot_size": 0.05}])
 }
 
-/// Both tails together, on flat, mixed and peaked heads after a top-k.
+/// The bound is for both tails together. It is tested on flat, mixed and peaked heads after a top-k.
 fn verified_sampling_keeps_its_bound<B: Backend>() {
     for deviation in [0.5, 1.5, 3.0] {
         let inputs = vector_heads::<B>(deviation);
@@ -248,8 +250,8 @@ fn verified_sampling_keeps_its_bound_on_real_heads<B: Backend>() {
     }
 }
 
-/// Over the rows of a recorded layer, sink 16, local 64 and 410 keys by priority sampling have a third of the median
-/// output error of 410 keys by top-k, at the same density.
+/// On the rows of a recorded layer, with sink 16 and local 64, priority sampling of 410 keys has a third of the median
+/// output error of a top-k of 410 keys. Both have the same density.
 fn priority_sampling_errs_a_third_of_top_k_on_real_heads<B: Backend>() {
     let limits = [(3, 0.016, 0.041), (5, 0.009, 0.031), (7, 0.013, 0.034)];
     for (layer, limit, of_top_k) in limits {
@@ -271,8 +273,8 @@ fn priority_sampling_errs_a_third_of_top_k_on_real_heads<B: Backend>() {
     }
 }
 
-/// The mean of the variances that a sampler reports is the variance that is seen. The observed variance of 400 draws has
-/// a standard error of 7 % where errors are nearly normal: a quarter is 3.5 of them.
+/// The mean of the variances that a sampler reports equals the observed variance. The observed variance of 400 draws
+/// has a standard error of 7 % if the errors are nearly normal. The tolerance of a quarter is 3.5 standard errors.
 fn samplers_know_their_variance<B: Backend>() {
     use sparse_attention_hub::{
         attention::AttentionError,

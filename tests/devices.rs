@@ -1,4 +1,4 @@
-//! What devices and backends differ in: the size of a tensor, the width of indices.
+//! Differences between devices and backends: the largest size of a tensor, and the width of indices.
 
 mod common;
 
@@ -12,19 +12,19 @@ use sparse_attention_hub::{
 };
 
 on_each_backend!(
-    what_a_device_cannot_hold_is_an_error,
-    a_tensor_of_the_largest_size_is_whole,
+    a_tensor_beyond_the_device_limit_is_an_error,
+    a_tensor_of_the_largest_size_works,
     indices_may_have_any_width,
 );
 
-/// So many queries and keys that the scores of their pairs are just too large in f32.
-fn too_many<B: Backend>() -> Option<usize> {
+/// The smallest number of queries and keys for which the f32 scores of all pairs exceed the device's limit.
+fn first_length_beyond_the_limit<B: Backend>() -> Option<usize> {
     let limit = largest_tensor::<B>(&B::Device::default())?;
     Some((limit as f64 / 4.0).sqrt() as usize + 1)
 }
 
-fn what_a_device_cannot_hold_is_an_error<B: Backend>() {
-    let Some(length) = too_many::<B>() else {
+fn a_tensor_beyond_the_device_limit_is_an_error<B: Backend>() {
+    let Some(length) = first_length_beyond_the_limit::<B>() else {
         assert_eq!(largest_tensor::<B>(&B::Device::default()), None);
         return;
     };
@@ -49,14 +49,14 @@ fn what_a_device_cannot_hold_is_an_error<B: Backend>() {
         let attention = MaskerRegistry::new().research_attention(method, &device).unwrap();
         named(attention.mask(&inputs, &mut LayerState::new(1)).unwrap_err());
     }
-    // No pattern says both, and the weights of all pairs are too many.
+    // The union of these patterns is not a pattern. In dense form, the mask exceeds the device's limit.
     let pattern = |window, offset| Mask::<B>::pattern(shape, Pattern { sink: 0, window, offset }, &device);
     let merged = pattern(length / 2, 0).merge(&pattern(length / 2, -7)).unwrap_err();
     assert!(matches!(merged, MaskError::DeviceLimit(_)), "{merged}");
 }
 
-/// The limit is not a number that fails already: ones of the largest size, of 1 GiB at most, add up.
-fn a_tensor_of_the_largest_size_is_whole<B: Backend>() {
+/// A tensor of the size limit still works: the sums of its ones are right. The test uses at most 1 GiB.
+fn a_tensor_of_the_largest_size_works<B: Backend>() {
     let device = B::Device::default();
     let Some(limit) = largest_tensor::<B>(&device) else { return };
     let length = limit.min(1 << 30) as usize / 4 / 1024;
@@ -65,7 +65,7 @@ fn a_tensor_of_the_largest_size_is_whole<B: Backend>() {
     assert!(sums.len() == length && sums.iter().all(|&sum| sum == 1024.0));
 }
 
-/// A backend gathers by integers of one width, and is given lists in any.
+/// A backend gathers with integers of one width. Lists of key indices may have any width.
 fn indices_may_have_any_width<B: Backend>() {
     let device = B::Device::default();
     let dims = [1, 1, 2, 3];

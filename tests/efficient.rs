@@ -1,4 +1,4 @@
-//! Efficient attention is the research chain of the same parts.
+//! Efficient attention equals the research chain with the same parts.
 
 mod common;
 
@@ -10,11 +10,11 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-on_each_backend!(a_prefill_and_its_steps_equal_the_chain, reports_what_it_is_asked_for, bad_sizes_are_named);
+on_each_backend!(a_prefill_and_its_steps_equal_the_chain, reports_what_is_requested, bad_sizes_are_named);
 
 type Efficient<B> = Box<dyn EfficientAttention<B>>;
 
-/// Both methods with a selector's fields, and the chain of the same parts.
+/// Efficient attention with the fields of a selector, and the research chain with the same parts.
 fn methods<B: Backend>(sizes: &Sizes, share: Value, heavy: Value) -> [(Efficient<B>, ResearchAttention<B>); 2] {
     let registry = MaskerRegistry::<B>::new();
     let device = B::Device::default();
@@ -40,7 +40,7 @@ fn methods<B: Backend>(sizes: &Sizes, share: Value, heavy: Value) -> [(Efficient
     ]
 }
 
-/// A prefill of all but the last three keys, then one key at a time, in both with one state for all of it.
+/// A prefill of all but the last three keys, then one key per step. Each method has one state for all calls.
 fn a_prefill_and_its_steps_equal_the_chain<B: Backend>() {
     let all = [
         Sizes::new(1, 8, 1, 40, 40, 60),
@@ -73,7 +73,7 @@ fn a_prefill_and_its_steps_equal_the_chain<B: Backend>() {
     }
 }
 
-fn reports_what_it_is_asked_for<B: Backend>() {
+fn reports_what_is_requested<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 41, 12);
     let inputs = inputs::<B>(sizes, 3).causal().unwrap();
     for (fast, chain) in methods::<B>(&sizes, json!(false), json!(0.2)) {

@@ -1,7 +1,7 @@
-//! What the examples share: arguments, files, and how they end.
+//! The code that the examples share: arguments, files, and exit codes.
 
 #[path = "../examples/speed/cases.rs"]
-#[allow(dead_code)] // Its constants are of the example.
+#[allow(dead_code)] // Only the example uses its constants.
 mod cases;
 #[path = "../examples/common/mod.rs"]
 mod shared;
@@ -9,10 +9,10 @@ mod shared;
 use std::{io, path::Path, process::ExitCode};
 
 use clap::{Arg, Command};
-use shared::{Usage, count, count_or_none, end, files, find, fits_in_memory, given_or, seed_count};
+use shared::{Shard, Usage, count, count_or_none, end, files, find, fits_in_memory, given_or, seed_count};
 
 #[test]
-fn counts_are_counts() {
+fn invalid_counts_are_refused() {
     let parse = |parser: clap::builder::ValueParser, value: &str| {
         let command = Command::new("example").arg(Arg::new("steps").long("steps").value_parser(parser));
         command.try_get_matches_from(["example", "--steps", value]).map(|_| ()).map_err(|error| error.exit_code())
@@ -42,7 +42,7 @@ fn a_closed_pipe_ends_quietly() {
 }
 
 #[test]
-fn a_method_that_is_not_there_is_an_error_that_lists_them() {
+fn an_unknown_method_is_an_error_that_lists_all() {
     let all = cases::table();
     let error = cases::named(all.clone(), None, Some("nope")).unwrap_err();
     for part in ["`nope`", "`dense`", "`hash 5 %, 32 bits`", "`oracle top-k 5 %`"] {
@@ -56,7 +56,7 @@ fn a_method_that_is_not_there_is_an_error_that_lists_them() {
 }
 
 #[test]
-fn what_a_package_leaves_out_is_named() {
+fn a_file_that_the_package_leaves_out_is_named() {
     let error = find("examples/data/none.safetensors").unwrap_err().to_string();
     assert!(error.starts_with("examples/data/none.safetensors is neither in the current folder nor in"), "{error}");
     assert!(error.contains("in a clone of the repository"), "{error}");
@@ -76,7 +76,7 @@ fn folders_without_files_are_named() {
 }
 
 #[test]
-fn what_memory_cannot_hold_is_an_error() {
+fn sizes_beyond_memory_are_an_error() {
     assert!(fits_in_memory("a step", &[4, 1, 8, 16_384, 128, 4]).is_ok());
     for lengths in [vec![4, 1, 8, 1_000_000_000_000, 128, 4], vec![1 << 40, 1 << 40], vec![usize::MAX, 2]] {
         let error = fits_in_memory("a step", &lengths).unwrap_err().to_string();

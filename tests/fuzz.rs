@@ -1,6 +1,6 @@
-//! The fuzzers for some seconds, and the inputs that failed once.
+//! Runs the fuzzers for some seconds, and runs again the inputs that failed in the past.
 //!
-//! A case that fails is run again by `cargo run --release --example fuzz` with what the message says.
+//! If a case fails, run it again with `cargo run --release --example fuzz` and the arguments in the message.
 
 #[path = "../fuzz/generators/mod.rs"]
 mod generators;
@@ -21,13 +21,13 @@ fn run(kind: Kind, count: u64) {
     }
 }
 
-/// Fails with a message. Where panics are caught they are not printed, so that this one has to be.
+/// Fails with a message. The panic hook is silent while panics are caught, so the message is printed as well.
 fn fail(message: String) -> ! {
     eprintln!("{message}");
     panic!("{message}");
 }
 
-/// Runs what failed once.
+/// Runs the inputs that failed in the past.
 fn replay(kind: Kind) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(kind.name());
     let entries = fs::read_dir(&folder).expect("the corpus is part of the repository");
@@ -69,7 +69,7 @@ fn caches() {
 }
 
 #[test]
-fn what_failed_once() {
+fn earlier_failures() {
     for kind in Kind::ALL {
         replay(kind);
     }

@@ -1,4 +1,4 @@
-//! Gradients of sparse attention against those of the reference under `Autodiff`, and against finite differences.
+//! Gradients of sparse attention against gradients of the reference under `Autodiff`, and against finite differences.
 #![cfg(feature = "train")]
 
 mod common;
@@ -26,10 +26,10 @@ on_each_backend!(
     every_method_has_the_gradients_of_the_reference,
     bands_have_the_gradients_of_the_reference,
     lists_have_the_gradients_of_the_reference,
-    lists_that_a_group_shares_have_the_gradients_of_the_reference,
+    lists_shared_by_a_group_have_the_gradients_of_the_reference,
     only_what_is_kept_has_gradients,
     one_tensor_may_be_queries_keys_and_values,
-    what_asks_for_no_gradient_gets_none,
+    untracked_tensors_get_no_gradient,
     parts_of_a_longer_cache_pass_gradients_on,
     checkpointing_changes_nothing,
     statistics_have_the_gradients_of_the_reference,
@@ -49,7 +49,7 @@ fn every_method_has_the_gradients_of_the_reference<B: Backend>() {
     }
 }
 
-/// More queries than a part or a block has, and of every length beside these.
+/// Sizes with more queries than a part or a block. There are more keys than queries, as many, or fewer.
 const LONG: [Sizes; 4] = [
     Sizes::new(1, 8, 2, 150, 201, 20),
     Sizes::new(2, 3, 3, 65, 80, 7),
@@ -94,7 +94,7 @@ fn lists_have_the_gradients_of_the_reference<B: Backend>() {
     }
 }
 
-fn lists_that_a_group_shares_have_the_gradients_of_the_reference<B: Backend>() {
+fn lists_shared_by_a_group_have_the_gradients_of_the_reference<B: Backend>() {
     for group in [1, 2, 3, 8, 17] {
         let sizes = Sizes::new(1, 2 * group, 2, 3, 63, 12);
         let Csr { indices, ptr, data } = random_rows::<B>(Sizes { heads: 2, ..sizes }, 5, 0.4).to_csr();
@@ -110,7 +110,7 @@ fn lists_that_a_group_shares_have_the_gradients_of_the_reference<B: Backend>() {
     }
 }
 
-/// Keys and values that no row keeps may hold anything.
+/// Keys and values that no row keeps may hold any number.
 fn only_what_is_kept_has_gradients<B: Backend>() {
     assert_eq!(native_path::<Autodiff<B>>(), has_kernels::<B>());
     assert_eq!(native_path::<Autodiff<B, BalancedCheckpointing>>(), has_kernels::<B>());
@@ -143,7 +143,7 @@ fn one_tensor_may_be_queries_keys_and_values<B: Backend>() {
     for mask in [window, random_rows(sizes, 2, 0.4)] {
         let gradient = |attend: Attend<Autodiff<B>>| {
             let leaf = inputs.keys().clone().require_grad();
-            // Once as it is, once through another step.
+            // The tensor is used directly, and through another operation.
             let twice = leaf.clone().mul_scalar(2);
             let one = attend(&over(&inputs, [leaf.clone(), leaf.clone(), leaf.clone()]), &mask);
             let two = attend(&over(&inputs, [twice.clone(), leaf.clone(), twice]), &mask);
@@ -154,7 +154,7 @@ fn one_tensor_may_be_queries_keys_and_values<B: Backend>() {
     }
 }
 
-fn what_asks_for_no_gradient_gets_none<B: Backend>() {
+fn untracked_tensors_get_no_gradient<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 7, 40, 12);
     let inputs = inputs::<Autodiff<B>>(sizes, 1).causal().unwrap();
     let window = Mask::pattern(sizes.mask_shape(), Pattern { sink: 2, window: 6, offset: 33 }, &inputs.device());
@@ -186,7 +186,8 @@ fn parts_of_a_longer_cache_pass_gradients_on<B: Backend>() {
         for swapped in [false, true] {
             let attend = |long: &AttentionInputs<Autodiff<B>>, by: Attend<Autodiff<B>>| {
                 let part = |tensor: &Leaf<Autodiff<B>>| {
-                    // Swapped, the heads of a layer's projection lie between each other.
+                    // If swapped, the tokens are the second dimension, as in the projections of a layer. The heads of a
+                    // token are then next to each other in memory.
                     let tensor = if swapped { tensor.clone().swap_dims(1, 2) } else { tensor.clone() };
                     tensor.slice_dim(if swapped { 1 } else { 2 }, 11..74)
                 };
@@ -209,7 +210,7 @@ fn checkpointing_changes_nothing<B: Backend>() {
     let plain = inputs::<Autodiff<B>>(sizes, 1).causal().unwrap();
     let balanced = inputs::<Balanced<B>>(sizes, 1).causal().unwrap();
     let window = Mask::pattern(sizes.mask_shape(), Pattern { sink: 2, window: 6, offset: 30 }, &plain.device());
-    // Steps before and after which are computed again instead of kept.
+    // Operations before and after the attention that checkpointing computes again in the backward pass.
     fn attend<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf<B> {
         let around = [inputs.queries().clone(), inputs.keys().clone().mul_scalar(2), inputs.values().clone().exp()];
         masked(&over(inputs, around), mask).mul_scalar(3).sin()
@@ -222,10 +223,10 @@ fn checkpointing_changes_nothing<B: Backend>() {
 
 fn statistics_have_the_gradients_of_the_reference<B: Backend>() {
     let requested = Requested { weights: false, statistics: true };
-    // With each row keeping something: the logarithm of nothing has no gradient.
+    // Each row keeps a key, because the logarithm of 0 has no gradient.
     let all = |statistics: SoftmaxStatistics<Autodiff<B>>, output: Leaf<Autodiff<B>>| {
         let SoftmaxStatistics { maximum, numerator, denominator, log_sum_exp } = statistics;
-        // Another maximum is as good.
+        // The choice of the maximum is free. The factor `exp(maximum)` makes the sums independent of it.
         let shift = maximum.exp();
         let parts = vec![output, numerator * shift.clone(), log_sum_exp.clone() * log_sum_exp, denominator * shift];
         Tensor::cat(parts, 3)
@@ -251,13 +252,14 @@ fn statistics_have_the_gradients_of_the_reference<B: Backend>() {
     }
 }
 
-/// The gradient of a log-sum-exp by a query is the attention over the keys in place of the values, times the scale. A
-/// row that keeps nothing has none.
+/// The gradient of the log-sum-exp with respect to a query is the attention output with the keys as values, times the
+/// scale. It is 0 for a row that keeps nothing.
 fn the_gradient_of_a_log_sum_exp_is_the_mean_key<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 7, 40, 12);
     let inputs = inputs::<Autodiff<B>>(sizes, 1).causal().unwrap();
     let window = Mask::pattern(sizes.mask_shape(), Pattern { sink: 2, window: 6, offset: 33 }, &inputs.device());
-    // Each side rounds weights that sum to 1, before or after the scale, and weighs keys up to 4 with them.
+    // Both sides round weights that sum to 1, before or after the multiplication by the scale. The weights multiply
+    // keys of up to 4.
     let rounding = 2.0 * 4.0 * inputs.scale() * product_rounding::<B>();
     for mask in [window, random_rows(sizes, 3, 0.2)] {
         let queries = inputs.queries().clone().require_grad();
@@ -272,11 +274,11 @@ fn the_gradient_of_a_log_sum_exp_is_the_mean_key<B: Backend>() {
     }
 }
 
-/// Half precision: what is summed is f32, but outputs and gradients are rounded to the type. Double precision: the
-/// reference takes logarithms of probabilities in f32.
+/// In half precision sums are f32, but outputs and gradients are rounded to the type. In double precision the reference
+/// takes logarithms of probabilities in f32.
 #[cfg(feature = "flex")]
 #[test]
-fn other_types_of_numbers_on_flex() {
+fn other_number_types_on_flex() {
     use burn::tensor::DType;
     type B = Autodiff<burn_flex::Flex>;
     for (dtype, tolerance) in [(DType::F16, 1.5e-3), (DType::BF16, 1.2e-2), (DType::F64, 1e-7)] {
@@ -293,7 +295,7 @@ fn other_types_of_numbers_on_flex() {
     }
 }
 
-/// The kernels are the same, whatever the backend brings along.
+/// All backends use the same kernels.
 #[cfg(all(feature = "flex", feature = "ndarray"))]
 #[test]
 fn backends_agree() {
@@ -311,7 +313,7 @@ fn backends_agree() {
     }
 }
 
-/// The same gradients to the last bit, however many threads there are.
+/// The gradients have the same bits for every number of threads.
 #[test]
 fn threads_do_not_matter() {
     type B = Autodiff<sparse_attention_hub::backend::Selected>;

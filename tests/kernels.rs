@@ -1,4 +1,4 @@
-//! Native kernels against the reference in generic tensor operations.
+//! Native kernels against the reference, which uses generic tensor operations.
 
 mod common;
 
@@ -14,19 +14,19 @@ use sparse_attention_hub::{
 use common::{METHODS, SIZES, Sizes, computes_in, generator, has_kernels, host, inputs, on_each_backend, tensor};
 
 on_each_backend!(
-    bands_are_the_reference,
-    lists_are_the_reference,
-    long_rows_in_parts_are_the_reference,
-    rows_that_a_group_shares_are_the_reference,
-    what_is_not_kept_does_not_matter,
+    bands_equal_the_reference,
+    lists_equal_the_reference,
+    long_rows_in_parts_equal_the_reference,
+    rows_shared_by_a_group_equal_the_reference,
+    dropped_keys_have_no_influence,
     keys_and_values_may_be_parts_of_a_longer_cache,
-    numbers_that_are_none_stay_so,
-    weights_and_tensor_visibility_take_the_reference,
-    other_types_of_numbers;
+    nan_in_a_kept_key_shows,
+    weights_and_tensor_visibility_use_the_reference,
+    other_number_types;
     host: threads_do_not_matter,
 );
 
-/// Errors of a few roundings, relative to the largest value.
+/// The tolerance: a few rounding errors, relative to the largest value.
 const F32: f32 = 2e-6;
 
 const ALL: Requested = Requested { weights: false, statistics: true };
@@ -41,7 +41,7 @@ fn close<B: Backend>(what: &str, found: &Tensor<B, 4>, wanted: &Tensor<B, 4>, to
     }
 }
 
-/// The output and what is free of the choice of a maximum.
+/// Compares the output, and the statistics that do not depend on the choice of the maximum.
 fn compare<B: Backend>(what: &str, found: &AttentionOutput<B>, wanted: &AttentionOutput<B>, tolerance: f32) {
     close(&format!("output of {what}"), &found.output, &wanted.output, tolerance);
     let (found, wanted) = (found.statistics.as_ref().unwrap(), wanted.statistics.as_ref().unwrap());
@@ -73,7 +73,7 @@ fn sizes_of<B: Backend>(inputs: &AttentionInputs<B>) -> Sizes {
     Sizes::new(batch, heads, inputs.kv_heads(), queries, keys, inputs.queries().dims()[3])
 }
 
-fn bands_are_the_reference<B: Backend>() {
+fn bands_equal_the_reference<B: Backend>() {
     let more = [Sizes::new(1, 8, 2, 70, 201, 20), Sizes::new(1, 6, 2, 37, 95, 32), Sizes::new(1, 1, 1, 90, 40, 3)];
     for (seed, sizes) in SIZES.into_iter().chain(more).enumerate() {
         for inputs in closed_forms(&inputs::<B>(sizes, seed as u64)) {
@@ -93,7 +93,7 @@ fn bands_are_the_reference<B: Backend>() {
     }
 }
 
-/// Rows with keys in any order, unused slots among them, some rows without any.
+/// Rows of keys in any order. Some slots are unused, and some rows have no keys.
 fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64, sampled: bool) -> Mask<B> {
     let mut rng = generator(seed);
     let shape = sizes.mask_shape();
@@ -114,7 +114,7 @@ fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64, sampled: bool) -
     Mask::from_indices(shape, KeyIndices::new(indices, tensor(&probability, dims)).unwrap()).unwrap()
 }
 
-fn lists_are_the_reference<B: Backend>() {
+fn lists_equal_the_reference<B: Backend>() {
     for (seed, sizes) in SIZES.into_iter().enumerate() {
         for inputs in closed_forms(&inputs::<B>(sizes, seed as u64)) {
             for (share, sampled) in [(0.1, false), (0.6, true), (1.0, true)] {
@@ -126,7 +126,7 @@ fn lists_are_the_reference<B: Backend>() {
     }
 }
 
-fn long_rows_in_parts_are_the_reference<B: Backend>() {
+fn long_rows_in_parts_equal_the_reference<B: Backend>() {
     for (seed, sizes) in [Sizes::new(1, 4, 1, 1, 5003, 60), Sizes::new(1, 3, 3, 2, 4099, 17)].into_iter().enumerate() {
         let inputs = inputs::<B>(sizes, seed as u64);
         let mask = random_rows::<B>(sizes, seed as u64, 0.7, true);
@@ -138,8 +138,8 @@ fn long_rows_in_parts_are_the_reference<B: Backend>() {
     }
 }
 
-/// Every head of a group has the rows of the first: they are read once.
-fn rows_that_a_group_shares_are_the_reference<B: Backend>() {
+/// All heads of a GQA group have the rows of the first head, so the kernel reads them once.
+fn rows_shared_by_a_group_equal_the_reference<B: Backend>() {
     for group in 1..=8 {
         let sizes = Sizes::new(2, 2 * group, 2, 3, 111, 60);
         let inputs = inputs::<B>(sizes, 5);
@@ -158,8 +158,8 @@ fn rows_that_a_group_shares_are_the_reference<B: Backend>() {
     }
 }
 
-/// Keys and values that no row keeps may hold anything.
-fn what_is_not_kept_does_not_matter<B: Backend>() {
+/// Keys and values that no row keeps may hold any number.
+fn dropped_keys_have_no_influence<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 63, 12);
     let good = inputs::<B>(sizes, 3);
     let mask = random_rows::<B>(sizes, 9, 0.3, true);
@@ -197,8 +197,8 @@ fn keys_and_values_may_be_parts_of_a_longer_cache<B: Backend>() {
     compare("swapped dimensions", &dense_attention(&strided, ALL), &wanted, 0.0);
 }
 
-/// A kept key that is not a number is not swept under the rug.
-fn numbers_that_are_none_stay_so<B: Backend>() {
+/// NaN in a kept key shows in the output.
+fn nan_in_a_kept_key_shows<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 2, 40, 8);
     let good = inputs::<B>(sizes, 3);
     let full = Mask::full(sizes.mask_shape(), &B::Device::default());
@@ -215,7 +215,7 @@ fn numbers_that_are_none_stay_so<B: Backend>() {
     }
 }
 
-fn weights_and_tensor_visibility_take_the_reference<B: Backend>() {
+fn weights_and_tensor_visibility_use_the_reference<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 33, 8);
     let inputs = inputs::<B>(sizes, 3);
     let mask = random_rows::<B>(sizes, 9, 0.3, true);
@@ -227,7 +227,7 @@ fn weights_and_tensor_visibility_take_the_reference<B: Backend>() {
     }
 }
 
-/// Other types of numbers: sums are in f32, or in f64.
+/// Other number types. Sums are f32 or f64.
 fn of_type<B: Backend>(dtype: DType, tolerance: f64) {
     for (seed, sizes) in SIZES.into_iter().enumerate() {
         let inputs = inputs::<B>(sizes, seed as u64);
@@ -247,7 +247,7 @@ fn of_type<B: Backend>(dtype: DType, tolerance: f64) {
     }
 }
 
-fn other_types_of_numbers<B: Backend>() {
+fn other_number_types<B: Backend>() {
     for (dtype, tolerance) in [(DType::F16, 1.5e-3), (DType::BF16, 1.2e-2), (DType::F64, 1e-12)] {
         if computes_in::<B>(dtype) {
             of_type::<B>(dtype, tolerance);
@@ -255,7 +255,7 @@ fn other_types_of_numbers<B: Backend>() {
     }
 }
 
-/// The same values to the last bit, however many threads there are: dense attention, and every method.
+/// Dense attention and every method give the same bits for every number of threads.
 fn threads_do_not_matter<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 2053, 60);
     let inputs = inputs::<B>(sizes, 1).causal().unwrap();

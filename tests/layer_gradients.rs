@@ -1,5 +1,5 @@
-//! Gradients of grouped-query attention reach every parameter, and are those of finite differences; and what else must
-//! have a program of its own.
+//! The gradients of grouped-query attention reach every parameter and equal finite differences. The file also has the
+//! other tests that need their own program.
 #![cfg(all(feature = "train", feature = "ndarray"))]
 
 mod common;
@@ -23,14 +23,14 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-/// In f64, so that differences of small steps have digits. The first backend that a program uses on a device settles the
-/// type of the tensors made there, which is why this file is a program of its own.
+/// The tests compute in f64, so that differences of small steps are precise. The first backend that a program uses on a
+/// device sets the number type of the tensors made there. Therefore this file is a program by itself.
 type B = Autodiff<NdArray<f64>>;
 
-/// A sink and a window, which a small step does not change.
+/// A sink and a window. A small step of a parameter does not change which keys they keep.
 const POSITIONS: &str = r#"[{"type": "sink", "sink_size": 1}, {"type": "local", "window_size": 3}]"#;
 
-/// The gradients of all parameters, by parameter.
+/// Collects the gradients of all parameters, one entry per parameter.
 struct Gradients<'a> {
     all: &'a <B as AutodiffBackend>::Gradients,
     found: Vec<(ParamId, Vec<f64>)>,
@@ -43,7 +43,7 @@ impl ModuleVisitor<B> for Gradients<'_> {
     }
 }
 
-/// Adds to one number of a parameter.
+/// Adds a step to one number of a parameter.
 struct Nudge {
     id: ParamId,
     at: usize,
@@ -63,7 +63,7 @@ impl<B: Backend> ModuleMapper<B> for Nudge {
     }
 }
 
-/// A sum over the output in which every number counts differently.
+/// A sum over the output in which every number has a different weight.
 fn loss<B: Backend>(layer: &GroupedQueryAttention<B>) -> Tensor<B, 1> {
     let numbers = |seed| {
         let data = TensorData::new(normal(&mut generator(seed), 2 * 7 * 12), [2, 7, 12]);
@@ -76,7 +76,7 @@ fn check(config: &GroupedQueryAttentionConfig, maskers: &str, step: f64, toleran
     B::seed(&Default::default(), 5);
     let maskers = MaskerChainConfig::from_json(maskers).unwrap();
     let mut layer = config.clone().with_maskers(maskers).init::<B>(&Default::default()).unwrap();
-    // Weights of 1 and biases of 0 would leave parts of the gradients untried.
+    // With weights of 1 and biases of 0, errors in some gradients would not show.
     let mut rng = generator(3);
     struct Shake<'a>(&'a mut rand_xoshiro::Xoshiro256PlusPlus);
     impl ModuleMapper<B> for Shake<'_> {
@@ -107,7 +107,7 @@ fn check(config: &GroupedQueryAttentionConfig, maskers: &str, step: f64, toleran
 }
 
 #[test]
-fn gradients_are_finite_differences() {
+fn gradients_equal_finite_differences() {
     let plain = || GroupedQueryAttentionConfig::new(12, 4, 2).with_head_dim(Some(4));
     let options = [
         plain(),
@@ -120,22 +120,22 @@ fn gradients_are_finite_differences() {
     ];
     for config in options {
         for maskers in ["[]", POSITIONS] {
-            // What is left of the step in second order; a sharp cap bends most.
+            // The tolerance is the second-order error of the step. It is largest for a strong softcap.
             check(&config, maskers, 1e-4, 2e-7);
         }
     }
-    // burn's norm squares in f32.
+    // burn's norm computes squares in f32.
     check(&plain().with_norm_epsilon(Some(1e-6)), "[]", 1e-3, 1e-3);
     check(&plain().with_norm_epsilon(Some(1e-6)).with_sink_logits(true), POSITIONS, 1e-3, 1e-3);
 }
 
-/// Draws go on from call to call in training, and are the same for the same seed.
+/// In training each call draws new keys. The same seed gives the same sequence of draws.
 #[test]
 fn training_draws_anew_at_each_call() {
     let draws = r#"[{"type": "random_sampling", "sampling_rate": 0.4}]"#;
     let config = GroupedQueryAttentionConfig::new(12, 4, 2).with_maskers(MaskerChainConfig::from_json(draws).unwrap());
     let layer = config.init::<B>(&Default::default()).unwrap();
-    // Drawn only when they are first read, and then by each copy for itself.
+    // burn initializes the parameters when they are first read, and each earlier copy would get different numbers.
     loss(&layer).into_scalar();
     let copy = layer.clone();
     let losses = |layer: &GroupedQueryAttention<B>| [0; 2].map(|_| loss(layer).into_scalar().elem::<f64>());
@@ -146,9 +146,9 @@ fn training_draws_anew_at_each_call() {
     assert_eq!(first, second);
 }
 
-/// A record of a layer without a method loads into one with a method, and the other way round.
+/// A record of a layer without a method loads into a layer with a method, and the other way round.
 #[test]
-fn records_do_not_mind_the_method() {
+fn records_load_with_and_without_a_method() {
     let config = GroupedQueryAttentionConfig::new(12, 4, 2)
         .with_head_dim(Some(4))
         .with_bias(true)
@@ -167,20 +167,21 @@ fn records_do_not_mind_the_method() {
     assert_eq!(found.into_scalar().elem::<f64>(), wanted);
 }
 
-/// Flex draws from one generator, which no other test may do meanwhile. In no other program can this be held to.
+/// Flex has one random generator for the whole process. While a test seeds it and draws from it, no other test may
+/// draw. Only this program ensures that.
 #[cfg(feature = "flex")]
 static DRAWS: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// With burn's conventions dropout acts on the same numbers, so that the same draws give the same output.
+/// With burn's conventions dropout acts on the same numbers as in burn. The same draws then give the same output.
 #[cfg(feature = "flex")]
 #[test]
-fn dropout_is_burns_under_its_conventions() {
+fn dropout_equals_burns_under_its_conventions() {
     type B = Autodiff<burn_flex::Flex>;
     let _alone = DRAWS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let device = Default::default();
     let layer = MultiHeadAttentionConfig::new(48, 8).with_dropout(0.3).init::<B>(&device);
     let x = Tensor::<B, 3>::from_data(TensorData::new(normal(&mut generator(5), 2 * 21 * 48), [2, 21, 48]), &device);
-    // burn draws the parameters where they are first read.
+    // burn initializes the parameters when they are first read.
     layer.forward(MhaInput::self_attn(x.clone()));
     let mut ours = SparseMultiHeadAttention::from(layer.clone());
     ours.burn_conventions = true;
@@ -192,7 +193,8 @@ fn dropout_is_burns_under_its_conventions() {
     assert_close(&found, &wanted.into_iter().map(f64::from).collect::<Vec<_>>(), 1e-5, "dropout");
 }
 
-/// Hidden positions may hold anything where weights are dropped, and where weights of 0 are computed as burn does.
+/// Hidden positions may hold any number, also with dropout, and also with burn's conventions, which multiply by weights
+/// of 0.
 #[cfg(feature = "flex")]
 #[test]
 fn hidden_positions_do_not_leak_through_dropout() {
@@ -206,7 +208,7 @@ fn hidden_positions_do_not_leak_through_dropout() {
         }
         Tensor::<B, 3>::from_data(TensorData::new(numbers, [2, 21, 48]), &device)
     };
-    // One in the middle, which no cut at the ends removes, and one at the end.
+    // A hidden position in the middle, which cannot be cut off, and one at the end.
     fn is_hidden(position: usize) -> bool {
         [4, 20].contains(&(position % 21))
     }

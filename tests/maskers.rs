@@ -1,4 +1,4 @@
-//! One [matrix](METHODS): every masker through the same checks, over odd shapes, head groupings and visibilities.
+//! Every masker of [METHODS] in the same tests, over odd shapes, GQA ratios and visibilities.
 
 mod common;
 
@@ -12,23 +12,23 @@ on_each_backend!(
     masks_only_grow,
     full_budget_equals_dense,
     the_same_seed_draws_the_same,
-    selectors_leave_hidden_keys_alone,
+    selectors_do_not_keep_hidden_keys,
     nothing_visible_gives_zero,
     a_decode_step_keeps_what_the_prefill_kept,
-    half_precision_chooses_as_its_numbers_do_in_f32,
-    samplers_can_replace,
+    half_precision_chooses_as_the_same_numbers_in_f32,
+    samplers_can_draw_with_replacement,
     uniform_samplers_read_what_they_draw,
     budgets_are_kept,
     two_samplers_are_refused,
     bad_configurations_are_named,
-    one_masker_of_ones_own,
+    a_users_masker_is_built_by_name,
 );
 
 fn masker<B: Backend>(config: Value) -> Box<dyn Masker<B>> {
     MaskerRegistry::new().masker(&config, &Context::new(&B::Device::default())).unwrap()
 }
 
-/// Masks that may stand before a masker: nothing, a pattern, rows in which keys are sampled, weights.
+/// Masks that may come before a masker: nothing, a pattern, rows with sampled keys, weights.
 fn previous<B: Backend>(sizes: Sizes) -> Vec<Mask<B>> {
     let (shape, device) = (sizes.mask_shape(), B::Device::default());
     let weights = (0..shape.pairs()).map(|at| [0.0, 0.0, 1.0, 0.0, 0.25][at % 5]).collect::<Vec<f32>>();
@@ -63,7 +63,7 @@ fn masks_only_grow<B: Backend>() {
             assert!(before.iter().zip(&after).all(|(before, after)| after >= before), "{what}: lost a key");
             assert!(after.iter().all(|weight| (0.0..=1.0).contains(weight)), "{what}: not a probability");
             assert_eq!(host(&mask.to_dense()), before, "{what}: changed the mask it was given");
-            // Rows must hold each key once, which the exchange form checks.
+            // A row must hold each key once. The conversion from CSR checks this.
             Mask::<B>::from_csr(grown.shape(), &grown.to_csr(), &grown.device()).unwrap();
             let full = Mask::full(grown.shape(), &grown.device());
             let still_full = masker((method.config)(&sizes)).add(&inputs, &mut LayerState::new(1), full).unwrap();
@@ -76,7 +76,7 @@ fn full_budget_equals_dense<B: Backend>() {
     each_case::<B>(|method, inputs, sizes, what| {
         let Some(full) = (method.full)(&sizes) else { return };
         let causal = full["type"] == "causal";
-        // Over keys that come after the query, a causal mask is not dense attention.
+        // If the inputs are not causal, the causal masker keeps fewer keys than dense attention.
         if causal && !matches!(inputs.visibility(), Visibility::Causal { .. }) {
             return;
         }
@@ -85,7 +85,7 @@ fn full_budget_equals_dense<B: Backend>() {
         for mask in previous::<B>(sizes).into_iter().take(2) {
             let mask = masker(full.clone()).add(&inputs, &mut LayerState::new(1), mask).unwrap();
             let found = masked_attention(&inputs, &mask, Requested::default()).unwrap().output;
-            // Blocks of other widths sum in another order.
+            // Blocks of another width sum in another order.
             assert_close(&host(&found), &wanted, 1e-5, what);
         }
     });
@@ -110,14 +110,14 @@ fn the_same_seed_draws_the_same<B: Backend>() {
     });
 }
 
-fn selectors_leave_hidden_keys_alone<B: Backend>() {
+fn selectors_do_not_keep_hidden_keys<B: Backend>() {
     each_case::<B>(|method, inputs, sizes, what| {
         if !method.selects {
             return;
         }
         let mask = Mask::empty(sizes.mask_shape(), &inputs.device());
         let mask = masker((method.config)(&sizes)).add(&inputs, &mut LayerState::new(1), mask).unwrap();
-        // A full mask says "as dense", and leaves hiding to the visibility.
+        // A full mask means dense attention, in which the visibility hides keys.
         if !mask.is_full() {
             let weights = host(&mask.to_dense());
             let hidden = naive_logits(&inputs).into_iter().map(|logit| logit == f64::NEG_INFINITY);
@@ -143,8 +143,8 @@ fn nothing_visible_gives_zero<B: Backend>() {
     });
 }
 
-/// Budgets given as counts do not depend on how many queries come at once: the last row of a causal prefill keeps what
-/// a decode step at that position keeps.
+/// Budgets in keys do not depend on the number of queries in a call. The last row of a causal prefill keeps the same
+/// keys as a decode step at that position.
 fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
     let sizes = Sizes::new(2, 4, 2, 33, 33, 12);
     let prefill = inputs::<B>(sizes, 2).causal().unwrap();
@@ -166,8 +166,8 @@ fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
     }
 }
 
-/// What is chosen by is computed in f32, whatever the inputs are stored in.
-fn half_precision_chooses_as_its_numbers_do_in_f32<B: Backend>() {
+/// Scores are computed in f32 for every number type of the inputs.
+fn half_precision_chooses_as_the_same_numbers_in_f32<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 31, 63, 12);
     let single = inputs::<B>(sizes, 5);
     for dtype in [DType::F16, DType::BF16] {
@@ -192,9 +192,9 @@ fn half_precision_chooses_as_its_numbers_do_in_f32<B: Backend>() {
     }
 }
 
-/// Drawn with replacement, the weights of a row stand for the whole population: `sum of 1 / weight = population` in
-/// expectation, and exactly, since every draw counts `population / draws`.
-fn samplers_can_replace<B: Backend>() {
+/// With replacement, the sampled keys of a row represent the whole population. The sum of `1 / weight` equals the
+/// population exactly, because every draw counts `population / draws`.
+fn samplers_can_draw_with_replacement<B: Backend>() {
     let sizes = Sizes::new(1, 8, 1, 5, 111, 12);
     let inputs = inputs::<B>(sizes, 2);
     let mut random = json!({"type": "random_sampling", "sampling_rate": 0.4});
@@ -214,8 +214,8 @@ fn samplers_can_replace<B: Backend>() {
     }
 }
 
-/// Uniform samplers read the keys that are kept and those that they draw: with all others replaced by what is not a
-/// number, the same keys are kept with the same probabilities.
+/// Uniform samplers read only the keys that are kept already and the keys that they draw. If all other keys are
+/// replaced with NaN, the same keys are kept with the same probabilities.
 fn uniform_samplers_read_what_they_draw<B: Backend>() {
     let sizes = Sizes::new(2, 4, 2, 3, 111, 12);
     let inputs = inputs::<B>(sizes, 6).causal().unwrap();
@@ -258,13 +258,13 @@ fn budgets_are_kept<B: Backend>() {
         weights.chunks(63).map(|row| row.iter().filter(|&&w| w > 0.0).count()).collect::<Vec<_>>()
     };
     let per_row = |count: fn(usize) -> usize| {
-        // Of the `i + 1` keys that query `i` sees, two are kept already.
+        // Query `i` sees `i + 1` keys, and two of them are already kept.
         (0..12 * 63).map(|row| 2 + count((row % 63 + 1usize).saturating_sub(2))).collect::<Vec<_>>()
     };
     assert_eq!(kept(json!({"type": "oracle_top_k", "heavy_size": 5})), per_row(|left| left.min(5)));
     assert_eq!(kept(json!({"type": "oracle_top_k", "heavy_size": 0.1})), per_row(|left| left.min(6)));
     assert_eq!(kept(json!({"type": "random_sampling", "sampling_rate": 0.25})), per_row(|left| left.div_ceil(4)));
-    // A pilot of 0 switches the sampler off.
+    // A pilot of size 0 disables the sampler.
     let mut off = adaptive(0.2, 0.1, 0);
     off["base_rate_sampling"] = json!(0);
     assert_eq!(kept(off), per_row(|_| 0));
@@ -306,8 +306,8 @@ fn bad_configurations_are_named<B: Backend>() {
     assert!(missing.unwrap_err().to_string().contains("no/such.json"));
 }
 
-/// A user's masker: registered by name, it is used from a configuration like the built-in ones.
-fn one_masker_of_ones_own<B: Backend>() {
+/// A masker of a user is registered by name. It is then used in a configuration like the built-in maskers.
+fn a_users_masker_is_built_by_name<B: Backend>() {
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct StridedConfig {

@@ -1,4 +1,4 @@
-//! Properties of masks: conversions keep the dense form, merging is a union, densities count.
+//! Properties of masks: conversions do not change the dense form, merging is a union, and densities count pairs.
 
 mod common;
 
@@ -15,13 +15,13 @@ on_each_backend!(
     densities_count_pairs,
     bad_masks_are_refused,
     lists_of_width_0_keep_nothing,
-    a_merged_weight_is_no_less,
+    a_merged_weight_is_not_smaller,
     absurd_shapes_are_refused,
     a_long_pattern_costs_nothing,
     pictures,
 );
 
-/// A mask in words: what a random test draws.
+/// A description of a mask, as drawn by the property tests.
 #[derive(Debug, Clone)]
 enum Plan {
     Empty,
@@ -44,7 +44,7 @@ impl Plan {
         }
     }
 
-    /// What the mask must hold, from its definition.
+    /// The dense weights of the mask, from its definition.
     fn weights(&self, shape: MaskShape) -> Vec<f32> {
         let one_if = |kept: bool| if kept { 1.0 } else { 0.0 };
         match self {
@@ -110,13 +110,13 @@ fn merging_is_a_union<B: Backend>() {
         let wanted = wanted.collect::<Vec<_>>();
         assert_close(&both, &wanted, 1e-7, &format!("{a:?} and {b:?}"));
         assert_eq!(both, host(&y.merge(&x).unwrap().to_dense()), "commutative");
-        // Monotone: no weight falls.
+        // No weight becomes smaller.
         assert!(both.iter().zip(a.weights(shape)).all(|(&merged, a)| merged >= a), "monotone");
         let left = host(&x.merge(&y).unwrap().merge(&z).unwrap().to_dense());
         let right = host(&x.merge(&y.merge(&z).unwrap()).unwrap().to_dense());
         let right = right.into_iter().map(f64::from).collect::<Vec<_>>();
         assert_close(&left, &right, 1e-6, "associative");
-        // Value semantics: what was merged is what it was.
+        // The operands of the merge are unchanged.
         assert_eq!(host(&x.to_dense()), a.weights(shape));
     });
 }
@@ -209,7 +209,7 @@ fn bad_masks_are_refused<B: Backend>() {
     assert_eq!(rows([0, -2, 4, 3]), Err(MaskError::Index { row: 0, index: -2, keys: 5 }));
     assert_eq!(rows([0, 1, 5, 3]), Err(MaskError::Index { row: 1, index: 5, keys: 5 }));
     assert_eq!(rows([0, 1, 3, 3]), Err(MaskError::Duplicate { row: 1, key: 3 }));
-    // 2^32 + 1 and -2^32 - 1 would be key 1 and an unused slot in 32 bits.
+    // Cut to 32 bits, 2^32 + 1 and -2^32 - 1 would be key 1 and an unused slot.
     if B::supports_dtype(&device, burn::tensor::DType::I64) {
         for index in [(1i64 << 32) + 1, -(1 << 32) - 1, i64::MAX, i64::MIN] {
             let wide = Tensor::<B, 4, Int>::from_data(
@@ -225,7 +225,7 @@ fn bad_masks_are_refused<B: Backend>() {
     assert!(matches!(other.apply(tensor(&[0.0; 10], shape.dims())), Err(MaskError::Shape { .. })));
 }
 
-/// Lists without slots are those of rows that keep nothing.
+/// Lists of width 0 have rows that keep nothing.
 fn lists_of_width_0_keep_nothing<B: Backend>() {
     let device = B::Device::default();
     let dims = [1, 1, 2, 0];
@@ -241,15 +241,16 @@ fn lists_of_width_0_keep_nothing<B: Backend>() {
         assert_eq!(host(&none.merge(&other).unwrap().to_dense()), wanted);
         assert_eq!(host(&other.merge(&none).unwrap().to_dense()), wanted);
     }
-    // Rows stay where there are no keys to keep.
+    // The mask has rows even if there are no keys.
     let no_keys = MaskShape::new([1, 1, 2, 0]);
     for mask in [Mask::<B>::full(no_keys, &device), Mask::empty(no_keys, &device)] {
         assert_eq!(mask.to_csr().ptr, [0, 0, 0]);
     }
 }
 
-/// What both sampled is no less likely than what either did, and no more than certain, in every bit.
-fn a_merged_weight_is_no_less<B: Backend>() {
+/// For a key that both masks sampled, the merged probability is at least that of each mask and at most 1, in exact
+/// comparison.
+fn a_merged_weight_is_not_smaller<B: Backend>() {
     use rand::RngExt;
     let mut rng = generator(11);
     let shape = MaskShape::new([1, 1, 64, 1024]);
@@ -269,7 +270,7 @@ fn a_merged_weight_is_no_less<B: Backend>() {
     }
 }
 
-/// More than memory or 32 bits can say is an error before anything is allocated.
+/// Sizes beyond memory or 32 bits give an error before memory is allocated.
 fn absurd_shapes_are_refused<B: Backend>() {
     let device = B::Device::default();
     let too_large = |error: MaskError| assert!(matches!(error, MaskError::TooLarge { .. }), "{error}");
@@ -283,14 +284,14 @@ fn absurd_shapes_are_refused<B: Backend>() {
         assert!(matches!(refused, MaskError::TooLarge { .. } | MaskError::Shape { .. }), "{refused}");
         too_large(Mask::<B>::full(shape, &device).try_to_csr().unwrap_err());
         too_large(Mask::<B>::full(shape, &device).try_to_dense().unwrap_err());
-        // No pattern says both.
+        // The union of these patterns is not a pattern.
         let local = |offset| Mask::<B>::pattern(shape, Pattern::local(1 << 30, offset), &device);
         too_large(local(0).merge(&local(7)).unwrap_err());
     }
-    // A key that exists and has no index in 32 bits.
+    // A key that exists, but whose index does not fit in 32 bits.
     let csr = Csr { indices: vec![(1 << 32) + 1], ptr: vec![0, 1], data: vec![1.0] };
     too_large(Mask::<B>::from_csr(MaskShape::new([1, 1, 1, 1 << 33]), &csr, &device).unwrap_err());
-    // Positions far from every key: all is kept, or nothing.
+    // Positions far from all keys keep either everything or nothing.
     let shape = MaskShape::new([1, 1, 3, 5]);
     for (pattern, kept) in [
         (Pattern::causal(isize::MAX), 1.0),
@@ -305,7 +306,7 @@ fn absurd_shapes_are_refused<B: Backend>() {
     }
 }
 
-/// The mask of 32,768 queries over as many keys would take 4 GiB in dense form.
+/// In dense form, the mask of 32,768 queries and 32,768 keys would take 4 GiB.
 fn a_long_pattern_costs_nothing<B: Backend>() {
     let length = 32_768;
     let shape = MaskShape::new([1, 1, length, length]);

@@ -1,4 +1,4 @@
-//! What is logged, what is read back, and what is said where either cannot be done.
+//! Metrics: logging, reading a log, and the errors of both.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use sparse_attention_hub::metrics::{
     built_in::{HEAD_DENSITY, HEAD_KV_BYTES, HEAD_LOG_SUM_EXP_ERROR, QUERY_DENSITY},
 };
 
-/// A path in the folder of the tests at which there is nothing.
+/// A path in the folder of the tests at which no file exists.
 fn path(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("metrics-{name}-{}.jsonl", std::process::id()));
     let _ = fs::remove_file(&path);
@@ -25,7 +25,7 @@ fn place(step: u64) -> Place {
     Place::of_layer(3, step).with_head(1, 7)
 }
 
-/// A writer with room for some bytes, which can be given more.
+/// A writer with room for a number of bytes, which can be increased.
 #[derive(Clone, Default)]
 struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 
@@ -42,7 +42,7 @@ impl Disk {
         self.0.lock().unwrap().0.clone()
     }
 
-    /// The values in the file, read back.
+    /// The logged values, read from the written file.
     fn values(&self, name: &str) -> Vec<f64> {
         let path = path(name);
         fs::write(&path, self.content()).unwrap();
@@ -57,7 +57,7 @@ impl Write for Disk {
         let mut disk = self.0.lock().unwrap();
         match bytes.len().min(disk.1) {
             0 => Err(io::ErrorKind::StorageFull.into()),
-            // In small pieces, so that lines are torn wherever they can be.
+            // Writes are small, so that a line can be cut off at many places.
             count => {
                 let count = count.min(17);
                 disk.0.extend_from_slice(&bytes[..count]);
@@ -73,7 +73,7 @@ impl Write for Disk {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn written_records_are_read_back() {
     let path = path("round-trip");
     let logger = MetricLoggerConfig::to_file(&path).init().unwrap();
     let values = [0.1, -1.5e-300, 1e300, 0.0, 3.0, f64::INFINITY, f64::NEG_INFINITY];
@@ -135,7 +135,7 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
     let config = MetricLoggerConfig { flush_every: 4, max_records: 6, ..Default::default() };
     let logger = config.init_with_writer(disk.clone()).unwrap();
     let header = disk.content().len();
-    // Room for one record and a part of the next.
+    // There is room for one record and a part of the next.
     *disk.0.lock().unwrap() = (disk.content(), 200);
     let log = |step: u64| logger.log(HEAD_DENSITY, step as f64, place(step));
     for step in 0..3 {
@@ -148,7 +148,7 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
     }
     let written = disk.content()[header..].iter().filter(|byte| **byte == b'\n').count();
     assert!((1..4).contains(&written), "{written} lines");
-    // The memory fills up, and then records are refused, which is said.
+    // When the memory is full, further records are refused, and the error says so.
     let refused = (6..20).find(|&step| matches!(log(step), Err(MetricError::Write { refused: 1, .. }))).unwrap();
     let message = logger.flush().unwrap_err().to_string();
     assert!(message.contains("6 records wait in memory"), "{message}");
@@ -170,7 +170,7 @@ fn a_file_on_a_full_device_is_refused_at_once() {
 }
 
 #[test]
-fn dropping_the_last_handle_writes_what_is_left() {
+fn dropping_the_last_handle_writes_the_remaining_records() {
     let disk = Disk::with_room(1 << 20);
     let logger = MetricLoggerConfig::default().init_with_writer(disk.clone()).unwrap();
     let other = logger.clone();
@@ -252,7 +252,7 @@ fn values_before_a_faulty_one_are_logged() {
 }
 
 #[test]
-fn configurations_that_make_no_sense_name_the_field() {
+fn invalid_configurations_name_the_field() {
     let default = MetricLoggerConfig::default;
     let configs = [
         ("flush_every", MetricLoggerConfig { flush_every: 0, ..default() }),
@@ -294,24 +294,24 @@ fn a_line_that_is_cut_off_is_named_and_the_rest_is_read() {
     append().init().unwrap().log_many(HEAD_DENSITY, (0..3).map(|step| (place(step), step as f64))).unwrap();
     let whole = fs::read(&path).unwrap();
     let last = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
-    // From nothing but the bracket to all but the bracket.
+    // The cut-off line has between one character and all but the closing bracket.
     for end in last + 1..whole.len() - 1 {
         fs::write(&path, &whole[..end]).unwrap();
         let log = MetricReader::open(&path).unwrap().read_all().unwrap();
         assert_eq!((log.records.len(), &log.cut_off[..]), (2, &[4][..]), "cut at {end}");
     }
-    // What comes after is not torn by it.
+    // The cut-off line does not damage later records.
     append().init().unwrap().log(HEAD_DENSITY, 9.0, place(9)).unwrap();
     let log = MetricReader::open(&path).unwrap().read_all().unwrap();
     let values = log.records.iter().map(|record| record.value).collect::<Vec<_>>();
     assert_eq!((values, log.cut_off), (vec![0.0, 1.0, 9.0], vec![4]));
-    // A record without the end of its line is whole.
+    // A record without the end of its line is complete.
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     assert_eq!(MetricReader::open(&path).unwrap().read_all().unwrap().records.len(), 3);
 }
 
 #[test]
-fn what_is_no_log_is_refused_by_line_and_field() {
+fn an_invalid_log_is_refused_with_line_and_field() {
     let path = path("refused");
     let header = r#"{"format":"sparse-attention-hub metrics","version":1,"metrics":[{"name":"head_density","kind":"real","unit":"","about":""},{"name":"hits","kind":"count","unit":"","about":""}]}"#;
     let time = r#""timestamp":"2026-11-27T15:28:24.123456Z""#;
@@ -349,7 +349,7 @@ fn what_is_no_log_is_refused_by_line_and_field() {
 }
 
 #[test]
-fn runs_stand_beside_one_another() {
+fn runs_are_put_side_by_side() {
     let run = |value: f64| {
         let logger = MetricLoggerConfig::default().init().unwrap();
         logger.at("top-k").log(HEAD_DENSITY, value, place(0)).unwrap();

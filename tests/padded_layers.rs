@@ -1,5 +1,5 @@
-//! Batches of unequal lengths: each sequence gives what it gives alone, in every layer, with every method, with a cache and
-//! without.
+//! Batches of unequal lengths: the output of each sequence is the output of the sequence alone. This holds for every
+//! layer and every method, with and without a cache.
 #![cfg(feature = "train")]
 
 mod common;
@@ -20,10 +20,10 @@ use sparse_attention_hub::{
 };
 
 on_host_backends!(
-    grouped_queries_of_a_batch_are_those_alone,
-    self_attention_of_a_batch_is_that_alone,
-    cross_attention_of_a_batch_is_that_alone,
-    positions_are_those_that_are_given,
+    batched_grouped_queries_equal_single_sequences,
+    batched_self_attention_equals_single_sequences,
+    batched_cross_attention_equals_single_sequences,
+    given_positions_are_used,
     padding_that_changes_is_refused,
     padding_may_begin_late,
     encoders_decode_batches_of_unequal_lengths,
@@ -35,7 +35,7 @@ const PROMPT: usize = 34;
 const STEPS: usize = 10;
 const WIDTH: usize = 20;
 
-/// Where the padding of a prompt stands.
+/// The position of the padding in a prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Side {
     Left,
@@ -60,7 +60,7 @@ impl Side {
         (0..PROMPT).filter(|&column| !self.pads(length, column)).collect()
     }
 
-    /// The mask of the prompts and some steps after them.
+    /// The padding mask of the prompts and of some steps after them.
     fn mask<B: Backend>(self, steps: usize) -> Tensor<B, 2, Bool> {
         let columns = PROMPT + steps;
         let row = |length: &usize| (0..columns).map(|column| column < PROMPT && self.pads(*length, column)).collect();
@@ -84,12 +84,12 @@ fn chosen<B: Backend>(x: &Tensor<B, 3>, columns: &[usize]) -> Tensor<B, 3> {
     x.clone().select(1, columns)
 }
 
-/// A method after a sink of one, which padding must not be.
+/// A method after a sink of size 1. The sink must not be a padding position.
 fn after_a_sink(method: &Method, sizes: &Sizes) -> Value {
     json!([{"type": "sink", "sink_size": 1}, (method.config)(sizes)])
 }
 
-fn grouped_queries_of_a_batch_are_those_alone<B: Backend>() {
+fn batched_grouped_queries_equal_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 12);
     let x = tokens::<B>(LENGTHS.len(), PROMPT + STEPS, WIDTH, 1);
     let chains = METHODS.iter().map(|method| Some(after_a_sink(method, &sizes)));
@@ -136,7 +136,7 @@ fn grouped_queries_of_a_batch_are_those_alone<B: Backend>() {
                 }
                 assert_eq!(cache.real_len(row), length + STEPS);
             }
-            // What the output projection makes of 0 at padding.
+            // The output at padding positions is the output projection of 0.
             let padding = chosen(&sequence(&whole, 2), &(0..PROMPT).filter(|&c| side.pads(14, c)).collect::<Vec<_>>());
             assert!(all_numbers(&padding).iter().all(|&x| x == 0.0), "{chain:?}, {side:?}");
         }
@@ -154,7 +154,7 @@ fn self_attention<B: Backend>(chain: &Value) -> SparseMultiHeadAttention<B> {
     )
 }
 
-fn self_attention_of_a_batch_is_that_alone<B: Backend>() {
+fn batched_self_attention_equals_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 6);
     let x = tokens::<B>(LENGTHS.len(), PROMPT + STEPS, 24, 2);
     for method in &METHODS {
@@ -168,7 +168,7 @@ fn self_attention_of_a_batch_is_that_alone<B: Backend>() {
             let mut steps = vec![layer.forward_step(input(), &mut cache).unwrap().context];
             for step in PROMPT..PROMPT + STEPS {
                 let input = MhaInput::self_attn(columns(&x, step..step + 1));
-                // With the mask, or without: the new position is no padding.
+                // The mask may be given or left out, because the new position is not padding.
                 let input = if step % 2 == 0 { input.mask_pad(side.mask(step + 1 - PROMPT)) } else { input };
                 steps.push(layer.forward_step(input, &mut cache).unwrap().context);
             }
@@ -194,7 +194,7 @@ fn self_attention_of_a_batch_is_that_alone<B: Backend>() {
     }
 }
 
-fn cross_attention_of_a_batch_is_that_alone<B: Backend>() {
+fn batched_cross_attention_equals_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 6);
     let (queries, context) = (tokens::<B>(LENGTHS.len(), 7, 24, 3), tokens::<B>(LENGTHS.len(), PROMPT, 24, 4));
     for method in &METHODS {
@@ -239,7 +239,7 @@ fn cross_attention_of_a_batch_is_that_alone<B: Backend>() {
     }
 }
 
-/// Case 6: a sink is the first key that is no padding.
+/// A sink is the first key that is not padding.
 fn encoders_decode_batches_of_unequal_lengths<B: Backend>() {
     let chain = json!([{"type": "sink", "sink_size": 1}, {"type": "local", "window_size": 1}]);
     let maskers = MaskerChainConfig::from_json(&chain.to_string()).unwrap();
@@ -266,14 +266,14 @@ fn encoders_decode_batches_of_unequal_lengths<B: Backend>() {
     }
 }
 
-fn positions_are_those_that_are_given<B: Backend>() {
+fn given_positions_are_used<B: Backend>() {
     let layer = layer::<B>(&config(4, 2), None);
     let x = tokens::<B>(2, 9, WIDTH, 6);
     let given = |positions: Vec<i64>| Tensor::from_data(TensorData::new(positions, [2, 9]), &B::Device::default());
     let plain = layer.forward(x.clone()).unwrap();
     let counted = given((0..9).chain(0..9).collect());
     close(&layer.forward(GqaInput::new(x.clone()).positions(counted)).unwrap(), &plain, "counted");
-    // Only distances tell, and they are those of each sequence.
+    // Only the distances between positions matter, and they are unchanged in each sequence.
     let moved = given((100..109).chain(7..16).collect());
     close(&layer.forward(GqaInput::new(x.clone()).positions(moved)).unwrap(), &plain, "moved");
     let stretched = given((0..9).chain((0..9).map(|at| 3 * at)).collect());
@@ -314,7 +314,7 @@ fn padding_that_changes_is_refused<B: Backend>() {
     let error = step(&mut cache, 3..4, &[&[true, false, false], &[false; 3]]).unwrap_err();
     assert!(matches!(error, AttentionError::Shape { tensor: "mask_pad", .. }), "{error}");
     assert_eq!(cache.len(), 3);
-    // The right step after the failed ones is as if they had not been: cases 6 and 15.
+    // The failed steps do not change the output of the valid step after them.
     let found = step(&mut cache, 3..4, &[&[true, false, false, false], &[false; 4]]).unwrap();
     let input = MhaInput::self_attn(x.clone()).mask_pad(bools(&[&[true, false, false, false], &[false; 4]]));
     close(&found, &columns(&layer.forward(input.causal()).context, 3..4), "position 3");
@@ -327,7 +327,7 @@ fn padding_that_changes_is_refused<B: Backend>() {
     assert!(matches!(input.right_aligned(&[4, 5]), Err(AttentionError::Value { field: "lengths", .. })));
 }
 
-/// A sequence that has ended is padding while the others go on.
+/// A sequence that has ended is padded while the other sequences continue.
 fn padding_may_begin_late<B: Backend>() {
     for method in &METHODS {
         let chain = after_a_sink(method, &Sizes::new(1, 4, 2, 1, 1, 12));

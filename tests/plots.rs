@@ -1,4 +1,4 @@
-//! What stands in plots, and what cannot be plotted.
+//! The content of plots, and the errors for data that cannot be plotted.
 #![cfg(feature = "plot")]
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn plot(scale: Scale) -> LinePlot {
 }
 
 #[test]
-fn names_stand_in_the_file() {
+fn names_are_in_the_file() {
     for scale in [Scale::Linear, Scale::Log] {
         let path = path(&format!("{scale:?}.svg"));
         plot(scale).save(&path).unwrap();
@@ -33,14 +33,14 @@ fn names_stand_in_the_file() {
         for text in ["<svg", "A title", "keys", "milliseconds", "dense", "sink + local", "</svg>"] {
             assert!(svg.contains(text), "{scale:?}: no `{text}`");
         }
-        // Only the short line has its points marked, and its name.
+        // Only the short line has markers and a label.
         assert_eq!(svg.matches("<circle").count(), 3, "{scale:?}");
         assert_eq!(svg, plot(scale).to_svg().unwrap());
     }
 }
 
 #[test]
-fn pictures_are_saved_as_their_names_say() {
+fn pictures_are_saved_by_file_extension() {
     let figure = plot(Scale::Log).figure().unwrap();
     let png = path("format.png");
     figure.save(&png, Theme::Dark).unwrap();
@@ -55,7 +55,7 @@ fn pictures_are_saved_as_their_names_say() {
 }
 
 #[test]
-fn what_cannot_be_plotted_is_named() {
+fn data_that_cannot_be_plotted_is_named() {
     let empty = LinePlot::new("nothing");
     assert!(matches!(empty.to_svg(), Err(PlotError::NoSeries { .. })));
     let error = plot(Scale::Linear).line("bare", []).to_svg().unwrap_err();
@@ -73,18 +73,18 @@ fn what_cannot_be_plotted_is_named() {
 }
 
 #[test]
-fn marked_up_names_stay_text() {
+fn markup_in_names_is_escaped() {
     let svg = LinePlot::new("<b>&\"").line("a <i> & 'b'", [(0.0, 1.0)]).to_svg().unwrap();
     assert!(!svg.contains("<b>") && !svg.contains("<i>"), "{svg}");
     assert!(svg.contains("&lt;i&gt; &amp;"), "{svg}");
 }
 
-/// The texts of a picture, one after the other.
+/// The texts of an image, one after the other.
 fn texts(svg: &str) -> String {
     svg.lines().filter(|line| !line.starts_with('<')).collect::<Vec<_>>().join(" ")
 }
 
-/// The cells of a map, from its table.
+/// The cells of a heat map, from its table.
 fn cells(map: &HeatMap) -> Vec<(usize, usize, f64)> {
     let csv = map.to_csv();
     let cell = |line: &str| {
@@ -100,7 +100,7 @@ fn cells_of_large_maps_are_the_largest_of_their_values() {
     let value = |row: usize, column: usize| ((row * 7919 + column * 104_729) % 1009) as f64;
     let values = (0..rows * columns).map(|at| value(at / columns, at % columns)).collect();
     let map = HeatMap::new("large", rows, columns, values).unwrap();
-    // 300 rows by three, 513 columns by five, the last cells narrower.
+    // A cell covers three of the 300 rows and five of the 513 columns. The last column of cells is narrower.
     let cells = cells(&map);
     assert_eq!(cells.len(), 100 * 103);
     for (row, column, found) in cells {
@@ -125,7 +125,8 @@ fn a_mask_of_four_thousand_keys_is_a_map() {
     let mask = Mask::<B>::pattern(shape, pattern, &Default::default());
     let map = HeatMap::of_mask("sink and window", &mask, 0, 1).unwrap();
     for (row, column, kept) in cells(&map) {
-        // The first key, the window's own block, and the block before, into which it reaches.
+        // The kept blocks are those of the first key, of the diagonal, and of the block before the diagonal, into which
+        // the window reaches.
         let wanted = column == 0 || row == column || row == column + 32;
         assert_eq!(kept, f64::from(u8::from(wanted)), "{row}, {column}");
     }
@@ -150,7 +151,7 @@ fn weights_of_a_head_are_a_map() {
     assert!(matches!(upside_down.figure(), Err(PlotError::Shades { .. })));
 }
 
-/// Two methods on three layers of four heads: a step of three queries, then two of one.
+/// Two methods on three layers of four heads, with a step of three queries and two steps of one query.
 fn log() -> MetricLog {
     let logger = MetricLoggerConfig::default().init().unwrap();
     for (factor, location) in [(1.0, "a"), (10.0, "b, \"c\"")] {
@@ -229,7 +230,7 @@ fn logs_with_odd_places_and_names_are_plotted() {
 }
 
 #[test]
-fn what_a_log_lacks_is_said() {
+fn missing_records_are_named() {
     let generator = PlotGenerator::new(log()).unwrap();
     let error = generator.plot("head_destiny", Granularity::PerHead).unwrap_err().to_string();
     for part in ["the log in memory", "`head_destiny`", HEAD_DENSITY, QUERY_DENSITY] {

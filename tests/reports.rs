@@ -1,4 +1,4 @@
-//! Reports: what stands in them, and how a browser shows them.
+//! The content of reports, and how a browser shows them.
 #![cfg(feature = "plot")]
 
 use std::{
@@ -19,7 +19,8 @@ fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("report-{}-{name}", std::process::id()))
 }
 
-/// Two methods on four layers of six heads, of which head 5 of layer 2 is the worst, and a name that is markup.
+/// Two methods on four layers of six heads. Head 5 of layer 2 has the largest error. The name of one method contains
+/// markup.
 fn log() -> MetricLog {
     let logger = MetricLoggerConfig::default().init().unwrap();
     for (factor, location) in [(1.0, "top-k"), (2.0, "<script>alert(1)</script>")] {
@@ -43,19 +44,19 @@ fn report() -> Report {
 }
 
 #[test]
-fn a_report_stands_alone_and_names_the_worst_head_first() {
+fn a_report_is_self_contained_and_lists_the_worst_head_first() {
     let html = report().to_html().unwrap();
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("<title>A run &amp; its heads</title>"));
     for part in ["head output error", "Layer 2, head 5", "density", "download=\"head_output_error-heads-top-k.csv\""] {
         assert!(html.contains(part), "no `{part}`");
     }
-    // Names are text, and nothing is fetched.
+    // Names are escaped, and the page loads nothing from elsewhere.
     assert!(!html.contains("<script>alert"), "a name is markup");
     let elsewhere = ["src=", "@import", "url(", "<link", "href=\"http"];
     assert!(elsewhere.iter().all(|part| !html.contains(part)), "something is fetched");
     let rows = html.split("<tr>").filter(|row| row.contains("<td>")).collect::<Vec<_>>();
     let worst = rows.iter().position(|row| row.contains("<td>top-k</td><td>2</td><td>5</td>")).unwrap();
-    // The first two rows are of the locations.
+    // The first two rows are those of the locations.
     assert_eq!(worst, 2);
     assert!(rows[worst].contains("data-value=\"0.9\""), "{}", rows[worst]);
 }
@@ -80,10 +81,10 @@ fn reports_are_written_whole_or_not_at_all() {
     assert!(html.contains("Line 4 of the log is cut off"), "not said");
 }
 
-/// Chromium as Debian installs it.
+/// The path at which Debian installs Chromium.
 const CHROMIUM: &str = "/usr/bin/chromium";
 
-/// What a page is in the browser after a script has run in it.
+/// The document of a page in the browser after a script has run in it.
 fn shown(name: &str, script: &str, width: u32) -> Option<String> {
     if !Path::new(CHROMIUM).exists() {
         eprintln!("left out: {name} in Chromium, which is not at {CHROMIUM}");
@@ -117,7 +118,7 @@ fn shown(name: &str, script: &str, width: u32) -> Option<String> {
 
 #[test]
 fn a_browser_sorts_the_table() {
-    // The density of the heads, twice: from the largest, then from the smallest.
+    // The script sorts by the density of the heads: first by falling, then by rising density.
     let script = "
         const table = document.querySelectorAll('table')[1];
         const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent.includes('density'));

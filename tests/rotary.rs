@@ -1,4 +1,4 @@
-//! Rotary encoding against numbers worked out apart from it.
+//! Rotary encoding against numbers that were computed independently.
 
 mod common;
 
@@ -11,8 +11,8 @@ use sparse_attention_hub::{
 
 on_each_backend!(
     halves_rotate_together,
-    positions_go_on,
-    some_channels_stay,
+    chunks_continue_the_positions,
+    a_partial_factor_leaves_channels_unrotated,
     products_depend_on_the_distance,
     llama_3_stretches_long_wavelengths,
     yarn_stretches_by_channel,
@@ -33,7 +33,7 @@ fn halves_rotate_together<B: Backend>() {
     assert_close(&host(&found), &wanted, 1e-7, "rotated");
 }
 
-fn positions_go_on<B: Backend>() {
+fn chunks_continue_the_positions<B: Backend>() {
     let rotary = config(500.0).init(6).unwrap();
     let heads = tensor::<B>(&normal(&mut generator(1), 2 * 3 * 9 * 6), [2, 3, 9, 6]);
     let whole = rotary.forward(heads.clone(), 7);
@@ -44,7 +44,7 @@ fn positions_go_on<B: Backend>() {
     assert_eq!(host(&rotary.forward(heads.clone().slice_dim(2, 0..1), 0)), host(&heads.slice_dim(2, 0..1)));
 }
 
-fn some_channels_stay<B: Backend>() {
+fn a_partial_factor_leaves_channels_unrotated<B: Backend>() {
     let heads = tensor::<B>(&normal(&mut generator(1), 20), [1, 1, 2, 10]);
     let partial = config(10_000.0).with_partial_factor(0.6).init(10).unwrap().forward(heads.clone(), 5);
     assert_eq!(host(&partial.clone().slice_dim(3, 6..10)), host(&heads.clone().slice_dim(3, 6..10)));
@@ -63,7 +63,7 @@ fn products_depend_on_the_distance<B: Backend>() {
     assert!((product(10, 0) - product(11, 0)).abs() > 0.1);
 }
 
-/// The frequencies of an encoding, read off a rotation by one position of vectors (1, 0).
+/// The frequencies and the length of an encoding, measured on vectors (1, 0) that are rotated to a position.
 fn frequencies<B: Backend>(rotary: &RotaryEncoding, pairs: usize, position: usize) -> (Vec<f64>, f64) {
     let unit = [vec![1.0; pairs], vec![0.0; pairs]].concat();
     let turned = host(&rotary.forward(tensor::<B>(&unit, [1, 1, 1, 2 * pairs]), position));
@@ -80,7 +80,7 @@ fn check(found: &[f64], wanted: &[(usize, f64)]) {
     }
 }
 
-/// The numbers of Llama 3.2 1B, from the formula with its three cases.
+/// The frequencies of Llama 3.2 1B, from the formula with its three cases.
 fn llama_3_stretches_long_wavelengths<B: Backend>() {
     let scaling = r#"{"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
                       "original_max_position_embeddings": 8192, "rope_type": "llama3"}"#;
@@ -103,7 +103,7 @@ fn llama_3_stretches_long_wavelengths<B: Backend>() {
     assert!((length - 1.0).abs() < 1e-6);
 }
 
-/// The numbers of GPT-OSS, and of Qwen with its factor of 4.
+/// The frequencies of GPT-OSS, and of Qwen with its factor of 4.
 fn yarn_stretches_by_channel<B: Backend>() {
     let scaling = r#"{"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
                       "rope_type": "yarn", "truncate": false}"#;
@@ -146,7 +146,7 @@ fn linear_and_dynamic_scaling<B: Backend>() {
     let scaling = RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: Some(16) };
     let dynamic = config(10_000.0).with_scaling(Some(scaling)).init(8).unwrap();
     assert_eq!(host(&dynamic.forward(heads.clone(), 15)), host(&plain.forward(heads, 15)));
-    // A sequence of 40, of which the second position is looked at.
+    // The second position in a sequence of 40.
     let unit = [[1.0; 4], [0.0; 4]].concat().repeat(39);
     let turned = dynamic.forward(tensor::<B>(&unit, [1, 1, 39, 8]), 1).slice_dim(2, 0..1);
     let angles = host(&turned)[4..].iter().map(|&sine| f64::from(sine).asin()).collect::<Vec<_>>();
@@ -157,7 +157,7 @@ fn read(table: &str) -> RotaryEncodingConfig {
     RotaryEncodingConfig::new().with_rope_parameters(RopeParameters::from_json(table).unwrap()).unwrap()
 }
 
-/// What cosines and sines are multiplied with, cases 11 and 12: the first is that of DeepSeek-V2.
+/// The factor of cosines and sines. The first case is that of DeepSeek-V2.
 fn yarn_lengthens_by_the_ratio_of_two_scales<B: Backend>() {
     let scale = |mscale: f64, factor: f64| 0.1 * mscale * factor.ln() + 1.0;
     let cases = [
@@ -176,7 +176,7 @@ fn yarn_lengthens_by_the_ratio_of_two_scales<B: Backend>() {
     }
 }
 
-/// Frequencies of a list for short sequences and of another for long ones; Phi-3's lengths.
+/// One list of factors is for short sequences and the other for long ones. The lengths are those of Phi-3.
 fn long_rope_has_two_lists<B: Backend>() {
     let table = r#"{"type": "longrope", "short_factor": [1.0, 1.25], "long_factor": [2.0, 64.0]}"#;
     let mut config = read(table);
@@ -191,7 +191,7 @@ fn long_rope_has_two_lists<B: Backend>() {
         [0, 1].map(|pair| f64::from(turned[pair + 2]).atan2(f64::from(turned[pair])))
     };
     let turn = |angle: f64| angle.sin().atan2(angle.cos());
-    // The last position of a sequence of 4096, and the first of a longer one.
+    // The last position of a sequence of 4096, and the first position beyond it.
     for (position, factors) in [(4095, [1.0, 1.25]), (4096, [2.0, 64.0])] {
         for (found, wanted) in angles(position).iter().zip([1.0 / factors[0], 0.01 / factors[1]]) {
             let wanted = turn(f64::from(position as f32 * wanted as f32));
@@ -212,7 +212,7 @@ fn halves_of_other_types_are_rotated_in_f32() {
 }
 
 #[test]
-fn values_without_sense_are_named() {
+fn invalid_values_name_the_field() {
     let field = |config: RotaryEncodingConfig, head_dim| match config.init(head_dim) {
         Err(ConfigError::Value { field, .. }) => field,
         other => panic!("{other:?}"),
@@ -239,7 +239,6 @@ fn values_without_sense_are_named() {
     assert_eq!(yarn(r#""original_max_position_embeddings": 8, "attention_factor": 0.0"#), "attention_factor");
 }
 
-/// Case 13.
 #[test]
 fn tables_are_read_as_models_write_them() {
     let scaling = |table: &str| serde_json::from_str::<RotaryScaling>(table).unwrap();
@@ -254,7 +253,7 @@ fn tables_are_read_as_models_write_them() {
     let table = r#"{"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32768.0}"#;
     let with_length = RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: Some(32_768) };
     assert_eq!(scaling(table), with_length);
-    // The length of the model, where the table has none.
+    // The length of the model is used if the table has none.
     let config = config(10_000.0).with_scaling(Some(dynamic)).with_max_position_embeddings(Some(32_768));
     let of_table = RotaryEncodingConfig::new().with_scaling(Some(with_length));
     let turned = |config: &RotaryEncodingConfig| {
@@ -268,7 +267,7 @@ fn tables_are_read_as_models_write_them() {
     assert!(matches!(su, RotaryScaling::LongRope { .. }));
     let whole = read(r#"{"rope_type": "default", "rope_theta": 1000000, "partial_rotary_factor": 0.5}"#);
     assert_eq!((whole.theta, whole.partial_factor), (1_000_000.0, 0.5));
-    // What is written is read.
+    // A written table can be read again.
     for scaling in [
         RotaryScaling::Default,
         RotaryScaling::Linear { factor: 2.5 },
@@ -281,9 +280,9 @@ fn tables_are_read_as_models_write_them() {
     assert_eq!(serde_json::from_str::<RotaryEncodingConfig>(&saved).unwrap(), whole);
 }
 
-/// Case 14, and what contradicts itself.
+/// Unknown, missing and contradictory fields are errors.
 #[test]
-fn tables_that_are_not_understood_are_refused() {
+fn unsupported_tables_are_refused() {
     let error = |table: &str| RopeParameters::from_json(table).unwrap_err().to_string();
     let cases = [
         (r#"{"rope_type": "yarn", "factor": 2.0, "attn_factor": 1.0}"#, "attn_factor"),

@@ -1,4 +1,4 @@
-//! Capped logits and sinks against naive attention in f64, wherever logits are made.
+//! Softcaps and sinks against naive attention in f64, in every function that computes logits.
 
 mod common;
 
@@ -18,10 +18,10 @@ on_each_backend!(
     a_heavy_sink_does_not_overflow,
     a_sink_is_a_key_without_value,
     windows_equal_naive,
-    reports_tell_the_share_of_the_keys,
+    reports_give_the_share_of_the_keys,
     scorers_see_capped_logits,
     samplers_draw_from_capped_logits_and_count_the_sink,
-    values_without_sense_are_named,
+    invalid_values_name_the_field,
 );
 
 const ALL: Requested = Requested { weights: true, statistics: true };
@@ -35,8 +35,8 @@ fn sink_logits<B: Backend>(heads: usize) -> Tensor<B, 1> {
     Tensor::from_data(TensorData::new(logits, [heads]), &B::Device::default())
 }
 
-/// [F32] and what rounded operands add, for sums and for weights: no more than without caps, which only bring logits
-/// closer, and without sinks, which only take shares away.
+/// [F32] plus the error of rounded operands, for sums and for weights. Softcaps bring logits closer together, and sinks
+/// reduce the weights. Neither increases the error.
 fn tolerances<B: Backend>() -> (f64, f64) {
     (F32 + attention_rounding::<B>(), F32 + weights_rounding::<B>())
 }
@@ -58,7 +58,7 @@ fn attention_equals_naive<B: Backend>() {
         ];
         for (name, visibility) in visibilities::<B>(sizes, case as u64) {
             let plain = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
-            // Logits have a standard deviation of about 1.
+            // The logits have a standard deviation of about 1, so a softcap of 0.7 changes them.
             let capped = plain.clone().with_softcap(0.7).unwrap();
             let both = capped.clone().with_sink_logits(sink_logits(sizes.heads)).unwrap();
             for (kind, inputs) in [
@@ -106,7 +106,8 @@ fn attention_equals_naive<B: Backend>() {
 
 fn a_sink_without_keys_takes_everything<B: Backend>() {
     let sizes = Sizes::new(2, 4, 2, 5, 40, 12);
-    // Far below 0, where a maximum of 0 for "no key" would drown it.
+    // The first logit is far below 0. If a row without keys had a maximum of 0, the exponential of this logit would
+    // underflow.
     let sink_logits = Tensor::<B, 1>::from_data([-300.0, 0.0, 2.0, f32::NEG_INFINITY], &B::Device::default());
     let inputs = inputs::<B>(sizes, 1).with_sink_logits(sink_logits).unwrap();
     let mask = Mask::empty(inputs.mask_shape(), &inputs.device());
@@ -131,7 +132,7 @@ fn a_heavy_sink_does_not_overflow<B: Backend>() {
     assert_close(&log_sum_exp, &[500.0, 500.0, 500.0, 80.0, 80.0, 80.0], 1e-7, "log-sum-exp");
 }
 
-/// A sink of 0 is a key of zeros with a value of zeros.
+/// A sink of logit 0 equals a key of zeros with a value of zeros.
 fn a_sink_is_a_key_without_value<B: Backend>() {
     let sizes = Sizes::new(1, 6, 2, 7, 39, 8);
     let plain = inputs::<B>(sizes, 4).causal().unwrap();
@@ -146,7 +147,7 @@ fn a_sink_is_a_key_without_value<B: Backend>() {
     assert_close(&host(&log_sum_exp(found)), &f64s(&log_sum_exp(wanted)), 2e-6, "log-sum-exp");
 }
 
-/// A sliding window, alone and under every form of mask.
+/// A sliding window, alone and with every form of mask.
 fn windows_equal_naive<B: Backend>() {
     let (tolerance, of_weights) = tolerances::<B>();
     for (case, sizes) in SIZES.into_iter().enumerate() {
@@ -193,8 +194,8 @@ fn windows_equal_naive<B: Backend>() {
     }
 }
 
-fn reports_tell_the_share_of_the_keys<B: Backend>() {
-    // Two keys of logit 0 and a sink of the mass of both: the kept key has half of what lies on keys.
+fn reports_give_the_share_of_the_keys<B: Backend>() {
+    // Two keys of logit 0, and a sink with the mass of both. The kept key has half of the mass of the keys.
     let query = tensor::<B>(&[0.0], [1, 1, 1, 1]);
     let key = tensor::<B>(&[1.0, 0.0], [1, 1, 2, 1]);
     let value = tensor::<B>(&[2.0, 4.0], [1, 1, 2, 1]);
@@ -204,18 +205,18 @@ fn reports_tell_the_share_of_the_keys<B: Backend>() {
     let report = AttentionReport::of(&inputs, &mask).unwrap();
     let head = report.heads[0];
     assert!((head.mass_kept - 0.5).abs() < 1e-6, "{head:?}");
-    // Dense: (2 + 4) / 4; kept: 2 / 3.
+    // The dense output is (2 + 4) / 4, and the output of the kept key is 2 / 3.
     assert!((head.output_error - (1.5 - 2.0 / 3.0) / 1.5).abs() < 1e-6, "{head:?}");
     assert!((head.log_sum_exp_error - (4f64 / 3.0).ln()).abs() < 1e-6, "{head:?}");
 }
 
-/// What a chain keeps of some inputs, densely.
+/// The dense mask of a chain.
 fn kept<B: Backend>(chain: serde_json::Value, inputs: &AttentionInputs<B>, seed: u64) -> Vec<f32> {
     let attention = MaskerRegistry::new().research_attention(&chain.to_string(), &inputs.device()).unwrap();
     host(&attention.mask(inputs, &mut LayerState::new(seed)).unwrap().to_dense())
 }
 
-/// A share of the mass depends on what the logits are, and not on their order alone.
+/// A share of the mass depends on the values of the logits, not only on their order.
 fn scorers_see_capped_logits<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 3, 63, 12);
     for (name, visibility) in visibilities::<B>(sizes, 3) {
@@ -235,7 +236,7 @@ fn scorers_see_capped_logits<B: Backend>() {
             }
         }
     }
-    // Estimates that would be exact are the exact ones, capped.
+    // Estimates that equal the exact logits are capped in the same way.
     let inputs = inputs::<B>(sizes, 3).with_scale(1.0).unwrap().with_softcap(2.0).unwrap();
     let top_p = |scorer| kept(json!([{"type": "top_p", "top_p": 0.5, "scorer": scorer}]), &inputs, 1);
     let exact = top_p(json!({"type": "oracle"}));
@@ -244,7 +245,7 @@ fn scorers_see_capped_logits<B: Backend>() {
     assert_eq!(top_p(json!({"type": "pq", "pq_sub_dim": 12, "pq_bits": 6})), exact);
 }
 
-/// The number of drawn keys follows the spread of the exponentials over the denominator.
+/// The number of drawn keys depends on the standard deviation of the exponentials relative to the denominator.
 fn samplers_draw_from_capped_logits_and_count_the_sink<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 1, 4000, 12);
     let plain = inputs::<B>(sizes, 3);
@@ -266,14 +267,14 @@ fn samplers_draw_from_capped_logits_and_count_the_sink<B: Backend>() {
         assert_eq!(drawn(chain, &sunk), 50, "{chain}");
     }
     assert!(drawn(&verified, &plain) > 50);
-    // Light sinks change nothing.
+    // Light sinks do not change the draws.
     let light = plain.clone().with_sink_logits(Tensor::from_data([-60.0, -60.0], &B::Device::default())).unwrap();
     for chain in [adaptive, denominator, verified] {
         assert_eq!(kept(chain.clone(), &light, 5), kept(chain, &plain, 5));
     }
 }
 
-fn values_without_sense_are_named<B: Backend>() {
+fn invalid_values_name_the_field<B: Backend>() {
     let inputs = inputs::<B>(Sizes::new(1, 4, 2, 3, 7, 5), 1);
     for cap in [0.0, -3.0, f64::NAN, f64::INFINITY] {
         let error = inputs.clone().with_softcap(cap).unwrap_err();

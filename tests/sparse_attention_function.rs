@@ -1,4 +1,5 @@
-//! The function in the shape of burn's: without a method it gives what burn's gives, and with one what the layers give.
+//! The function with burn's interface. Without a method it gives burn's output, and with a method it gives the output
+//! of the layers.
 
 mod common;
 
@@ -10,21 +11,21 @@ use serde_json::json;
 use sparse_attention_hub::{nn::sparse_attention, prelude::*};
 
 on_each_backend!(
-    without_a_method_it_is_burns,
+    without_a_method_it_equals_burns,
     grouped_heads_need_no_repetition,
     a_method_chooses_among_what_the_masks_show,
-    what_does_not_fit_is_refused,
-    the_state_says_which_layer_asks,
+    invalid_shapes_and_options_are_refused,
+    draws_depend_on_the_layer_of_the_state,
 );
 
 fn hidden<B: Backend>(dims: [usize; 4]) -> Tensor<B, 4, Bool> {
     let keys = dims[3];
-    // No row hides its first key, so that none is without any.
+    // No row hides its first key, so every row sees a key.
     let hidden = (0..dims.iter().product()).map(|at| at % keys != 0 && at * 7 % 5 < 2).collect::<Vec<bool>>();
     Tensor::from_data(TensorData::new(hidden, dims), &B::Device::default())
 }
 
-fn without_a_method_it_is_burns<B: Backend>() {
+fn without_a_method_it_equals_burns<B: Backend>() {
     let sizes = Sizes::new(2, 3, 3, 5, 17, 12);
     let inputs = inputs::<B>(sizes, 1);
     let qkv = || (inputs.queries().clone(), inputs.keys().clone(), inputs.values().clone());
@@ -77,7 +78,7 @@ fn a_method_chooses_among_what_the_masks_show<B: Backend>() {
     assert_eq!(host(&found), host(&wanted));
 }
 
-fn what_does_not_fit_is_refused<B: Backend>() {
+fn invalid_shapes_and_options_are_refused<B: Backend>() {
     let inputs = inputs::<B>(Sizes::new(1, 2, 1, 9, 5, 4), 4);
     let call = |mask: Option<Tensor<B, 4, Bool>>, options: AttentionModuleOptions| {
         let (q, k, v) = (inputs.queries().clone(), inputs.keys().clone(), inputs.values().clone());
@@ -94,8 +95,8 @@ fn what_does_not_fit_is_refused<B: Backend>() {
     assert!(call(None, options).is_ok());
 }
 
-/// What is drawn is drawn by layer.
-fn the_state_says_which_layer_asks<B: Backend>() {
+/// The draws depend on the layer.
+fn draws_depend_on_the_layer_of_the_state<B: Backend>() {
     let inputs = inputs::<B>(Sizes::new(1, 2, 1, 1, 111, 4), 5);
     let method = r#"[{"type": "random_sampling", "sampling_rate": 0.2}]"#;
     let method = MaskerChainConfig::from_json(method).unwrap().init::<B>(&B::Device::default()).unwrap();

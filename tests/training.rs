@@ -1,4 +1,4 @@
-//! Learned signatures: what trains them, what they are worth, and files of them.
+//! Learned signatures: their training, their recall, and their files.
 #![cfg(feature = "train")]
 
 mod common;
@@ -28,10 +28,10 @@ on_each_backend!(
     the_loss_is_cross_entropy,
     the_gradient_is_the_slope_of_the_loss,
     recall_is_what_sorting_gives,
-    training_finds_more,
+    training_increases_recall,
     frozen_parameters_stay,
     weights_that_do_not_fit_are_refused,
-    saved_weights_come_back,
+    saved_weights_load,
 );
 
 const SIZES: Sizes = Sizes::new(1, 4, 2, 111, 111, 12);
@@ -58,14 +58,14 @@ fn distillation() -> HashDistillationConfig {
     HashDistillationConfig::new().with_top_k(5).with_sink_size(2).with_window_size(3).with_learning_rate(1e-2)
 }
 
-/// Recall of the exact top 5 within an eighth of the keys.
+/// The recall of the exact top 5 within a budget of an eighth of the keys.
 const RECALL: TopKRecall = TopKRecall { top_k: 5, budget: Size::Fraction(0.125), sink_size: 2, window_size: 3 };
 
 fn hash<B: Backend>(layer: LayerPerceptrons<B>) -> Hash<B> {
     Hash::new(HashWeights::new([(0, layer)]), Activation::Silu)
 }
 
-/// Every number of a module's parameters.
+/// All numbers of the parameters of a layer.
 fn numbers<B: Backend>(layer: &LayerPerceptrons<B>) -> Vec<f32> {
     let linears = layer.query.layers.iter().chain(&layer.key.layers);
     let numbers = linears.flat_map(|linear| [linear.matrix.val().into_data(), linear.bias.val().into_data()]);
@@ -78,7 +78,7 @@ fn straight_through_has_the_gradient_of_tanh<B: Backend>() {
     let sign = straight_through_sign(leaf.clone());
     let values = sign.to_data().convert::<f32>().to_vec::<f32>().unwrap();
     assert_eq!(values, [-1.0, -1.0, -1.0, 1.0, 1.0]);
-    // d/dx of (sign(x) - 3)^2 with tanh' for sign'.
+    // The derivative of (sign(x) - 3)^2 with the derivative of tanh in place of that of sign.
     let gradients = (sign - 3.0).powi_scalar(2).sum().backward();
     let found = leaf.grad(&gradients).unwrap().into_data().convert::<f32>().to_vec::<f32>().unwrap();
     let wanted = x.map(|x: f64| {
@@ -88,7 +88,7 @@ fn straight_through_has_the_gradient_of_tanh<B: Backend>() {
     assert_close(&found, &wanted, 1e-5, "gradient");
 }
 
-/// The pairs a query chooses among, and whether each is a target, from exact scores.
+/// The keys that each query chooses from, and whether each is a target, from exact scores.
 fn naive_targets<B: Backend>(inputs: &AttentionInputs<B>) -> Vec<Vec<(usize, bool)>> {
     let keys = inputs.mask_shape().keys;
     let rows = naive_logits(inputs).chunks(keys).map(<[f64]>::to_vec).collect::<Vec<_>>();
@@ -142,7 +142,7 @@ fn the_gradient_is_the_slope_of_the_loss<B: Backend>() {
     let (still, first) = (trainer(random(1)), 0);
     let gradients = still.loss(&inputs).unwrap().unwrap().backward();
     let gradient = still.layer().query.layers[first].bias.val().grad(&gradients).unwrap();
-    // The loss some way up and down the gradient, by which it changes by the square of the gradient's length.
+    // The loss after a step `way` along the gradient. Its slope is the square of the gradient's length.
     let moved = |way: f64| {
         let mut layer = random::<Autodiff<B>>(1);
         let bias = layer.query.layers[first].bias.val() + Tensor::from_inner(gradient.clone()).mul_scalar(way);
@@ -164,7 +164,7 @@ fn recall_is_what_sorting_gives<B: Backend>() {
     for (row, candidates) in naive_targets(&inputs).into_iter().enumerate().filter(|(_, row)| row.len() >= 5) {
         let scores = &scores[row * SIZES.keys..][..SIZES.keys];
         let mut found = candidates.iter().map(|(key, _)| *key).collect::<Vec<_>>();
-        // The scorer's ties go to the lower key.
+        // Among equal scores the scorer takes the lower key.
         found.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
         let seen = row % SIZES.queries + 1;
         found.truncate((seen / 8).max(1));
@@ -175,11 +175,11 @@ fn recall_is_what_sorting_gives<B: Backend>() {
     assert!((recall - hits as f64 / f64::from(all)).abs() < 1e-12, "{recall}, not {hits} of {all}");
     let oracle = TopKRecall { budget: Size::Count(5), ..RECALL };
     assert_eq!(oracle.measure(&Oracle::default(), &inputs).unwrap(), 1.0);
-    // Nobody chooses among so many keys.
+    // No query has 107 keys to choose from, so the recall is 1.
     assert_eq!(TopKRecall { top_k: 107, ..RECALL }.measure(&hash, &inputs).unwrap(), 1.0);
 }
 
-fn training_finds_more<B: Backend>() {
+fn training_increases_recall<B: Backend>() {
     let (train, held_out) = (inputs::<B>(7), inputs::<B>(8));
     for relaxation in [Relaxation::Tanh, Relaxation::StraightThrough] {
         let config = distillation().with_relaxation(relaxation).with_chunk_size(40);
@@ -220,7 +220,7 @@ fn frozen_parameters_stay<B: Backend>() {
     });
     assert_ne!(found.0, before.0);
     assert_eq!(found.1, before.1);
-    // What the sink and the window cover is nothing to learn from.
+    // If the sink and the window cover all keys, there is nothing to learn.
     let config = distillation().with_window_size(111);
     let mut trainer = config.init::<Autodiff<B>>(random(4), Activation::Silu).unwrap();
     assert_eq!(trainer.step(&inputs).unwrap(), None);
@@ -252,7 +252,7 @@ fn weights_that_do_not_fit_are_refused<B: Backend>() {
     }
 }
 
-fn saved_weights_come_back<B: Backend>() {
+fn saved_weights_load<B: Backend>() {
     let device = B::Device::default();
     let weights = HashWeights::<Autodiff<B>>::new([(5, random(5)), (2, random(2)), (5, random(6))]);
     let layers = weights.layers().map(|(layer, _)| layer).collect::<Vec<_>>();
@@ -264,7 +264,7 @@ fn saved_weights_come_back<B: Backend>() {
     let read = HashWeights::<B>::from_file(path.clone(), &config(), &device).unwrap();
     let all = |weights: &HashWeights<B>| weights.layers().map(|(at, layer)| (at, numbers(layer))).collect::<Vec<_>>();
     assert_eq!(all(&read), [(2, numbers(&random::<B>(2))), (5, numbers(&random::<B>(6)))]);
-    // A record, into weights for the same layers, which stay frozen.
+    // A record loads into weights for the same layers. Frozen weights stay frozen.
     let recorder = NamedMpkBytesRecorder::<FullPrecisionSettings>::default();
     let bytes = Recorder::<Autodiff<B>>::record(&recorder, weights.into_record(), ()).unwrap();
     let others = HashWeights::<Autodiff<B>>::new([(2, random(8)), (5, random(9))]).no_grad();
@@ -272,7 +272,7 @@ fn saved_weights_come_back<B: Backend>() {
     assert_eq!(all(&others.valid()), all(&read));
     let layer = others.layer(5).unwrap();
     assert!(!layer.query.layers[0].matrix.is_require_grad() && !layer.key.layers[1].bias.is_require_grad());
-    // Where nothing can be written, nothing is left behind.
+    // A failed save leaves no file behind.
     let error = read.save("/no/such/folder/weights.safetensors".into()).unwrap_err();
     assert!(error.to_string().contains("/no/such/folder/weights.safetensors"), "{error}");
     assert!(read.save("weights.pt".into()).unwrap_err().to_string().contains("weights.pt"));
@@ -299,14 +299,14 @@ fn metrics_are_means_over_heads() {
     assert!((error.running_value().current() - 0.2).abs() < 1e-9);
     error.clear();
     density.clear();
-    // Of reports: two layers, one dense and one that sees a window of 1 only.
+    // Two reports: a dense layer, and a layer with a window of 1.
     let inputs = inputs_of::<B>(Sizes::new(1, 2, 1, 4, 4, 3), 1).causal().unwrap();
     let (shape, device) = (inputs.mask_shape(), inputs.device());
     let reports = [Pattern::causal(0), Pattern::local(1, 0)]
         .map(|pattern| AttentionReport::of(&inputs, &Mask::pattern(shape, pattern, &device)).unwrap());
     density.update(&DensityInput::of(&reports), &metadata);
     error.update(&OutputErrorInput::of(&reports), &metadata);
-    // 10 visible pairs, of which the window keeps 4.
+    // There are 10 visible pairs, and the window keeps 4 of them.
     assert!((density.running_value().current() - 70.0).abs() < 1e-9);
     let wanted = reports[1].heads.iter().map(|head| head.output_error).sum::<f64>() / 4.0;
     assert!(wanted > 0.1 && (error.running_value().current() - wanted).abs() < 1e-9);

@@ -1,5 +1,5 @@
-//! What a query keeps depends on what it may see and on nothing else: not on hidden or future keys, not on how a prompt is
-//! cut into calls, not on the other sequences of a batch. Every method of the matrix is held to it.
+//! The keys that a query keeps depend only on the keys that it sees. They do not depend on hidden or future keys, on
+//! the chunks of a prompt, or on other sequences of the batch. Every method of [METHODS] is tested.
 
 mod common;
 
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use sparse_attention_hub::{attention::AttentionError, prelude::*};
 
 on_each_backend!(
-    keys_that_a_row_does_not_see_change_nothing,
+    hidden_keys_change_nothing,
     the_future_does_not_change_the_past,
     chunks_of_any_size_equal_one_call,
     a_row_of_a_batch_equals_its_sequence_alone,
-    a_query_that_is_not_a_number_shows,
+    a_nan_query_shows,
     a_state_refuses_another_sequence,
     pages_are_bounded_by_the_keys_that_are_seen,
-    narrowed_queries_stand_where_they_stood,
+    narrowed_queries_keep_their_positions,
     different_float_types_are_refused,
     positions_beyond_32_bits_are_refused,
 );
@@ -29,7 +29,7 @@ fn kept<B: Backend>(masker: &dyn Masker<B>, inputs: &AttentionInputs<B>, state: 
     masker.mask(inputs, state).unwrap()
 }
 
-/// The visibilities of the matrix, and a window.
+/// The visibilities of [visibilities], and a window.
 fn every_visibility<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(&'static str, Visibility<B>)> {
     let mut all = visibilities::<B>(sizes, seed);
     all.push(("window", Visibility::Window { offset: sizes.keys - sizes.queries, window: 7 }));
@@ -50,7 +50,7 @@ fn with_others_in<B: Backend>(inputs: &AttentionInputs<B>, places: &[usize], num
         .unwrap()
 }
 
-/// What a row keeps of what it sees, and its output.
+/// The kept weights among the visible keys of all rows, and the output.
 struct Rows {
     kept: Vec<f32>,
     output: Vec<f32>,
@@ -63,7 +63,7 @@ fn rows<B: Backend>(method: &dyn Masker<B>, inputs: &AttentionInputs<B>, visible
     Rows { kept: kept.collect(), output }
 }
 
-fn keys_that_a_row_does_not_see_change_nothing<B: Backend>() {
+fn hidden_keys_change_nothing<B: Backend>() {
     for (case, sizes) in [Sizes::new(2, 6, 3, 11, 23, 6), Sizes::new(1, 8, 1, 1, 37, 60)].into_iter().enumerate() {
         for (name, visibility) in every_visibility::<B>(sizes, case as u64) {
             let inputs = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
@@ -95,7 +95,7 @@ fn keys_that_a_row_does_not_see_change_nothing<B: Backend>() {
     }
 }
 
-/// Rows before the change of a causal prompt.
+/// Changes of later tokens in a causal prompt do not change earlier rows.
 fn the_future_does_not_change_the_past<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 80, 80, 12);
     let inputs = inputs::<B>(sizes, 9).causal().unwrap();
@@ -108,7 +108,7 @@ fn the_future_does_not_change_the_past<B: Backend>() {
         let after = rows(masker.as_ref(), &other, &all);
         let width = inputs.values().dims()[3];
         for row in (0..4 * 80).filter(|row| row % 80 < 50) {
-            // A masker may keep what the row does not see.
+            // A masker may keep keys that the row does not see.
             let seen = row * 80..row * 80 + row % 80 + 1;
             assert_eq!(after.kept[seen.clone()], before.kept[seen], "{config}, row {row}");
             let values = row * width..(row + 1) * width;
@@ -117,7 +117,7 @@ fn the_future_does_not_change_the_past<B: Backend>() {
     }
 }
 
-/// Whether a budget is a share of the keys that are there when it is asked for.
+/// Whether a budget is a fraction of the number of keys at the time of the call.
 fn depends_on_the_number_of_keys(config: &Value) -> bool {
     let sizes = ["heavy_size", "sink_size", "window_size", "sampling_size", "k", "init_offset", "local_offset"];
     let is_fraction = |field: &&str| config.get(*field).is_some_and(Value::is_f64);
@@ -163,7 +163,7 @@ fn chunks_of_any_size_equal_one_call<B: Backend>() {
         for chunk in [20, 7, 1] {
             let (in_chunks, found) = run(chunk);
             assert_same_choice(&in_chunks, &keys, &format!("{config}, chunks of {chunk}"));
-            // Blocks of other widths sum in another order.
+            // Blocks of another width sum in another order.
             assert_close(&found, &output, 1e-5 + attention_rounding::<B>(), &format!("{config}, chunks of {chunk}"));
         }
     }
@@ -186,11 +186,11 @@ fn a_row_of_a_batch_equals_its_sequence_alone<B: Backend>() {
     }
 }
 
-fn a_query_that_is_not_a_number_shows<B: Backend>() {
+fn a_nan_query_shows<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 5, 33, 12);
     let plain = inputs::<B>(sizes, 8);
     let width = sizes.head_dim;
-    // Query 3 of every head.
+    // Query 3 of every head is NaN.
     let numbers = host(plain.queries()).into_iter().enumerate();
     let numbers = numbers.map(|(at, x)| if at / width % 5 == 3 { f32::NAN } else { x }).collect::<Vec<_>>();
     let queries = tensor::<B>(&numbers, plain.queries().dims());
@@ -207,7 +207,7 @@ fn a_query_that_is_not_a_number_shows<B: Backend>() {
             }
         }
     }
-    // q = [NaN], k = [1, 2, 3], v = [1, 1, 1].
+    // The smallest case: q = [NaN], k = [1, 2, 3], v = [1, 1, 1].
     let keys = tensor::<B>(&[1.0, 2.0, 3.0], [1, 1, 3, 1]);
     let inputs = AttentionInputs::new(tensor(&[f32::NAN], [1, 1, 1, 1]), keys.clone(), keys.ones_like()).unwrap();
     let mask =
@@ -226,7 +226,7 @@ fn a_state_refuses_another_sequence<B: Backend>() {
     ];
     for method in METHODS.iter().filter(|method| method.selects) {
         let config = (method.config)(&first);
-        // The weights of a scorer are those of one size of heads: what is wrong with another is theirs to say.
+        // The weights of a scorer are for one size of heads. For another size the scorer itself gives the error.
         let masker = masker::<B>(config.clone());
         for (length, other) in others {
             let mut state = LayerState::new(1);
@@ -235,14 +235,14 @@ fn a_state_refuses_another_sequence<B: Backend>() {
             let error = refused.err().unwrap_or_else(|| panic!("{config}: another {length} is taken"));
             let says = matches!(&error, AttentionError::AnotherSequence { length: found, .. } if *found == length);
             assert!(says || matches!(error, AttentionError::Shape { .. }), "{config}, {length}: {error}");
-            // The state goes on with its own sequence.
+            // The state continues with its sequence.
             kept(masker.as_ref(), &inputs::<B>(Sizes { keys: 34, ..first }, 1), &mut state);
         }
     }
 }
 
-/// Keys 1, 0, 0.5, 9 in pages of two: the row of position 2 is worked as if the last key were not there, unless the rule
-/// is the published one.
+/// Keys 1, 0, 0.5, 9 in pages of two. The row of position 2 does not depend on the last key, except with the published
+/// rule.
 fn pages_are_bounded_by_the_keys_that_are_seen<B: Backend>() {
     let keep = |keys: &[f32], fit: &str| {
         let count = keys.len();
@@ -258,7 +258,7 @@ fn pages_are_bounded_by_the_keys_that_are_seen<B: Backend>() {
     assert_eq!(keep(&[1.0, 0.0, 0.5, 9.0], "prompt"), [0.0, 0.0, 1.0]);
 }
 
-fn narrowed_queries_stand_where_they_stood<B: Backend>() {
+fn narrowed_queries_keep_their_positions<B: Backend>() {
     let sizes = Sizes::new(1, 2, 1, 3, 8, 4);
     for (name, visibility) in every_visibility::<B>(sizes, 1) {
         let whole = inputs::<B>(sizes, 1).with_visibility(visibility).unwrap();
@@ -267,7 +267,7 @@ fn narrowed_queries_stand_where_they_stood<B: Backend>() {
         let rest = whole.narrow_queries(1..3).unwrap();
         assert_eq!(rest.offset(), first + 1, "{name}");
         assert_eq!(rest.narrow_queries(1..2).unwrap().offset(), first + 2, "{name}");
-        // A window stands where the query stands.
+        // The window of a query depends on the position of the query.
         let local = masker::<B>(json!({"type": "local", "window_size": 2}));
         let keep = |inputs: &AttentionInputs<B>| kept(local.as_ref(), inputs, &mut LayerState::new(0)).to_dense();
         let last = keep(&rest).slice_dim(2, 1..2);

@@ -1,4 +1,4 @@
-//! Files of weights and channels: what is read from good ones, and what is said of bad ones.
+//! Files of weights and channels: valid files are read, and invalid files give an error that says what is wrong.
 
 mod common;
 
@@ -40,14 +40,14 @@ fn channels(file: &str, group_factor: usize) -> Value {
            "group_factor": group_factor, "label_bits": 4, "channel_selection": "q_proj"})
 }
 
-/// More than memory holds of anything.
+/// A size that no memory can hold.
 const ABSURD: u64 = 1_000_000_000_000;
 
 fn with_scorer(scorer: Value) -> Value {
     json!({"type": "top_k", "heavy_size": 4, "scorer": scorer})
 }
 
-/// The tensors of a perceptron of two layers for layer 2 of a model.
+/// The tensors of a two-layer perceptron for layer 2 of a model.
 const HASH: [(&str, &[usize]); 8] = [
     ("hat.2.query_matrix.0", &[2, 4, 3]),
     ("hat.2.query_bias.0", &[2, 3]),
@@ -127,7 +127,7 @@ fn bad_files_are_named<B: Backend>() {
     }
 }
 
-/// JSON leaves open which of two values counts.
+/// JSON does not say which of two values of the same key is used.
 fn repeated_keys_are_refused<B: Backend>() {
     for (json, key) in [
         (r#"[{"type": "sink", "sink_size": 1, "sink_size": 2}]"#, "sink_size"),
@@ -166,16 +166,17 @@ fn weights_for_other_layers_and_heads_are_refused<B: Backend>() {
         let error = run(&config, inputs(2, 3)).unwrap_err();
         assert!(matches!(error, AttentionError::Shape { .. }), "{config}: {error}");
     }
-    // A channel that the head does not have.
+    // The file names a channel that the head does not have.
     let error = run(&channels("channels.json", 2), inputs(3, 2)).unwrap_err();
     assert!(matches!(error, AttentionError::Shape { tensor: "sorted channels", .. }), "{error}");
-    // More groups than channels.
+    // There are more groups than channels.
     let error = run(&channels("channels.json", 8), inputs(2, 2)).unwrap_err();
     assert!(matches!(error, AttentionError::Value { field: "group_factor", .. }), "{error}");
 }
 
-/// `tests/data/hash_attention.pt` is laid out as the authors publish theirs: layers 2 and 3, two heads, matrices of
-/// `[3, 4]` and `[5, 3]` that count up from `1000 layer + 500 (key) + 100 head + 50 index`, biases that count down.
+/// `tests/data/hash_attention.pt` has the layout of the published files, with layers 2 and 3 and two heads. The numbers
+/// of the matrices of `[3, 4]` and `[5, 3]` count up from `1000 layer + 500 (key) + 100 head + 50 index`. Those of the
+/// biases count down.
 fn checkpoints<B: Backend>() {
     let config = HashConfig {
         hat_bits: 5,

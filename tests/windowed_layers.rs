@@ -1,4 +1,5 @@
-//! Layers with a sliding window: the cache holds the window, and gives what a cache that holds all gives.
+//! Layers with a sliding window. The cache holds only the window, and the output is that of a cache that holds all
+//! keys.
 
 mod common;
 
@@ -12,9 +13,9 @@ use sparse_attention_hub::{
 
 on_host_backends!(
     a_cache_of_the_window_gives_what_all_keys_give,
-    what_is_taken_back_within_the_spare_leaves_no_trace,
-    what_is_given_up_cannot_come_back,
-    sequences_apart_give_up_their_own,
+    tokens_truncated_within_the_spare_leave_no_trace,
+    given_up_keys_cannot_be_restored,
+    sequences_of_unequal_lengths_give_up_their_own_keys,
 );
 
 const WINDOW: usize = 16;
@@ -23,8 +24,8 @@ fn windowed<B: Backend>(chain: Option<Value>) -> Layer<B> {
     layer::<B>(&config(4, 2).with_sliding_window(Some(WINDOW)), chain)
 }
 
-/// Chains of which none needs more than the window and a few keys before it.
-fn short_sighted() -> Vec<Option<Value>> {
+/// Chains that read no keys before the window, except for a few.
+fn chains_within_the_window() -> Vec<Option<Value>> {
     let sink = json!({"type": "sink", "sink_size": 3});
     let local = json!({"type": "local", "window_size": 5});
     let oracle = json!({"type": "oracle"});
@@ -48,9 +49,9 @@ fn short_sighted() -> Vec<Option<Value>> {
 fn a_cache_of_the_window_gives_what_all_keys_give<B: Backend>() {
     let x = tokens::<B>(2, 401, 20, 1);
     let methods = METHODS.iter().map(|method| Some(json!([(method.config)(&Sizes::new(1, 4, 2, 1, 1, 12))])));
-    let short_sighted = short_sighted();
-    let count = short_sighted.len();
-    for (index, chain) in short_sighted.into_iter().chain(methods).enumerate() {
+    let chains_within_the_window = chains_within_the_window();
+    let count = chains_within_the_window.len();
+    for (index, chain) in chains_within_the_window.into_iter().chain(methods).enumerate() {
         let layer = windowed::<B>(chain.clone());
         for chunks in [vec![300, 1, 70, 30], [vec![7; 50], vec![1; 51]].concat()] {
             let mut all = KvCache::new(0).with_spare(usize::MAX);
@@ -68,11 +69,11 @@ fn a_cache_of_the_window_gives_what_all_keys_give<B: Backend>() {
     }
 }
 
-fn what_is_taken_back_within_the_spare_leaves_no_trace<B: Backend>() {
+fn tokens_truncated_within_the_spare_leave_no_trace<B: Backend>() {
     let x = tokens::<B>(1, 330, 20, 2);
     let loud = tokens::<B>(1, 9, 20, 3) * 30.0;
     let part = |start: usize, end: usize| x.clone().slice_dim(1, start..end);
-    for chain in short_sighted() {
+    for chain in chains_within_the_window() {
         let layer = windowed::<B>(chain.clone());
         let mut never = KvCache::new(0).with_spare(usize::MAX);
         let mut cache = KvCache::new(0).with_spare(9);
@@ -93,7 +94,7 @@ fn what_is_taken_back_within_the_spare_leaves_no_trace<B: Backend>() {
     }
 }
 
-fn what_is_given_up_cannot_come_back<B: Backend>() {
+fn given_up_keys_cannot_be_restored<B: Backend>() {
     let layer = windowed::<B>(None);
     let x = tokens::<B>(1, 300, 20, 4);
     let mut cache = KvCache::new(0).with_spare(5);
@@ -106,7 +107,7 @@ fn what_is_given_up_cannot_come_back<B: Backend>() {
     assert_eq!(cache.len(), 300);
     cache.truncate(earliest).unwrap();
     assert_eq!(cache.len(), earliest);
-    // What is there is right: the rest once more.
+    // The remaining tokens of the cache are right: the last tokens give the same output again.
     let rest = |start: usize| x.clone().slice_dim(1, start..300);
     let found = layer.forward_cache(rest(earliest), &mut cache).unwrap();
     let wanted = layer.forward(x.clone()).unwrap().slice_dim(1, earliest..300);
@@ -116,7 +117,7 @@ fn what_is_given_up_cannot_come_back<B: Backend>() {
     let again = in_chunks(&layer, &mut cache, &x, [299, 1]);
     close(&again, &layer.forward(x.clone()).unwrap(), "after a reset");
     cache.truncate(300).unwrap();
-    // Without a window everything can be taken back.
+    // Without a window the cache can be truncated to any length.
     let plain = common::gqa::layer::<B>(&config(4, 2), None);
     let mut cache = KvCache::new(0);
     in_chunks(&plain, &mut cache, &x, [300]);
@@ -124,7 +125,7 @@ fn what_is_given_up_cannot_come_back<B: Backend>() {
     assert!(cache.is_empty());
 }
 
-fn sequences_apart_give_up_their_own<B: Backend>() {
+fn sequences_of_unequal_lengths_give_up_their_own_keys<B: Backend>() {
     let chain = json!([{"type": "sink", "sink_size": 2}, {"type": "oracle_top_k", "heavy_size": 6}]);
     let layer = windowed::<B>(Some(chain));
     let x = tokens::<B>(2, 260, 20, 5);

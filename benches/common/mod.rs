@@ -1,4 +1,4 @@
-//! What the benches share: random tensors, methods by name, and the bytes that a step must move.
+//! Shared parts of the benchmarks: random tensors, methods by name, and the bytes that a step must move.
 #![allow(dead_code)] // Each bench uses its part.
 
 use burn::tensor::{Distribution, Tensor};
@@ -8,10 +8,10 @@ pub type B = Selected;
 
 pub const HEAD_DIM: usize = 128;
 
-/// A key and a value.
+/// The bytes of a key and a value.
 pub const PAIR_BYTES: usize = 2 * HEAD_DIM * size_of::<f32>();
 
-/// Causal inputs, the queries the last of the keys.
+/// Causal inputs with the queries at the last positions of the keys.
 pub fn inputs(heads: usize, kv_heads: usize, queries: usize, keys: usize) -> AttentionInputs<B> {
     let random = |heads, length| {
         let dims = [1, heads, length, HEAD_DIM];
@@ -22,14 +22,14 @@ pub fn inputs(heads: usize, kv_heads: usize, queries: usize, keys: usize) -> Att
         .expect("the shapes fit each other, and the queries are not more than the keys")
 }
 
-/// A method from the text of a configuration.
+/// A method from the text of its configuration.
 pub fn method(json: &str) -> ResearchAttention<B> {
     MaskerRegistry::new()
         .research_attention(json, &Default::default())
         .expect("the benches name built-in maskers and values that are allowed")
 }
 
-/// A step of a method with a state that knows the keys already.
+/// A step of a method, with a state that has read the earlier keys.
 pub fn step(method: &ResearchAttention<B>, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Tensor<B, 4> {
     method
         .forward(inputs, state, Requested::default())

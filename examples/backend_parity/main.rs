@@ -1,4 +1,4 @@
-//! The same methods on several backends: whether they work there, how exact they are, and what a step takes.
+//! Runs the same methods on several backends: whether they work, how exact they are, and how long a decode step takes.
 //!
 //! `cargo run --release --features ndarray --example backend_parity`
 
@@ -28,33 +28,33 @@ use sparse_attention_hub::{
     mask::Csr,
 };
 
-/// Runs the methods of configs/ with the same configuration, seed and tensors on each backend, and tells how far each is
-/// from attention computed in f64.
+/// Runs the methods of configs/ with the same configuration, seed and tensors on each backend, and prints the error of
+/// each against attention computed in f64.
 #[derive(Debug, Parser)]
 #[command(name = "backend_parity")]
 struct Arguments {
-    /// Method files; without any: all of configs/
+    /// Method files [default: all of configs/]
     methods: Vec<PathBuf>,
-    /// A backend, or one of its devices as in tch@cuda:0; may be given more than once. Without any: all that are
-    /// compiled in
+    /// A backend, or one of its devices as in tch@cuda:0; may be given more than once [default: all that are compiled
+    /// in]
     #[arg(long)]
     backend: Vec<String>,
     /// The recorded layer
     #[arg(long, default_value_t = 3)]
     layer: usize,
-    /// Seed of the methods that draw
+    /// Seed of the methods that sample
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// The type of queries, keys and values: f32, f16 or bf16
     #[arg(long, default_value = "f32", value_parser = precision)]
     precision: DType,
-    /// Keys of the timed decode step; 0 times nothing
+    /// Keys of the timed decode step; 0 skips the timing
     #[arg(long, default_value_t = 16384, value_parser = count_or_none())]
     keys: usize,
     /// Sequences of the timed decode step
     #[arg(long, default_value_t = 1, value_parser = count())]
     batch: usize,
-    /// Timed steps, of which the median counts
+    /// Timed steps; the median is reported
     #[arg(long, default_value_t = 15, value_parser = count())]
     steps: usize,
     /// Also write the rows to this JSON file
@@ -76,13 +76,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    // Before the work, so that an hour of it is not lost to a misspelt folder.
+    // Checked before the work, so that a misspelt folder does not lose an hour of results.
     let json = arguments.json.clone().map(OutputFile::new).transpose()?;
     let given = arguments.methods.clone();
     let methods = if given.is_empty() { files(&find("configs")?, "json")? } else { given };
     let mut backends = arguments.backend.clone();
     if backends.is_empty() {
-        // The host first: what it keeps is what the others are held against.
+        // The host runs first. The other backends are compared with the keys that it keeps.
         backends = COMPILED.iter().rev().map(|&name| name.to_owned()).collect();
     }
     let mut study = Study { arguments, methods, kept: BTreeMap::new(), rows: Vec::new() };
@@ -91,7 +91,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             Some((backend, device)) => (backend, Some(device)),
             None => (name.as_str(), None),
         };
-        // A device that is not there says so by a panic.
+        // A missing device is reported by a panic.
         match catch_unwind(AssertUnwindSafe(|| backend::run_on(Some(backend), device, &mut study))) {
             Ok(done) => done??,
             Err(_) if arguments.backend.is_empty() => table::absent(name)?,
@@ -107,7 +107,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// What is run on each backend, and what came out so far.
+/// The work for each backend, and the results so far.
 struct Study<'a> {
     arguments: &'a Arguments,
     methods: Vec<PathBuf>,
@@ -137,7 +137,7 @@ impl Work for &mut Study<'_> {
         add(dense(&backend, &problem, arguments))?;
         match catch_unwind(AssertUnwindSafe(|| of_burn(&backend, &problem, arguments))) {
             Ok(Ok(row)) => add(row)?,
-            // It is only there to be compared with.
+            // This row is only for comparison, so a failure is printed and not counted.
             _ => say!("{OF_BURN:<22} does not run here")?,
         }
         for file in &self.methods {

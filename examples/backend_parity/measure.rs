@@ -15,20 +15,20 @@ use crate::{
     reference::{largest_error, rows_that_differ},
 };
 
-/// One method on one backend.
+/// The results of one method on one backend.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     pub backend: String,
     pub method: String,
-    /// Why it does not work.
+    /// Why the method does not work, if it does not.
     pub failure: Option<String>,
-    /// The largest relative error of an output row against f64 over the same keys.
+    /// The largest relative error of an output row, against f64 over the same keys.
     pub error: f64,
-    /// The share of rows in which other keys are kept than on the first backend.
+    /// The share of rows whose kept keys differ from those on the first backend.
     pub rows_that_differ: f64,
-    /// A decode step.
+    /// The time of a decode step.
     pub milliseconds: Option<f64>,
-    /// What is done on the host although the tensors are not there.
+    /// The parts that run on the host although the tensors are on a device.
     pub on_host: String,
 }
 
@@ -46,7 +46,7 @@ impl Row {
     }
 }
 
-/// The name of the row of burn's own attention.
+/// The name of the row for burn's own attention.
 pub const OF_BURN: &str = "dense, of burn";
 
 /// Dense attention.
@@ -66,9 +66,9 @@ pub fn dense<B: Backend>(backend: &str, problem: &Problem<B>, arguments: &Argume
     }
 }
 
-/// Dense attention as burn has it, for the last query, which sees every key: on libtorch torch's
-/// `scaled_dot_product_attention`. Keys and values are repeated for the heads of a group before it is timed, since not
-/// every backend takes fewer.
+/// Burn's dense attention for the last query, which sees every key. On libtorch this is torch's
+/// `scaled_dot_product_attention`. Keys and values are repeated for the heads of a GQA group before the timing, because
+/// not every backend supports fewer key-value heads.
 pub fn of_burn<B: Backend>(backend: &str, problem: &Problem<B>, arguments: &Arguments) -> Result<Row, Box<dyn Error>> {
     let attend = |inputs: &AttentionInputs<B>| {
         let MaskShape { batch, heads, keys, .. } = inputs.mask_shape();
@@ -102,7 +102,7 @@ pub fn of_burn<B: Backend>(backend: &str, problem: &Problem<B>, arguments: &Argu
     })
 }
 
-/// A method, and the keys that it kept.
+/// The results of a method, and the keys that it kept.
 pub fn method<B: Backend>(
     backend: &str,
     name: &str,
@@ -117,7 +117,7 @@ pub fn method<B: Backend>(
     let csr = found.mask.to_csr();
     let differ = kept.map_or(0, |kept| rows_that_differ(kept, &csr));
     let milliseconds = match &problem.step {
-        // The first step meets all keys; the others find them known.
+        // The first step reads all keys. The other steps find them in the state.
         Some(inputs) => {
             let mut state = LayerState::new(arguments.seed);
             let step = || Ok(attention.forward(inputs, &mut state, Requested::default())?.attention.output);
@@ -141,12 +141,12 @@ pub fn method<B: Backend>(
     Ok((row, csr))
 }
 
-/// The median time until a step's output is there, which on a device is when it can be read.
+/// The median time until the output of a step can be read, which is when the device has finished.
 fn milliseconds<B: Backend>(
     steps: usize,
     mut step: impl FnMut() -> Result<Tensor<B, 4>, AttentionError>,
 ) -> Result<f64, AttentionError> {
-    // Kernels are compiled and tuned at first.
+    // The first runs compile and tune kernels.
     for _ in 0..3 {
         let _ = step()?.into_data();
     }
@@ -160,8 +160,8 @@ fn milliseconds<B: Backend>(
     Ok(times[times.len() / 2])
 }
 
-/// What a method does on the host where the tensors are on a device: nothing to keep by position, reading the new keys to
-/// score by what is remembered of them, reading exact scores, and always drawing and choosing.
+/// The parts of a method that run on the host when the tensors are on a device. Maskers by position have none. Scorers
+/// with a memory read the new keys. Exact scores are read. Sampling and selection always run on the host.
 fn on_host(config: &Value) -> String {
     let mut parts = BTreeSet::new();
     collect(config, &mut parts);
@@ -191,7 +191,7 @@ fn collect(config: &Value, parts: &mut BTreeSet<&'static str>) {
                 }
                 Some("top_k" | "top_p" | "threshold" | "priority_sampling" | "pps_sampling") => parts.extend([CHOICE]),
                 Some("hash" | "channels" | "pages" | "pq" | "socket") => parts.extend([KEYS]),
-                // What is left are presets of scorers that remember.
+                // All other types are presets of scorers with a memory.
                 Some(_) => parts.extend([CHOICE, KEYS]),
             }
             fields.values().for_each(|field| collect(field, parts));

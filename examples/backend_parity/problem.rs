@@ -1,4 +1,4 @@
-//! What the methods are given: a recorded layer, and a long decode step made of it.
+//! The inputs of the methods: a recorded layer, and a long decode step made from it.
 
 use std::error::Error;
 
@@ -10,11 +10,11 @@ use crate::{
     common::{find, fits_in_memory},
 };
 
-/// Tensors on a device, in the precision that was asked for.
+/// Tensors on a device, in the requested precision.
 pub struct Problem<B: Backend> {
     /// The recorded queries over the recorded keys.
     pub recorded: AttentionInputs<B>,
-    /// One query over as many keys as were asked for, which are the recorded ones over and over.
+    /// One query over the requested number of keys, which are the recorded keys repeated.
     pub step: Option<AttentionInputs<B>>,
     pub device: B::Device,
 }
@@ -36,7 +36,7 @@ impl<B: Backend> Problem<B> {
             wanted => {
                 let batch = arguments.batch;
                 let [_, heads, _, width] = keys.dims();
-                // Keys and values, and a copy of either while they are put together.
+                // Keys, values, and a copy of one of them while it is assembled.
                 fits_in_memory("the decode step", &[4, batch, heads, wanted, width, size_of::<f32>()])?;
                 let long = |tensor: &Tensor<B, 4>| {
                     let copies = vec![tensor.clone(); wanted.div_ceil(length)];

@@ -1,9 +1,9 @@
-//! Attention over kept keys in f64, in the plainest way.
+//! Attention over kept keys in f64, in the simplest form.
 
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::{mask::Csr, prelude::*};
 
-/// The largest relative error of a row of an output, against the kept keys attended to in f64.
+/// The largest relative error of an output row, against attention in f64 over the kept keys.
 pub fn largest_error<B: Backend>(inputs: &AttentionInputs<B>, kept: &Csr, output: &Tensor<B, 4>) -> f64 {
     let MaskShape { heads, queries, keys, .. } = inputs.mask_shape();
     let (head_dim, value_dim) = (inputs.queries().dims()[3], inputs.values().dims()[3]);
@@ -35,13 +35,13 @@ pub fn largest_error<B: Backend>(inputs: &AttentionInputs<B>, kept: &Csr, output
         let difference = found.iter().zip(&wanted).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         let length = wanted.iter().map(|w| w * w).sum::<f64>().sqrt();
         let error = if difference == 0.0 { 0.0 } else { difference / length };
-        // What is not a number is the largest of errors.
+        // NaN counts as an infinite error.
         largest = if error.is_nan() { f64::INFINITY } else { largest.max(error) };
     }
     largest
 }
 
-/// The rows in which two methods keep other keys.
+/// The number of rows whose kept keys differ between two methods.
 pub fn rows_that_differ(a: &Csr, b: &Csr) -> usize {
     let row = |csr: &Csr, row: usize| {
         let mut keys = csr.indices[csr.ptr[row]..csr.ptr[row + 1]].to_vec();

@@ -5,7 +5,7 @@ use sparse_attention_hub::prelude::*;
 
 use crate::{Arguments, common::say, measure::Row, problem::Problem};
 
-/// What the rows are of, and the names of their columns.
+/// Prints a description of the rows, and the names of the columns.
 pub fn heading<B: Backend>(backend: &str, device: &str, problem: &Problem<B>, arguments: &Arguments) -> io::Result<()> {
     let MaskShape { heads, queries, keys, .. } = problem.recorded.mask_shape();
     let precision = format!("{:?}", arguments.precision).to_lowercase();

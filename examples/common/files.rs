@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file or folder of the repository, from the current folder or else from where the crate lies.
+/// Finds a file or folder of the repository, in the current folder or in the folder of the crate.
 pub fn find(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = [PathBuf::from(name), repository.join(name)].into_iter().find(|path| path.exists());
@@ -17,12 +17,12 @@ pub fn find(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     })
 }
 
-/// A file or folder that was given, or else one of the [repository](find).
+/// The given path, or else the path in the [repository](find).
 pub fn given_or(given: &Option<PathBuf>, name: &str) -> Result<PathBuf, Box<dyn Error>> {
     given.clone().map_or_else(|| find(name), Ok)
 }
 
-/// The files of a folder with an extension, sorted by name.
+/// The files of a folder with this extension, sorted by name.
 pub fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let listing =
         std::fs::read_dir(folder).map_err(|error| format!("cannot open the folder {}: {error}", folder.display()))?;
@@ -35,8 +35,8 @@ pub fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Err
     }
 }
 
-/// An error where a product of lengths, in bytes, is more than memory can hold. So much is asked for and given back,
-/// since a program that lacks memory later is ended.
+/// Returns an error if a product of lengths, in bytes, does not fit in memory. It reserves the memory and releases it
+/// again, because the system kills a program that runs out of memory later.
 pub fn fits_in_memory(what: &str, lengths: &[usize]) -> Result<(), Box<dyn Error>> {
     let bytes = lengths.iter().try_fold(1usize, |bytes, &length| bytes.checked_mul(length));
     match bytes {

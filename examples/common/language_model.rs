@@ -1,4 +1,4 @@
-//! What the examples that run a language model share.
+//! The shared parts of the examples that run a language model.
 
 use std::{
     error::Error,
@@ -11,14 +11,14 @@ use sparse_attention_hub::{masker::MaskerChainConfig, models::Pretrained};
 
 use super::{BackendArguments, find};
 
-/// Which model, and on what.
+/// The model and its number type.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArguments {
-    /// Folder of a model as HuggingFace has them (with the feature `hub` also a name, organisation/model); without it the
-    /// model that comes with the examples
+    /// Folder of a HuggingFace model; with the feature `hub` also a name, organisation/model [default: the model of the
+    /// examples]
     #[arg(long)]
     pub model: Option<PathBuf>,
-    /// Type of number to compute in: f32, f16 or bf16
+    /// Number type of the computation: f32, f16 or bf16
     #[arg(long, default_value = "f32")]
     pub dtype: String,
     #[command(flatten)]
@@ -36,7 +36,7 @@ impl ModelArguments {
         Ok(model.clone())
     }
 
-    /// The model with a method.
+    /// Loads the model with a method.
     pub fn load<B: Backend>(
         &self,
         method: &MaskerChainConfig,
@@ -52,7 +52,7 @@ impl ModelArguments {
     }
 }
 
-/// The text of a file.
+/// Reads the text of a file.
 pub fn read(path: &Path) -> Result<String, Box<dyn Error>> {
     std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
 }

@@ -1,4 +1,4 @@
-//! What `--log`, `--plot` and `--report` ask for.
+//! The outputs `--log`, `--plot` and `--report`.
 
 use std::{
     error::Error,
@@ -15,17 +15,17 @@ use sparse_attention_hub::{
 
 use crate::measure::Row;
 
-/// The median of the times of a whole call, which compare takes itself: apart from the call that logs.
+/// The median time of a whole call. It is measured apart from the call that logs.
 const MILLISECONDS: &str = "milliseconds";
-/// The same of dense attention.
+/// The same for dense attention.
 const DENSE_MILLISECONDS: &str = "dense_milliseconds";
 
 #[derive(Debug, Args)]
 pub struct Outputs {
-    /// Log the metrics of each head to this file, as JSON lines; it must not be there yet
+    /// Log the metrics of each head to this file, as JSON lines; it must not exist yet
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Log those of each query as well
+    /// Also log the metrics of each query
     #[arg(long, requires = "log")]
     log_queries: bool,
     /// Write plots of the metrics into this folder; needs the feature `plot`
@@ -36,7 +36,7 @@ pub struct Outputs {
     report: Option<PathBuf>,
 }
 
-/// What is written at the end, and collected until then.
+/// The outputs that are written at the end, and the data collected for them.
 pub struct Outcome<'a> {
     outputs: &'a Outputs,
     logger: MetricLogger,
@@ -45,7 +45,7 @@ pub struct Outcome<'a> {
 }
 
 impl<'a> Outcome<'a> {
-    /// Opens the log. Without any of the outputs nothing is logged.
+    /// Opens the log. If there are no outputs, nothing is logged.
     pub fn begin(outputs: &'a Outputs) -> Result<Self, Box<dyn Error>> {
         let drawn = outputs.plot.is_some() || outputs.report.is_some();
         if drawn && !cfg!(feature = "plot") {
@@ -74,14 +74,14 @@ impl<'a> Outcome<'a> {
         self.logger.at(method)
     }
 
-    /// Takes the times of a row.
+    /// Logs the times of a row.
     pub fn row(&self, row: &Row) -> Result<(), Box<dyn Error>> {
         let (logger, place) = (self.logger(&row.method), Place::of_layer(row.layer, 0));
         logger.log(MILLISECONDS, row.milliseconds, place)?;
         Ok(logger.log(DENSE_MILLISECONDS, row.dense_milliseconds, place)?)
     }
 
-    /// Takes the mask of the worst head of a layer, if there is to be a report.
+    /// Collects the mask of the worst head of a layer for the report, if there is one.
     #[cfg(feature = "plot")]
     pub fn mask<B: Backend>(
         &mut self,
@@ -89,7 +89,7 @@ impl<'a> Outcome<'a> {
         report: &AttentionReport,
         mask: impl FnOnce() -> Result<Mask<B>, AttentionError>,
     ) -> Result<(), Box<dyn Error>> {
-        /// The masks in a report.
+        /// The largest number of masks in a report.
         const SHOWN: usize = 6;
         let worst = report.heads.iter().max_by(|a, b| a.output_error.total_cmp(&b.output_error));
         let (Some(worst), true) = (worst, self.outputs.report.is_some()) else { return Ok(()) };
@@ -101,7 +101,7 @@ impl<'a> Outcome<'a> {
         Ok(())
     }
 
-    /// There are no reports without plots.
+    /// Without plots there is no report.
     #[cfg(not(feature = "plot"))]
     pub fn mask<B: Backend>(
         &mut self,
@@ -112,7 +112,7 @@ impl<'a> Outcome<'a> {
         Ok(())
     }
 
-    /// Ends the log, and writes what else was asked for.
+    /// Ends the log and writes the other outputs.
     pub fn finish(self) -> Result<(), Box<dyn Error>> {
         self.logger.finish()?;
         self.draw()
@@ -149,7 +149,7 @@ impl<'a> Outcome<'a> {
     }
 }
 
-/// The folder of a file that is to be written must be there before the work.
+/// Checks before the work that the folders of the outputs exist.
 pub fn check(outputs: &Outputs) -> Result<(), Box<dyn Error>> {
     let folder = outputs.report.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
     match folder {
@@ -168,7 +168,7 @@ fn registry() -> Result<MetricRegistry, Box<dyn Error>> {
 }
 
 fn enabled(queries: bool) -> Vec<String> {
-    // A single call, the first, says little of the time: compare takes the median of several instead.
+    // The stage times of the single first call say little. The medians of several calls replace them.
     let stages = [built_in::MILLISECONDS_SELECT, built_in::MILLISECONDS_ATTEND];
     let names = built_in::METRICS.iter().map(|metric| metric.name.to_string());
     let names = names.filter(|name| !stages.contains(&name.as_str()) && (queries || !name.starts_with("query_")));

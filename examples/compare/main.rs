@@ -1,4 +1,4 @@
-//! Methods beside dense attention, on queries, keys and values of a trained model.
+//! Compares methods with dense attention, on queries, keys and values of a trained model.
 //!
 //! `cargo run --release --example compare -- configs/vattention.json`
 
@@ -24,25 +24,26 @@ use sparse_attention_hub::{
     prelude::*,
 };
 
-/// Compares methods with dense attention on recorded tensors: what they keep, how wrong they are, how long they take.
+/// Compares methods with dense attention on recorded tensors: what they keep, how large their errors are, how long they
+/// take.
 #[derive(Debug, Parser)]
 #[command(name = "compare")]
 struct Arguments {
-    /// Method files; without any: all of configs/
+    /// Method files [default: all of configs/]
     methods: Vec<PathBuf>,
     /// Only this layer; may be given more than once
     #[arg(long)]
     layer: Vec<usize>,
-    /// Phase that the recorded queries are taken for, where a method has others for prefill and decoding
+    /// Phase of the recorded queries, for methods with different maskers in each phase
     #[arg(long, value_enum, default_value = "decode")]
     phase: PhaseArgument,
-    /// Seed of the methods that draw
+    /// Seed of the methods that sample
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Folder of recorded tensors, one safetensors file a layer
+    /// Folder of recorded tensors, with one safetensors file per layer
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Also write the figures to this JSON file
+    /// Also write the results to this JSON file
     #[arg(long)]
     json: Option<PathBuf>,
     #[command(flatten)]
@@ -73,7 +74,7 @@ impl From<PhaseArgument> for Phase {
 pub struct Method<B: Backend> {
     name: String,
     attention: ResearchAttention<B>,
-    /// The same, which logs.
+    /// The same method with a logger.
     logged: ResearchAttention<B>,
 }
 
@@ -97,7 +98,7 @@ impl Work for Compare<'_> {
 fn compare<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let described = backend::describe::<B>(device);
     let name = format!("{} on {described}", B::name(device));
-    // Before the work, so that an hour of it is not lost to a misspelt folder.
+    // Checked before the work, so that a misspelt folder does not lose an hour of results.
     let json = arguments.json.clone().map(OutputFile::new).transpose()?;
     log::check(&arguments.outputs)?;
     let mut outcome = Outcome::begin(&arguments.outputs)?;

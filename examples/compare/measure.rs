@@ -6,12 +6,12 @@ use sparse_attention_hub::{attention::AttentionError, eval::Recording, prelude::
 
 use crate::Method;
 
-/// The figures of one method on one layer.
+/// The results of one method on one layer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     pub method: String,
     pub layer: usize,
-    /// Share of the visible query-key pairs that was kept.
+    /// The share of the visible query-key pairs that are kept.
     pub density: f64,
     pub output_error_median: f64,
     pub output_error_worst: f64,
@@ -20,10 +20,11 @@ pub struct Row {
     pub dense_milliseconds: f64,
 }
 
-/// Each time is the median of so many, taken in turns with the dense ones.
+/// Each time is the median of this number of runs, which alternate with dense runs.
 const REPEATS: usize = 5;
 
-/// How far our dense attention may be from the recorded one, which was made from half-precision tensors elsewhere.
+/// The largest accepted difference between our dense attention and the recorded output, which another program computed
+/// from half-precision tensors.
 const RECORDED: f32 = 2e-3;
 
 /// Runs a method and dense attention, and logs the call that is compared.
@@ -63,7 +64,7 @@ pub fn measure<B: Backend>(
     Ok((row, report))
 }
 
-/// The time until the result is there, which on a device is when it can be read.
+/// The time until the result can be read, which is when the device has finished.
 fn milliseconds<B: Backend>(
     work: impl FnOnce() -> Result<Tensor<B, 4>, AttentionError>,
 ) -> Result<f64, AttentionError> {

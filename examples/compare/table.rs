@@ -5,7 +5,7 @@ use sparse_attention_hub::prelude::*;
 
 use crate::{common::say, measure::Row};
 
-/// What the rows are of, with the phase where a method has others for it, and the names of their columns.
+/// Prints a description of the rows, and the names of the columns. The description names the phase if a method has phases.
 pub fn heading<B: Backend>(inputs: &AttentionInputs<B>, backend: &str, seed: u64, has_phases: bool) -> io::Result<()> {
     let MaskShape { heads, queries, keys, .. } = inputs.mask_shape();
     let head_dim = inputs.queries().dims()[3];
@@ -31,7 +31,7 @@ pub fn row(row: &Row) -> io::Result<()> {
     line(row, &row.layer.to_string())
 }
 
-/// The mean over the layers of each method, in the order in which the methods came.
+/// Prints the means over the layers for each method, in the order of the methods.
 pub fn means(rows: &[Row]) -> io::Result<()> {
     say!("")?;
     let mut names = Vec::<&str>::new();

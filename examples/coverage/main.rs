@@ -1,4 +1,5 @@
-//! How often sampling keeps its (epsilon, delta) on recorded heads, beside the rule of the Python project.
+//! Counts how often samplers keep their (epsilon, delta) bound on recorded heads, in comparison with the rule of the
+//! Python project.
 //!
 //! `cargo run --release --example coverage`
 
@@ -26,13 +27,13 @@ struct Arguments {
     /// Draws of each sampler
     #[arg(long, default_value_t = 400, value_parser = seed_count())]
     runs: u64,
-    /// Queries of each layer, the last ones
+    /// The number of last queries of each layer
     #[arg(long, default_value_t = 8, value_parser = count())]
     queries: usize,
-    /// Relative error to keep to
+    /// Relative error that is to be kept
     #[arg(long, default_value_t = 0.1)]
     epsilon: f64,
-    /// How often it may be exceeded
+    /// Probability with which the error may be exceeded
     #[arg(long, default_value_t = 0.1)]
     delta: f64,
     #[command(flatten)]
@@ -100,7 +101,7 @@ fn coverage<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
     Ok(())
 }
 
-/// The samplers to study, by name.
+/// The samplers that are studied, by name.
 fn samplers(arguments: &Arguments) -> Vec<(&'static str, Value)> {
     let Arguments { epsilon, delta, .. } = arguments;
     let verified = |target: &str| json!({"type": "verified_sampling", "target": target, "epsilon": epsilon, "delta": delta, "pilot_size": 0.025});

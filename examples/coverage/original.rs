@@ -1,4 +1,4 @@
-//! The adaptive rule of the Python project, to stand beside ours: a masker of one's own.
+//! The adaptive rule of the Python project as a custom masker, for comparison.
 
 use std::collections::BTreeMap;
 
@@ -32,9 +32,9 @@ impl<B: Backend> MaskerConfig<B> for OriginalAdaptiveConfig {
     }
 }
 
-/// Draws with replacement from the whole range, kept keys among them, and forgets repeated draws: the deviation is that
-/// of the range, the denominator counts kept keys twice, the pilot is thrown away, and a drawn key has the weight
-/// `budget / range` however often it was drawn.
+/// Draws with replacement from the whole range, including keys that are kept already, and does not count repeated
+/// draws. The deviation is that of the whole range. The denominator counts kept keys twice. The pilot sample is
+/// discarded. A drawn key has the weight `budget / range`, however often it was drawn.
 impl<B: Backend> Masker<B> for OriginalAdaptiveConfig {
     fn add(
         &self,

@@ -1,4 +1,4 @@
-//! Texts of made-up sentences, `who verb the object .`, and the question whether the key in them fits the lock.
+//! Texts of made-up sentences, `who verb the object .`. The task is to tell whether the key in a text fits the lock.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use rand::{RngExt, SeedableRng};
@@ -9,24 +9,24 @@ const VERBS: usize = 12;
 const OBJECTS: usize = 24;
 const COLOURS: usize = 2;
 const WORDS_OF_A_SENTENCE: usize = 5;
-/// How many sentences after the key the lock stands at most.
+/// The lock is at most this number of sentences after the key.
 const NEAR: usize = 4;
 
-/// The number of different words: those above, a key and a lock of each colour, "the" and the full stop.
+/// The size of the vocabulary: the words above, a key and a lock of each colour, "the" and the full stop.
 pub const VOCABULARY: usize = WHO + VERBS + OBJECTS + 2 * COLOURS + 2;
-/// The words of the shortest text.
+/// The number of words of the shortest text.
 pub const SHORTEST: usize = WORDS_OF_A_SENTENCE * (NEAR + 2);
 
-/// A batch of texts, `[batch, words]`, and whether the key fits in them, `[batch]`.
+/// A batch of texts, `[batch, words]`, and for each whether the key fits, `[batch]`.
 pub struct Texts<B: Backend> {
     pub words: Tensor<B, 2, Int>,
     pub labels: Tensor<B, 1, Int>,
 }
 
-/// Texts made under a seed.
+/// Texts from a seed.
 ///
-/// Somewhere in a text stands one key, and a few sentences on one lock, each red or blue. The key fits if the colours are
-/// the same. Neither word tells that alone, so that a model has to bring the two together.
+/// Each text contains one key, and a few sentences later one lock. Each is red or blue. The key fits if the colours are
+/// equal. Neither word alone gives the answer, so a model has to combine the two.
 pub fn texts<B: Backend>(batch: usize, words: usize, seed: u64, device: &B::Device) -> Texts<B> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let (mut all, mut labels) = (Vec::with_capacity(batch * words), Vec::with_capacity(batch));

@@ -1,5 +1,5 @@
-//! A burn transformer is trained dense, first on short texts and then on long ones; then its record is loaded into the same
-//! model with a sparse encoder. Printed are the accuracy and the time of both.
+//! Trains a burn transformer with dense attention, first on short texts and then on long ones. Then its record is
+//! loaded into the same model with a sparse encoder. The accuracy and the time of both are printed.
 //!
 //! `cargo run --release --features train --example drop_in`
 
@@ -27,25 +27,25 @@ use sparse_attention_hub::{
     masker::MaskerChainConfig,
 };
 
-/// Trains a dense text classifier, and runs it sparse.
+/// Trains a dense text classifier and runs it with sparse attention.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Words in a text, 60 to 1,024.
     #[arg(long, default_value_t = 512, value_parser = count())]
     words: usize,
-    /// Texts in a step and in a batch to judge by.
+    /// Texts in a training step and in an evaluation batch.
     #[arg(long, default_value_t = 8, value_parser = count())]
     batch: usize,
-    /// Texts to judge by.
+    /// Texts of the evaluation.
     #[arg(long, default_value_t = 128, value_parser = count())]
     texts: usize,
-    /// Steps of training on short texts at most; it ends sooner when they are understood.
+    /// The largest number of training steps on short texts; training ends earlier at a low loss.
     #[arg(long, default_value_t = 1500, value_parser = count_or_none())]
     short_steps: usize,
-    /// Steps of training on texts of full length at most.
+    /// The largest number of training steps on texts of full length.
     #[arg(long, default_value_t = 100, value_parser = count_or_none())]
     long_steps: usize,
-    /// The learning rate on short texts; on those of full length it is a third of this.
+    /// The learning rate on short texts; texts of full length use a third of it.
     #[arg(long, default_value_t = 2e-3)]
     learning_rate: f64,
     /// The seed of the parameters and the texts.
@@ -55,7 +55,7 @@ struct Arguments {
     backend: BackendArguments,
 }
 
-/// Some steps of training on texts of one length.
+/// A stage of training on texts of one length.
 struct Stage {
     steps: usize,
     batch: usize,
@@ -63,12 +63,12 @@ struct Stage {
     learning_rate: f64,
 }
 
-/// Words in a short text, and how many are in a step.
+/// The number of words of a short text, and the number of texts in a step.
 const SHORT: (usize, usize) = (2 * data::SHORTEST, 32);
 /// The average loss at which a stage ends.
 const UNDERSTOOD: f64 = 0.03;
 
-/// The methods to drop in.
+/// The methods of the sparse encoder.
 const METHODS: [(&str, &str); 3] = [
     ("no method", "[]"),
     ("sink 4 + local 32", r#"[{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 32}]"#),
@@ -79,7 +79,7 @@ const METHODS: [(&str, &str); 3] = [
     ),
 ];
 
-/// Seeds far from those of training.
+/// The first seed of the evaluation, far from the seeds of training.
 const HELD_OUT: u64 = 1 << 32;
 
 fn main() -> ExitCode {
@@ -127,12 +127,12 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
     Ok(())
 }
 
-/// The file of a record, removed when it is not needed any more, be it because of an error.
+/// The file of a record. It is removed when this value is dropped, also after an error.
 struct Record(PathBuf);
 
 impl Drop for Record {
     fn drop(&mut self) {
-        // A file that stays behind in the temporary folder does no harm.
+        // A file that stays in the temporary folder does no harm.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -173,7 +173,7 @@ fn train<B: Backend>(
     Ok(model)
 }
 
-/// Accuracy on texts that training has not seen, and milliseconds a text.
+/// The accuracy on texts that were not in training, and the milliseconds per text.
 fn judge<B: Backend, E: Encoder<B> + Module<B>>(
     model: &Classifier<B, E>,
     arguments: &Arguments,

@@ -1,4 +1,4 @@
-//! A text classifier as one writes it with burn, over any encoder.
+//! A usual burn text classifier, generic over the encoder.
 
 use burn::{
     module::Module,
@@ -16,7 +16,7 @@ use sparse_attention_hub::{
 
 use crate::data::VOCABULARY;
 
-/// The model as it was.
+/// The original model.
 pub type DenseClassifier<B> = Classifier<B, TransformerEncoder<B>>;
 /// The same model with one type name changed.
 pub type SparseClassifier<B> = Classifier<B, SparseTransformerEncoder<B>>;
@@ -59,7 +59,7 @@ impl<B: Backend> SparseClassifier<B> {
     }
 }
 
-/// An encoder in which each word sees those before it.
+/// An encoder with causal attention.
 pub trait Encoder<B: Backend> {
     fn encode(&self, x: Tensor<B, 3>) -> Tensor<B, 3>;
 }
@@ -74,7 +74,7 @@ impl<B: Backend> Encoder<B> for TransformerEncoder<B> {
 
 impl<B: Backend> Encoder<B> for SparseTransformerEncoder<B> {
     fn encode(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        // The mask of burn would do, but says in a tensor over all pairs what this says in a word.
+        // Burn's mask would also work, but it is a tensor over all pairs.
         self.forward(TransformerEncoderInput::new(x).causal())
     }
 }
@@ -85,7 +85,7 @@ impl<B: Backend, E: Encoder<B>> Classifier<B, E> {
     /// - output: `[batch, 2]`
     pub fn forward(&self, words: Tensor<B, 2, Int>) -> Tensor<B, 2> {
         let x = self.encoder.encode(self.position.forward(self.embedding.forward(words)));
-        // Whatever one word has found out counts.
+        // The maximum over the words: any word can give the answer.
         self.output.forward(x.max_dim(1).squeeze_dim(1))
     }
 }

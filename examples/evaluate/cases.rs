@@ -1,6 +1,6 @@
-//! What is measured with each method.
+//! The cases that are measured with each method.
 
-use std::{error::Error, path::Path, str::FromStr};
+use std::{error::Error, path::Path};
 
 use burn::tensor::backend::Backend;
 use sparse_attention_hub::{
@@ -13,33 +13,7 @@ use sparse_attention_hub::{
 
 use super::Arguments;
 
-/// A part of the cases.
-#[derive(Debug, Clone, Copy)]
-pub struct Shard {
-    part: usize,
-    of: usize,
-}
-
-impl Shard {
-    /// Whether the case of a number is in it.
-    pub fn has(self, number: usize) -> bool {
-        number % self.of == self.part % self.of
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
-        match parts {
-            Some((part, of)) if part >= 1 && part <= of => Ok(Self { part, of }),
-            _ => Err(format!("{text} must be two numbers such as 2/8, the first from 1 to the second")),
-        }
-    }
-}
-
-/// A question, or a perplexity.
+/// A question or a perplexity.
 pub enum Case {
     /// A question about a context.
     Sample(Sample),
@@ -48,7 +22,7 @@ pub enum Case {
 }
 
 impl Case {
-    /// What the case is called, the same every time.
+    /// The identifier of the case, which is the same in every run.
     pub fn id(&self) -> String {
         match self {
             Self::Sample(sample) => sample.id.clone(),
@@ -58,7 +32,7 @@ impl Case {
         }
     }
 
-    /// The task and length, under which cases are put together.
+    /// The task and length, by which cases are grouped.
     pub fn column(&self) -> (String, usize) {
         match self {
             Self::Sample(sample) => (sample.task.clone(), sample.length),

@@ -1,4 +1,5 @@
-//! What methods cost a language model in quality: retrieval tasks and perplexity, beside dense attention.
+//! Measures how much quality methods cost a language model: retrieval tasks and perplexity, in comparison with dense
+//! attention.
 //!
 //! `cargo run --release --features hf --example evaluate -- --method configs/quest.json --tasks passkey,perplexity
 //! --lengths 1024,2048 --samples 10 --out target/evaluation.jsonl`
@@ -13,7 +14,7 @@ mod table;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use burn::tensor::backend::Backend;
-use cases::{Case, Shard, cases};
+use cases::{Case, cases};
 use clap::Parser;
 use common::{ModelArguments, end, given_or, read};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,14 +22,14 @@ use measure::Measure;
 use results::Results;
 use sparse_attention_hub::{backend::Work, io::OutputFile, masker::MaskerChainConfig};
 
-/// Measures what methods cost a language model in quality. Finished cases are appended to a file and skipped when the
-/// command is given again.
+/// Measures how much quality methods cost a language model. Finished cases are appended to a file. They are skipped
+/// when the command is run again.
 #[derive(Debug, Parser)]
 #[command(name = "evaluate")]
 pub struct Arguments {
     #[command(flatten)]
     pub model: ModelArguments,
-    /// Method files; dense attention is measured beside them
+    /// Method files; dense attention is always measured too
     #[arg(long = "method", num_args = 1..)]
     methods: Vec<PathBuf>,
     /// Names of tasks (passkey, niah_single_noise, niah_single_text, niah_multikey4, niah_multivalue, niah_multiquery,
@@ -38,30 +39,30 @@ pub struct Arguments {
     /// Tokens of a sample
     #[arg(long, value_delimiter = ',', default_value = "1024,2048")]
     lengths: Vec<usize>,
-    /// Shares of the context before a needle that is asked for; without any, anywhere
+    /// Shares of the context that stand before the needle that is asked for [default: random]
     #[arg(long, value_delimiter = ',')]
     depths: Vec<f64>,
-    /// Samples of each task and length, and windows of a perplexity
+    /// Samples of each task and length, and windows of each perplexity
     #[arg(long, default_value_t = 10)]
     samples: usize,
-    /// Seed of the samples and of the methods that draw
+    /// Seed of the samples and of the methods that sample
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// The text of perplexities, in which needles are hidden too; without it the one that comes with the examples
+    /// The text for perplexities and for hiding needles [default: the text of the examples]
     #[arg(long)]
     text: Option<PathBuf>,
-    /// Share of a window of a perplexity that is only read, densely
+    /// Share of a perplexity window that is read with dense attention and not measured
     #[arg(long, default_value_t = 0.5)]
     dense_prefix: f64,
-    /// File of results, one JSON object a line
+    /// File of results, with one JSON object per line
     #[arg(long, default_value = "target/evaluation.jsonl")]
     out: PathBuf,
     /// Also write the table to this CSV file
     #[arg(long)]
     csv: Option<PathBuf>,
-    /// Only a part of the cases, such as 2/8, the second of eight
+    /// Only a part of the cases, such as 2/8 for the second of eight
     #[arg(long, default_value = "1/1")]
-    shard: Shard,
+    shard: common::Shard,
 }
 
 fn main() -> ExitCode {
@@ -94,7 +95,7 @@ fn evaluate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
         let name = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
         methods.push((name, MaskerChainConfig::from_file(file)?));
     }
-    let mut number = 0;
+    let mut number = 0u64;
     for (name, method) in &methods {
         let mut todo = Vec::new();
         for case in &all {

@@ -1,4 +1,4 @@
-//! One case with one method.
+//! Measures one case with one method.
 
 use std::{error::Error, time::Instant};
 
@@ -43,7 +43,7 @@ impl<B: Backend> Measure<'_, B> {
         })
     }
 
-    /// The score of an answer: the context sees everything, question and answer attend through the method.
+    /// The score of an answer. The context uses dense attention; question and answer use the method.
     fn sample(&self, sample: &Sample, meter: &mut AttentionMeter) -> Result<(f64, String), Box<dyn Error>> {
         let Pretrained { model, tokenizer, generation } = self.pretrained;
         let mut cache = model.cache(self.seed);

@@ -1,4 +1,4 @@
-//! Results in a file, one JSON object a line.
+//! A file of results, with one JSON object per line.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cases::Case;
 
-/// What came out of a case.
+/// The result of a case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     pub method: String,
@@ -23,13 +23,13 @@ pub struct Outcome {
     /// A score in [0, 1], or a perplexity.
     pub value: f64,
     pub density: f64,
-    /// The share of keys and values that are read.
+    /// The share of the keys and values that are read.
     pub read: f64,
     pub answer: String,
     pub seconds: f64,
 }
 
-/// The results so far, and the file to which further ones are appended.
+/// The results so far, and the file that new results are appended to.
 pub struct Results {
     file: File,
     pub all: Vec<Outcome>,
@@ -37,7 +37,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Reads a file if it is there. A last line that was not written to its end is taken off.
+    /// Reads a file if it exists. An incomplete last line is removed.
     pub fn open(path: &Path) -> Result<Self, Box<dyn Error>> {
         let named = |error: std::io::Error| format!("cannot open {}: {error}", path.display());
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -63,7 +63,7 @@ impl Results {
         self.known.contains(&(method.to_owned(), case.id(), seed))
     }
 
-    /// Appends a result, as one write.
+    /// Appends a result in a single write.
     pub fn add(&mut self, outcome: Outcome) -> Result<(), Box<dyn Error>> {
         self.file.write_all(format!("{}\n", serde_json::to_string(&outcome)?).as_bytes())?;
         self.remember(outcome);

@@ -1,4 +1,4 @@
-//! Methods beside tasks and lengths.
+//! A table with a row for each method and a column for each task and length.
 
 use std::{error::Error, fmt::Write};
 
@@ -9,11 +9,11 @@ use super::{
     results::{Outcome, Results},
 };
 
-/// What a method reached in a task at a length.
+/// The result of a method for a task and length.
 struct Cell {
     count: usize,
     mean: f64,
-    /// The 95 % interval of a score, after Wilson.
+    /// The 95 % Wilson interval of a score.
     interval: Option<(f64, f64)>,
     density: f64,
     read: f64,
@@ -35,7 +35,7 @@ impl Cell {
     }
 }
 
-/// The 95 % interval of a share.
+/// The 95 % Wilson interval of a share.
 fn wilson(share: f64, count: usize) -> (f64, f64) {
     let (n, z) = (count as f64, 1.96);
     let middle = share + z * z / (2.0 * n);
@@ -44,10 +44,10 @@ fn wilson(share: f64, count: usize) -> (f64, f64) {
     (((middle - spread) / by).max(0.0), ((middle + spread) / by).min(1.0))
 }
 
-/// Prints the table, and writes it as CSV if asked for.
+/// Prints the table, and also writes it as CSV if `csv` is given.
 ///
 /// # Errors
-/// If nobody reads the table any more, or the file cannot be written.
+/// If the pipe is closed, or the file cannot be written.
 pub fn print(results: &Results, columns: &[(String, usize)], csv: Option<OutputFile>) -> Result<(), Box<dyn Error>> {
     let mut methods = Vec::<&str>::new();
     for outcome in &results.all {

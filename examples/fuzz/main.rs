@@ -1,9 +1,10 @@
-//! Runs the generators of `fuzz/` for as long as one likes:
+//! Runs the generators of `fuzz/` for any length of time:
 //! `cargo run --release --example fuzz -- --kind attention --count 100000 --seed 1`.
 //!
-//! The cases run in processes of their own, so that one that ends its process or never ends is reported like any other.
-//! A case is run again by `--first N --count 1` with the same kind and seed. Sizes that no memory can hold are among the
-//! cases: a limit, as by `ulimit -v 8000000`, makes a fault of them before the machine is out of memory.
+//! The cases run in separate processes, so that a case that ends its process or never ends is reported like any other
+//! fault. To repeat a case, use `--first N --count 1` with the same kind and seed. Some cases have sizes that no memory
+//! can hold. A limit, such as `ulimit -v 8000000`, turns such a case into a fault before the machine runs out of
+//! memory.
 
 #[path = "../../fuzz/generators/mod.rs"]
 mod generators;
@@ -23,7 +24,7 @@ struct Arguments {
     /// What to fuzz [default: everything].
     #[arg(long, value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::name)))]
     kind: Option<String>,
-    /// How many cases of each kind.
+    /// The number of cases of each kind.
     #[arg(long, default_value_t = 10_000)]
     count: u64,
     /// The seed of the cases.
@@ -32,16 +33,16 @@ struct Arguments {
     /// The number of the first case.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// How many processes [default: one for each processor].
+    /// The number of processes [default: one for each processor].
     #[arg(long)]
     jobs: Option<u64>,
-    /// After how many seconds without an end a case is a fault.
+    /// The number of seconds after which a case that has not ended is a fault.
     #[arg(long, default_value_t = 60)]
     patience: u64,
-    /// Runs one input of the corpus, or one that a fuzz target failed on, in place of cases.
+    /// Runs one input, from the corpus or from a failed fuzz target, instead of cases.
     #[arg(long, requires = "kind")]
     input: Option<PathBuf>,
-    /// Runs every `step`-th case and reports to the process that started this one.
+    /// Runs every `step`-th case and reports to the parent process.
     #[arg(long, hide = true)]
     step: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! The process that starts others and listens to them.
+//! The parent process, which starts workers and reads their output.
 
 use std::{
     env,
@@ -61,21 +61,21 @@ pub fn run(arguments: &Arguments, kind: Kind) -> io::Result<Report> {
     Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// How a process ended.
+/// How a worker ended.
 enum End {
     /// It ran all cases.
     Done,
-    /// It ran all cases up to one with a panic, which is reported.
+    /// It ran all cases up to one that panicked. The panic was reported.
     AfterAPanic,
-    /// The last case ended it, or did not end.
+    /// The last case ended the process, or did not end.
     Fault(String),
 }
 
-/// A process that runs cases.
+/// A worker process.
 struct Process {
     child: Child,
     lines: Receiver<String>,
-    /// Whether it was ended because a case took too long.
+    /// Whether it was killed because a case took too long.
     too_long: bool,
 }
 
@@ -98,7 +98,7 @@ impl Process {
         Ok(Self { child, lines, too_long: false })
     }
 
-    /// Passes on each case, and each fault with its case, until there is no more. The last case.
+    /// Reports each case, and each fault with its case, until the output ends. Returns the last case.
     fn listen(&mut self, patience: u64, mut said: impl FnMut(u64, Option<(&str, &str)>)) -> Option<u64> {
         let mut last = None;
         loop {
@@ -120,7 +120,7 @@ impl Process {
         }
     }
 
-    /// Waits for the end.
+    /// Waits until the process has ended.
     fn end(mut self) -> io::Result<End> {
         if self.too_long {
             self.child.kill()?;

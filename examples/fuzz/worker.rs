@@ -1,4 +1,4 @@
-//! The process that runs cases.
+//! The worker process, which runs cases.
 
 use std::{
     io::{self, Write},
@@ -7,15 +7,15 @@ use std::{
 
 use super::{Arguments, generators::caught};
 
-/// How a process ends that had a panic: what the panic left behind, as a lock that nobody can take any more, would fail
-/// the cases that follow.
+/// The exit status after a panic. The process ends, because the state after a panic, such as a poisoned lock, would
+/// make later cases fail.
 pub const AFTER_A_PANIC: u8 = 3;
 
-/// Runs cases, and says which on the standard output: `case N` before it, and a line `property`, tab, `what was found`
-/// after one that failed.
+/// Runs cases and reports them on the standard output. The line `case N` comes before each case. A failed case is
+/// followed by a line with the property, a tab, and what was found.
 pub fn run(arguments: &Arguments, step: u64) -> ExitCode {
     let arguments = arguments.clone();
-    // With the stack of any thread, which is smaller than that of the first one.
+    // Runs on a spawned thread, whose stack is smaller than that of the main thread.
     let worker = std::thread::spawn(move || {
         let Some(kind) = arguments.kinds().first().copied() else { return Ok(0) };
         let mut output = io::stdout().lock();
@@ -32,6 +32,6 @@ pub fn run(arguments: &Arguments, step: u64) -> ExitCode {
         }
         output.flush().map(|()| 0)
     });
-    // Where nobody listens any more there is nothing left to do.
+    // An error of the output means that the parent is gone, so nothing is left to do.
     worker.join().map_or(ExitCode::FAILURE, |ended: io::Result<u8>| ended.map_or(ExitCode::SUCCESS, ExitCode::from))
 }

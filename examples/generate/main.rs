@@ -1,4 +1,4 @@
-//! Continues a text with a language model whose layers attend through a sparse method.
+//! Continues a text with a language model whose layers use a sparse method.
 //!
 //! `cargo run --release --features hf --example generate -- --method configs/oracle_top_k.json --mode sparse-question`
 
@@ -28,62 +28,62 @@ use sparse_attention_hub::{
     nn::{AttentionHook, AttentionMode},
 };
 
-/// Counts what is allocated, for the peak.
+/// Counts allocations, to report the peak.
 #[global_allocator]
 static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
-/// Continues a text with a language model through a sparse method, and says what that cost.
+/// Continues a text with a language model and a sparse method, and prints the time and memory that it took.
 #[derive(Debug, Parser)]
 #[command(name = "generate")]
 struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Method file; without it configs/oracle_top_k.json
+    /// Method file [default: configs/oracle_top_k.json]
     #[arg(long)]
     method: Option<PathBuf>,
-    /// The text to continue; without one, a hidden number is asked for
+    /// The text to continue [default: a text with a hidden number, and a question about it]
     #[arg(long, conflicts_with = "prompt_file")]
     prompt: Option<String>,
     /// File of the text to continue
     #[arg(long)]
     prompt_file: Option<PathBuf>,
-    /// A question that comes after the text
+    /// A question that is appended to the text
     #[arg(long)]
     question: Option<String>,
-    /// Ask for questions about the text again and again, its cache kept
+    /// Read questions about the text from standard input; its cache is kept
     #[arg(long)]
     interactive: bool,
-    /// The most new tokens; without it as the model's makers have it
+    /// The largest number of new tokens [default: that of the model's generation configuration]
     #[arg(long)]
     max_new_tokens: Option<usize>,
-    /// What attends through the method
+    /// Which tokens attend through the method
     #[arg(long, value_enum, default_value = "sparse-question")]
     mode: Mode,
-    /// A text after which nothing more is wanted; may be given more than once
+    /// A stop string, which ends the answer; may be given more than once
     #[arg(long)]
     stop: Vec<String>,
-    /// Draw tokens at this temperature instead of taking the likeliest
+    /// Sample tokens at this temperature instead of taking the most likely
     #[arg(long)]
     temperature: Option<f64>,
-    /// Draw from so many of the likeliest tokens only
+    /// Sample only from this number of the most likely tokens
     #[arg(long, requires = "temperature")]
     top_k: Option<usize>,
-    /// Draw from the likeliest tokens only that together have this probability
+    /// Sample only from the most likely tokens that together have this probability
     #[arg(long, requires = "temperature")]
     top_p: Option<f64>,
-    /// Seed of what is drawn
+    /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
 
-/// What attends through the method.
+/// The tokens that attend through the method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Nothing
+    /// None; attention is dense
     Dense,
-    /// Everything
+    /// All tokens
     Sparse,
-    /// The question and what is new; the text before it sees everything
+    /// The question and the new tokens; the text before uses dense attention
     SparseQuestion,
 }
 
@@ -132,7 +132,7 @@ fn generate<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(),
     Ok(run.print(ALLOCATOR.peak_usage_as_mb())?)
 }
 
-/// How the text is continued.
+/// The generation configuration.
 fn config(arguments: &Arguments, of_model: &GenerationConfig) -> Result<GenerationConfig, Box<dyn Error>> {
     let sampling = arguments.temperature.map(|temperature| {
         let mut sampling = SamplingConfig::default();
@@ -146,7 +146,7 @@ fn config(arguments: &Arguments, of_model: &GenerationConfig) -> Result<Generati
     Ok(if sampling.is_some() { config.with_sampling(sampling)? } else { config })
 }
 
-/// The text and the question about it.
+/// The text, and the question about it.
 fn texts<B: Backend>(
     arguments: &Arguments,
     pretrained: &Pretrained<B>,
@@ -166,7 +166,7 @@ fn texts<B: Backend>(
     Ok((text, arguments.question.clone()))
 }
 
-/// A text in the cache, and questions about it.
+/// A text in the cache, which questions are asked about.
 struct Session<'a, B: Backend> {
     pretrained: &'a Pretrained<B>,
     cache: &'a mut LanguageModelCache<B>,
@@ -175,18 +175,18 @@ struct Session<'a, B: Backend> {
 }
 
 impl<B: Backend> Session<'_, B> {
-    /// Takes in the text.
+    /// Prefills the text.
     fn read(&mut self, text: &[u32], run: &mut Run) -> Result<(), Box<dyn Error>> {
         let mut mode = if self.mode == Mode::Sparse { AttentionMode::Sparse } else { AttentionMode::Dense };
         let start = std::time::Instant::now();
         let hidden = self.pretrained.model.prefill(text, self.cache, PREFILL_CHUNK, &mut mode)?;
-        // A device may still be at work.
+        // Waits until the device has finished.
         hidden.into_data();
         run.read(text.len(), start.elapsed());
         Ok(())
     }
 
-    /// Answers a question, and prints the text as it comes.
+    /// Answers a question, and prints the text while it is generated.
     fn answer(&mut self, question: &[u32], run: &mut Run) -> Result<(), Box<dyn Error>> {
         let (mut dense, mut sparse) = (AttentionMode::Dense, AttentionMode::Sparse);
         let (mut also_dense, mut meter) = (AttentionMode::Dense, AttentionMeter::every(METERED));
@@ -197,14 +197,14 @@ impl<B: Backend> Session<'_, B> {
             Mode::Sparse | Mode::SparseQuestion => [&mut sparse, &mut meter],
         };
         let written = self.pretrained.write(question, self.cache, self.config, hooks, &mut |text| {
-            // A closed pipe ends the program where it prints next, when the answer is complete.
+            // After a closed pipe, the program ends at the next print, when the answer is complete.
             let _ = write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush());
         })?;
         run.answered(question.len(), &written.generated, &meter);
         Ok(())
     }
 
-    /// Asks for questions until there is none.
+    /// Reads and answers questions until the input ends.
     fn interact(&mut self, context: usize, run: &mut Run) -> Result<(), Box<dyn Error>> {
         let mut lines = std::io::stdin().lock().lines();
         loop {
@@ -214,7 +214,7 @@ impl<B: Backend> Session<'_, B> {
             self.cache.truncate(context)?;
             self.cache.forget_states();
             let question = self.pretrained.tokenizer.encode(&format!("\n{line}"), false)?;
-            // A question that is too long is no reason to forget the text.
+            // A question that is too long does not discard the text.
             if let Err(error) = self.answer(&question, run) {
                 say!("{error}")?;
             }
@@ -224,5 +224,5 @@ impl<B: Backend> Session<'_, B> {
     }
 }
 
-/// What the method keeps is counted once in this many steps: counting takes as long as a step.
+/// Kept keys are counted once in this number of steps, because counting takes as long as a step.
 const METERED: usize = 8;

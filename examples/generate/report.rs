@@ -1,4 +1,4 @@
-//! What a run has cost.
+//! The cost of a run.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -6,7 +6,7 @@ use sparse_attention_hub::{eval::AttentionMeter, models::Generated};
 
 use super::common::say;
 
-/// Times and counts of a run.
+/// The times and token counts of a run.
 pub struct Run {
     backend: String,
     method: PathBuf,
@@ -17,19 +17,19 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run that has loaded its model.
+    /// A run whose model is loaded.
     pub fn new(backend: String, method: PathBuf, loaded: Duration) -> Self {
         let nothing = (0, Duration::ZERO);
         Self { backend, method, loaded, prefill: nothing, decode: nothing, densities: Vec::new() }
     }
 
-    /// Tokens have been taken in.
+    /// Adds prefilled tokens.
     pub fn read(&mut self, tokens: usize, time: Duration) {
         self.prefill.0 += tokens;
         self.prefill.1 += time;
     }
 
-    /// A question has been answered.
+    /// Adds an answered question.
     pub fn answered(&mut self, question: usize, generated: &Generated, meter: &AttentionMeter) {
         self.read(question, generated.prefill);
         self.decode.0 += generated.tokens.len().saturating_sub(1);
@@ -37,7 +37,7 @@ impl Run {
         self.densities.push((meter.density(), meter.read()));
     }
 
-    /// Prints all, with the most memory that there was in use.
+    /// Prints the run, with the peak memory.
     pub fn print(&self, peak_megabytes: f32) -> io::Result<()> {
         let speed = |(tokens, time): (usize, Duration)| match time.as_secs_f64() {
             0.0 => "none".to_owned(),

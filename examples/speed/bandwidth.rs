@@ -2,11 +2,11 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-/// Larger than any cache.
+/// Larger than any processor cache.
 const BYTES: usize = 1 << 29;
 
-/// How fast all threads together read memory: taken beside every step that is timed, because a machine is not equally
-/// fast at all times.
+/// Measures how fast all threads together read memory. It runs beside every timed step, because the speed of a machine
+/// changes over time.
 pub struct Probe {
     memory: Vec<u64>,
 }
@@ -16,8 +16,8 @@ impl Probe {
         Self { memory: (0..BYTES as u64 / 8).collect() }
     }
 
-    /// Bytes a second of one pass. Every thread reads from several places at once, as kernels do that ask for rows ahead:
-    /// one stream a thread does not fill the memory's lines.
+    /// The bytes per second of one pass. Every thread reads from several places at once, as kernels with prefetching
+    /// do. One stream per thread does not use the whole memory bandwidth.
     pub fn read(&self) -> f64 {
         const STREAMS: usize = 4;
         let start = Instant::now();

@@ -1,4 +1,4 @@
-/// One line of the table.
+/// One row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub keys: usize,
@@ -8,7 +8,8 @@ pub struct Case {
     pub method: Method,
 }
 
-/// What is timed beside dense attention. Shares are of the keys; `shared`: the heads of a group choose together.
+/// The methods that are compared with dense attention. Shares are shares of the keys. `shared` means that the heads of
+/// a GQA group select together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Method {
     Dense,
@@ -22,11 +23,11 @@ pub enum Method {
 
 pub const HEAD_DIM: usize = 128;
 pub const SINK: usize = 128;
-/// Bits of a signature.
+/// The number of bits of a signature.
 pub const BITS: usize = 32;
-/// Keys to a page.
+/// The number of keys of a page.
 pub const PAGE: usize = 16;
-/// Channels of a label.
+/// The number of channels of a label.
 pub const CHANNELS: usize = 16;
 
 impl Method {
@@ -92,7 +93,7 @@ pub fn table() -> Vec<Case> {
     cases
 }
 
-/// The same step at growing lengths.
+/// The same step at increasing lengths.
 pub fn line() -> Vec<Case> {
     let methods = [
         Method::Dense,
@@ -105,7 +106,7 @@ pub fn line() -> Vec<Case> {
     lengths.into_iter().flat_map(|keys| methods.map(|method| decode(keys, 32, 8, method))).collect()
 }
 
-/// The cases with at most so many keys and a part of a name in that of their method.
+/// The cases with at most `most_keys` keys whose method's name contains `part`.
 pub fn named(cases: Vec<Case>, most_keys: Option<usize>, part: Option<&str>) -> Result<Vec<Case>, String> {
     let fits = |case: &Case| most_keys.is_none_or(|most| case.keys <= most);
     let is_named = |case: &Case| part.is_none_or(|part| case.method.name().contains(part));

@@ -1,4 +1,4 @@
-//! How fast the methods are beside dense attention and beside what memory allows.
+//! Measures the speed of methods, in comparison with dense attention and with the memory bandwidth.
 //!
 //! `cargo run --release --features ndarray --example speed -- --json speed.json`, and as a picture
 //! `cargo run --release --features plot --example speed -- --line --plot speed.svg`
@@ -25,33 +25,33 @@ use common::{Usage, count, end, say};
 use measure::{Row, measure};
 use sparse_attention_hub::io::OutputFile;
 
-/// Counts what is allocated, for the column of extra memory.
+/// Counts allocations, for the column of extra memory.
 #[global_allocator]
 static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
-/// Times decode steps and prefills: whole steps, selection included, on warm memory.
+/// Times decode steps and prefills: whole steps, including the selection, with a warm state.
 #[derive(Debug, Parser)]
 #[command(name = "speed")]
 struct Arguments {
     /// Also write the rows to this JSON file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only cases with at most so many keys
+    /// Only cases with at most this number of keys
     #[arg(long)]
     keys: Option<usize>,
-    /// Only methods with this in their name
+    /// Only methods whose name contains this text
     #[arg(long)]
     method: Option<String>,
-    /// Only backends with this in their name
+    /// Only backends whose name contains this text
     #[arg(long)]
     backend: Option<String>,
-    /// Steps of each decode case, of which the median counts
+    /// Steps of each decode case; the median is reported
     #[arg(long, default_value_t = 21, value_parser = count())]
     steps: usize,
-    /// A line of cases from 4,096 to 131,072 keys instead of the table
+    /// The same step at 4,096 to 131,072 keys, instead of the table
     #[arg(long)]
     line: bool,
-    /// Draw the milliseconds over the keys into this SVG file; for `--line`
+    /// Draw the milliseconds over the number of keys to this SVG file; needs `--line`
     #[cfg(feature = "plot")]
     #[arg(long, requires = "line")]
     plot: Option<PathBuf>,
@@ -82,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let known = BACKENDS.join(", ");
         return Err(Usage(format!("there is no backend with `{part}` in its name; there are {known}")).into());
     }
-    // Before the work, so that an hour of it is not lost to a misspelt folder.
+    // Checked before the work, so that a misspelt folder does not lose an hour of results.
     let json = arguments.json.clone().map(OutputFile::new).transpose()?;
     #[cfg(feature = "plot")]
     let plot = arguments.plot.clone().map(OutputFile::new).transpose()?;

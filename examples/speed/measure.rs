@@ -18,7 +18,7 @@ use crate::{
     cases::{BITS, CHANNELS, Case, HEAD_DIM, Method, PAGE, SINK},
 };
 
-/// A line of the table, and of the JSON file.
+/// A row of the table and of the JSON file.
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub backend: &'static str,
@@ -39,10 +39,10 @@ pub struct Row {
     pub extra_bytes: usize,
 }
 
-/// A prefill is run this often.
+/// The number of runs of a prefill.
 const PREFILLS: usize = 7;
 
-/// Up to so many pairs, dense attention runs beside a prefill.
+/// The largest number of pairs at which dense attention is also timed in a prefill.
 const DENSE_PAIRS: usize = 1 << 30;
 
 pub fn measure<B: Backend>(
@@ -53,7 +53,7 @@ pub fn measure<B: Backend>(
 ) -> Result<Row, Box<dyn Error>> {
     let device = B::Device::default();
     let decode = case.queries == 1;
-    // One unmeasured step warms memory and state; each step brings a new key.
+    // The first step is not measured: it warms memory and state. Each step adds a key.
     let steps = if decode { steps + 1 } else { PREFILLS };
     let room = case.keys + if decode { steps } else { 0 };
     let random = |heads, length| {
@@ -81,7 +81,7 @@ pub fn measure<B: Backend>(
         let before = ALLOCATOR.current_usage();
         ALLOCATOR.reset_peak_usage();
         sparse.push(milliseconds(|| step(&inputs))?);
-        // The state grows by doubling; what counts is a usual step.
+        // The state grows by doubling. The smallest growth is that of a usual step.
         let extra = ALLOCATOR.peak_usage().saturating_sub(before);
         extra_bytes = if at <= 1 { extra } else { extra_bytes.min(extra) };
     }
@@ -175,7 +175,7 @@ fn chain<B: Backend>(heavy: Vec<Box<dyn Masker<B>>>, mut state: LayerState) -> R
     Ok(Box::new(move |inputs| Ok(attention.forward(inputs, &mut state, Requested::default())?.attention.output)))
 }
 
-/// Sorted random keys for each head, or for each group.
+/// Sorted random keys, for each head or for each group.
 fn random_rows(case: &Case, share: f64, shared: bool) -> Csr {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
     let count = (share * case.keys as f64) as usize;
@@ -193,7 +193,7 @@ fn random_rows(case: &Case, share: f64, shared: bool) -> Csr {
     csr
 }
 
-/// Random perceptrons of three matrices, 128 wide.
+/// Random perceptrons with three matrices and a width of 128.
 fn hash_weights<B: Backend>(heads: usize, device: &B::Device) -> HashWeights<B> {
     let part = || {
         let widths = [(HEAD_DIM, 128), (128, 128), (128, BITS)];
@@ -207,7 +207,8 @@ fn hash_weights<B: Backend>(heads: usize, device: &B::Device) -> HashWeights<B> 
     HashWeights::new([(0, layer)])
 }
 
-/// Keys that a query keeps, and the bytes that the step must read: keys, values, and what the scorer reads of each key.
+/// The number of keys that a query keeps, and the bytes that a step must read: keys, values, and what the scorer reads
+/// for each key.
 fn cost(case: &Case) -> (usize, u64) {
     let Case { keys, queries, heads, kv_heads, method } = *case;
     let vector = HEAD_DIM * size_of::<f32>();
@@ -219,7 +220,7 @@ fn cost(case: &Case) -> (usize, u64) {
         Method::Dense => (keys, 2 * kv_heads * keys * vector),
         Method::SinkLocal { window } => {
             let kept = (SINK + window).min(keys);
-            // In a prefill, neighbouring queries share what they read.
+            // In a prefill, neighbouring queries share their reads.
             (kept, 2 * kv_heads * vector * if queries == 1 { kept } else { keys })
         }
         Method::Gather { share, .. } => (heavy(share), gathered(heavy(share))),
@@ -243,7 +244,7 @@ fn milliseconds<B: Backend>(
 ) -> Result<f64, Box<dyn Error>> {
     let start = Instant::now();
     let output = work()?;
-    // A device may still be at work; one number of the result waits for it.
+    // Reading one number of the result waits until the device has finished.
     let last = output.slice([0..1, 0..1, 0..1, 0..1]).into_data();
     std::hint::black_box(last);
     Ok(start.elapsed().as_secs_f64() * 1e3)

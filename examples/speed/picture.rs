@@ -5,7 +5,7 @@ use sparse_attention_hub::{
 
 use crate::measure::Row;
 
-/// Milliseconds of a step over the number of keys, a line for each method of each backend, as SVG.
+/// Draws the milliseconds of a step over the number of keys as SVG, with a line for each method of each backend.
 pub fn draw(rows: &[Row], file: &OutputFile) -> Result<(), PlotError> {
     let mut names = Vec::<(&str, &str)>::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! What the written weights do in attention, beside random ones.
+//! Compares the written weights with random ones in attention.
 
 use std::{error::Error, path::Path};
 
@@ -23,8 +23,8 @@ use crate::{
 const SINK_AND_WINDOW: usize = 128;
 const HEAVY: Size = Size::Fraction(1.0 / 16.0);
 
-/// Untrained signatures of the better kind: the same random hyperplanes for queries and keys, so that two vectors agree
-/// in a bit the more likely the smaller the angle between them is.
+/// Good untrained signatures: the same random hyperplanes for queries and keys. The smaller the angle between two
+/// vectors, the more likely they agree in a bit.
 pub fn hyperplanes<B: Backend>(layer: &Layer<B>, seed: u64) -> LayerPerceptrons<B> {
     let [_, heads, _, head_dim] = layer.held_out.queries().dims();
     let bits = shape().hat_bits;
@@ -36,8 +36,8 @@ pub fn hyperplanes<B: Backend>(layer: &Layer<B>, seed: u64) -> LayerPerceptrons<
     LayerPerceptrons { query: part(), key: part() }
 }
 
-/// Loads the weights by a method's description, as a user does, and compares them with random ones where values are
-/// recorded: on a prompt of 4,096 tokens, twice as long as what was trained on.
+/// Loads the weights through a method configuration, as a user does, and compares them with random weights on a
+/// recording that has values: a prompt of 4,096 tokens, twice the length of the training pieces.
 pub fn report<B: Backend>(file: &Path, random: HashWeights<B>, device: &B::Device) -> Result<(), Box<dyn Error>> {
     let file = std::path::absolute(file)?;
     let method = json!([

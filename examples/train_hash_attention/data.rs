@@ -1,4 +1,4 @@
-//! Queries and keys of a model on text: what signatures are trained on.
+//! The training data of the signatures: queries and keys of a model on text.
 
 use std::{collections::BTreeMap, error::Error, path::Path};
 
@@ -13,16 +13,17 @@ use sparse_attention_hub::{
 /// The queries and keys of one layer.
 pub struct Layer<B: Backend> {
     pub number: usize,
-    /// Pieces of text to train on.
+    /// Pieces of text for training.
     pub train: Vec<AttentionInputs<B>>,
-    /// A piece that is not trained on.
+    /// A piece that is not used for training.
     pub held_out: AttentionInputs<B>,
 }
 
-/// How many tokens a piece has, the one that begins the sequence among them.
+/// The number of tokens of a piece, including the token that begins the sequence.
 const PIECE: usize = 2048;
 
-/// Records layers of a model on pieces of a text: the first one is held out, and so many others are trained on.
+/// Records layers of a model on pieces of a text. The first piece is held out, and the next `pieces` pieces are for
+/// training.
 pub fn record<B: Backend>(
     model: &Path,
     text: &Path,

@@ -1,4 +1,4 @@
-//! Trains the signatures of HashAttention for two layers of a model, from the model's own attention on text.
+//! Trains the signatures of HashAttention for two layers of a model, on the model's own attention over a text.
 //!
 //! `cargo run --release --features hf,train --example train_hash_attention`
 
@@ -26,39 +26,39 @@ use sparse_attention_hub::{
     train::HashDistillationConfig,
 };
 
-/// Trains HashAttention's signatures on queries and keys of a model, and shows what they find on text held out.
+/// Trains HashAttention's signatures on queries and keys of a model, and shows their recall on held-out text.
 #[derive(Debug, Parser)]
 #[command(name = "train_hash_attention")]
 struct Arguments {
-    /// Steps of the optimizer for each layer, 256 queries a step
+    /// Steps of the optimizer for each layer, with 256 queries per step
     #[arg(long, default_value_t = 240, value_parser = count())]
     steps: usize,
-    /// Seed of the first weights and of the order of the steps
+    /// Seed of the initial weights and of the order of the steps
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Where the weights are written to
+    /// The file that the weights are written to
     #[arg(long, default_value = "target/hash_attention.safetensors")]
     out: PathBuf,
     /// Start from the weights in this file
     #[arg(long)]
     resume: Option<PathBuf>,
-    /// Folder of the model; without it the one that comes with the examples
+    /// Folder of the model [default: the model of the examples]
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Text on which the model is recorded; without it the one that comes with the examples
+    /// Text on which the model is recorded [default: the text of the examples]
     #[arg(long)]
     text: Option<PathBuf>,
     /// Layers, from 0
     #[arg(long, value_delimiter = ',', default_value = "3,5")]
     layers: Vec<usize>,
-    /// How many pieces of the text, of 2048 tokens, are trained on
+    /// Number of training pieces of the text, of 2048 tokens each
     #[arg(long, default_value_t = 3, value_parser = count())]
     pieces: usize,
     #[command(flatten)]
     backend: BackendArguments,
 }
 
-/// The perceptrons, as the paper has them.
+/// The perceptrons of the paper.
 pub fn shape() -> HashConfig {
     HashConfig {
         hat_bits: 32,
@@ -87,7 +87,7 @@ impl Work for Distil<'_> {
 }
 
 fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<dyn Error>> {
-    // Before the work, so that minutes of it are not lost to a misspelt folder.
+    // Checked before the work, so that a misspelt folder does not lose minutes of training.
     if arguments.out.extension().is_none_or(|extension| extension != "safetensors") {
         return Err(Usage(format!("--out is {}, but must end in .safetensors", arguments.out.display())).into());
     }
@@ -129,7 +129,7 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
     check::report(&arguments.out, random, device)
 }
 
-/// The weights to start from. They are made on the backend that trains: what is made on another is frozen.
+/// The initial weights. They are created on the training backend, because tensors of another backend get no gradients.
 fn initial<B: Backend>(
     arguments: &Arguments,
     layers: &[Layer<B>],
@@ -148,7 +148,7 @@ fn random<B: Backend, R: Backend<Device = B::Device>>(layer: &Layer<B>, seed: u6
     LayerPerceptrons::random(&shape(), heads, head_dim, seed.wrapping_add(layer.number as u64), &queries.device())
 }
 
-/// The perceptrons after some steps, and the mean loss of the first and of the last tenth of them.
+/// The perceptrons after some steps, and the mean loss over the first and over the last tenth of the steps.
 fn train<B: Backend>(
     arguments: &Arguments,
     layer: &Layer<B>,
@@ -164,9 +164,9 @@ fn train<B: Backend>(
     progress.set_prefix(layer.number.to_string());
     while losses.len() < arguments.steps {
         let Some((piece, start)) = chunks.pop() else {
-            // Each chunk of each piece once, in another order each time.
+            // Each chunk of each piece is used once per pass, in a new order each time.
             for (piece, inputs) in layer.train.iter().enumerate() {
-                // Queries with fewer keys than the sink, the window and the target hold have little to learn from.
+                // Queries with fewer keys than the sink, the window and the target have little to learn from.
                 let first = config.sink_size + config.window_size;
                 chunks.extend((first..inputs.mask_shape().queries).step_by(config.chunk_size).map(|at| (piece, at)));
             }
@@ -191,7 +191,7 @@ fn train<B: Backend>(
     Ok((trainer.valid(), ends))
 }
 
-/// Recall on the second half of the held-out piece, where the budget is at least twice the target.
+/// The recall on the second half of the held-out piece, where the budget is at least twice the target.
 fn recall<B: Backend>(layer: &Layer<B>, perceptrons: &LayerPerceptrons<B>) -> Result<f64, AttentionError> {
     let queries = layer.held_out.mask_shape().queries;
     let hash = Hash::new(HashWeights::new([(layer.number, perceptrons.clone())]), Activation::Silu);

@@ -1,5 +1,5 @@
-//! Multi-query associative recall: pairs of a key and a value first, then the keys again, each at some distance, and
-//! the model is to name the value ([Arora et al.](https://arxiv.org/abs/2312.04927)).
+//! Multi-query associative recall ([Arora et al.](https://arxiv.org/abs/2312.04927)). A sequence begins with pairs of a
+//! key and a value. Later each key appears again, and the model must name its value.
 
 use burn::{
     data::{
@@ -12,19 +12,20 @@ use rand::{RngExt, SeedableRng, seq::index};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::sync::Arc;
 
-/// What the sequences look like.
+/// The form of the sequences.
 #[derive(Debug, Clone, Copy)]
 pub struct Task {
-    /// Number of tokens there are: keys are drawn from the lower half, values from the upper one.
+    /// The size of the vocabulary. Keys are drawn from the lower half, and values from the upper half.
     pub vocabulary: usize,
     pub length: usize,
     pub pairs: usize,
 }
 
-/// The distance from its pair to a key's return is `2 k` tokens with a probability in proportion to `k^-0.99`.
+/// The places after the pairs are two tokens apart. A key returns at the `k`-th of them with a probability proportional
+/// to `k^-0.99`.
 const POWER: f64 = 0.01;
 
-/// One sequence, and where it asks for which value.
+/// One sequence, with the positions that ask for a value and the values.
 #[derive(Debug, Clone)]
 pub struct Sequence {
     tokens: Vec<i32>,
@@ -32,7 +33,7 @@ pub struct Sequence {
 }
 
 impl Task {
-    /// A data set, the same for the same seed.
+    /// A data set. The same seed gives the same sequences.
     pub fn sequences(&self, count: usize, seed: u64) -> Vec<Sequence> {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         (0..count).map(|_| self.sequence(&mut rng)).collect()
@@ -40,7 +41,7 @@ impl Task {
 
     fn sequence(&self, rng: &mut Xoshiro256PlusPlus) -> Sequence {
         let half = self.vocabulary / 2;
-        // Token 0 is no key.
+        // Token 0 is not used as a key.
         let keys = index::sample(rng, half - 1, self.pairs).into_iter().map(|key| key as i32 + 1).collect::<Vec<_>>();
         let values = index::sample(rng, half, self.pairs).into_iter().map(|value| (half + value) as i32);
         let values = values.collect::<Vec<_>>();
@@ -48,7 +49,8 @@ impl Task {
         for (pair, (&key, &value)) in keys.iter().zip(&values).enumerate() {
             (tokens[2 * pair], tokens[2 * pair + 1]) = (key, value);
         }
-        // Places drawn one after the other without replacement: those whose exponential clocks ring first.
+        // Weighted sampling without replacement: each place gets an exponential random time, and the places with the
+        // smallest times are taken.
         let places = (self.length - 2 * self.pairs) / 2;
         let mut clocks = (0..places)
             .map(|place| (-(1.0 - rng.random::<f64>()).ln() / ((place + 1) as f64).powf(POWER - 1.0), place))
@@ -64,12 +66,12 @@ impl Task {
     }
 }
 
-/// Sequences side by side.
+/// A batch of sequences.
 #[derive(Debug, Clone)]
 pub struct Batch<B: Backend> {
     /// `[batch, length]`.
     pub tokens: Tensor<B, 2, Int>,
-    /// Where a value is asked for, counted over the whole batch, `[batch * pairs]`.
+    /// The positions that ask for a value, counted over the whole batch, `[batch * pairs]`.
     pub asked: Tensor<B, 1, Int>,
     /// The values, `[batch * pairs]`.
     pub values: Tensor<B, 1, Int>,
@@ -94,7 +96,7 @@ impl<B: Backend> Batcher<B, Sequence, Batch<B>> for Batches {
     }
 }
 
-/// Batches of the sequences, in another order at each pass if `shuffled` by a seed.
+/// Batches of the sequences. If `shuffled` has a seed, each pass has a new order.
 pub fn loader<B: Backend>(
     sequences: Vec<Sequence>,
     batch_size: usize,

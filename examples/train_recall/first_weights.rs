@@ -1,4 +1,5 @@
-//! First weights that are the same on every backend: backends draw from generators of their own, this one is the host's.
+//! Initial weights that are the same on every backend. Backends have their own random generators; this one runs on the
+//! host.
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -8,15 +9,15 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// The model with weights drawn under a seed: embeddings normal, those of linear layers uniform within the inverse root of
-/// their inputs, their biases 0. What norms begin with stays.
+/// The model with weights drawn from a seed. Embeddings are normal. Weights of linear layers are uniform within the
+/// inverse square root of the number of inputs, and their biases are 0. Norms keep their initial values.
 pub fn first_weights<B: Backend, M: Module<B>>(model: M, seed: u64) -> M {
     model.map(&mut FirstWeights { rng: Xoshiro256PlusPlus::seed_from_u64(seed), within: Vec::new() })
 }
 
 struct FirstWeights {
     rng: Xoshiro256PlusPlus,
-    /// The types of the modules around a parameter.
+    /// The types of the modules that contain the parameter.
     within: Vec<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Trains the same small transformer with dense and with sparse attention on a task that only attention solves, and runs
-//! each of them under the attention of the others.
+//! Trains the same small transformer with dense and with sparse attention, on a task that needs attention. Then each
+//! model is run with the attention of the others.
 //!
 //! `cargo run --release --features train,plot --example train_recall`
 
@@ -35,13 +35,13 @@ struct Arguments {
     /// Number of sequences to train on
     #[arg(long, default_value_t = 2048, value_parser = count())]
     sequences: usize,
-    /// Seed of the data, of the first weights and of the methods that draw
+    /// Seed of the data, of the initial weights and of the methods that sample
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Folder for the plots, and for the logs and checkpoints of the learner
     #[arg(long, default_value = "target/train_recall")]
     out: PathBuf,
-    /// Keep the models in the folder that are trained to the end; one that was cut short is trained anew
+    /// Keep models in the folder whose training is complete; incomplete ones are trained again from the start
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -53,7 +53,7 @@ struct Arguments {
 
 const TASK: Task = Task { vocabulary: 256, length: 64, pairs: 8 };
 
-/// What attention may be; the sparse ones keep at most 13 of 64 keys.
+/// The attention methods. The sparse ones keep at most 13 of 64 keys.
 const METHODS: [(&str, &str); 3] = [
     ("dense", "[]"),
     (
@@ -89,7 +89,7 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
     let described = backend::describe::<B>(device);
     std::fs::create_dir_all(&arguments.out)
         .map_err(|error| format!("cannot write to {}: {error}", arguments.out.display()))?;
-    // Before the work, so that an hour of it is not lost to what cannot be written.
+    // Checked before the work, so that an output that cannot be written does not lose an hour of training.
     let [loss, accuracy_over_passes] =
         ["loss.svg", "accuracy.svg"].map(|name| OutputFile::new(arguments.out.join(name)));
     let (loss, accuracy_over_passes) = (loss?, accuracy_over_passes?);
@@ -126,7 +126,7 @@ fn run<B: Backend>(arguments: &Arguments, device: &B::Device) -> Result<(), Box<
         )?;
         runs.push(run);
     }
-    // Other sequences than those looked at during training.
+    // These sequences are not used during training.
     let test = TASK.sequences(1024, arguments.seed ^ 0x7e57);
     say!(
         "\nAccuracy in percent on 1,024 other sequences, the model of each row under the attention of each column:\n"

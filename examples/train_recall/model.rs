@@ -1,4 +1,4 @@
-//! A causal transformer that names values at the places where they are asked for.
+//! A causal transformer that names values at the positions that ask for them.
 
 use burn::{
     module::Module,
@@ -30,7 +30,8 @@ const WIDTH: usize = 64;
 const HEADS: usize = 2;
 const BLOCKS: usize = 2;
 
-/// The model: blocks of attention and a feed-forward network, each behind a norm, over tokens and their positions.
+/// The model: token and position embeddings, then blocks of attention and a feed-forward network, each with a norm
+/// before it.
 #[derive(Module, Debug)]
 pub struct RecallModel<B: Backend> {
     tokens: Embedding<B>,
@@ -50,7 +51,7 @@ struct Block<B: Backend> {
 }
 
 impl<B: Backend> RecallModel<B> {
-    /// A model whose attention follows a method.
+    /// A model whose attention uses a method.
     pub fn new(task: &Task, method: &MaskerChainConfig, seed: u64, device: &B::Device) -> Result<Self, ConfigError> {
         let block = |layer: usize| {
             let attention = SparseMultiHeadAttentionConfig::new(WIDTH, HEADS)
@@ -77,7 +78,7 @@ impl<B: Backend> RecallModel<B> {
         Ok(first_weights(model, seed))
     }
 
-    /// The same weights under another method.
+    /// The same weights with another method.
     pub fn with_method(mut self, method: &MaskerChainConfig, device: &B::Device) -> Result<Self, ConfigError> {
         let blocks = self.blocks.into_iter().map(|block| {
             let attention = block.attention.with_maskers(method.init(device)?);
@@ -87,7 +88,7 @@ impl<B: Backend> RecallModel<B> {
         Ok(self)
     }
 
-    /// The scores of all tokens at some places, and what passes through the blocks.
+    /// The logits of all tokens at some positions, and the attention input of each block.
     ///
     /// # Shapes
     /// - tokens: `[batch, length]`
@@ -121,7 +122,7 @@ impl<B: Backend> RecallModel<B> {
 }
 
 impl<B: Backend> Block<B> {
-    /// What the method keeps of an input, and how far the output is from dense attention's.
+    /// A report of what the method keeps on an input, and of its difference from dense attention.
     fn report(&self, input: Tensor<B, 3>) -> Result<AttentionReport, AttentionError> {
         let [batch, length, _] = input.dims();
         let heads = |linear: &Linear<B>| {
@@ -152,13 +153,13 @@ impl<B: Backend> InferenceStep for RecallModel<B> {
     fn step(&self, batch: Batch<B>) -> Self::Output {
         let (output, attended) = self.classify_and_keep(batch);
         let reports = self.blocks.iter().zip(attended).map(|(block, input)| block.report(input));
-        // What the layer has just attended to, it attends to again.
+        // The attention on this input has just succeeded in the forward pass, so it succeeds again.
         let reports = reports.collect::<Result<Vec<_>, _>>().unwrap_or_else(|error| panic!("{error}"));
         Measured { output, reports }
     }
 }
 
-/// The output of a step with a report on the attention of each layer.
+/// The output of a step, with a report of the attention of each layer.
 pub struct Measured<O> {
     output: O,
     reports: Vec<AttentionReport>,

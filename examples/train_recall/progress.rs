@@ -1,4 +1,4 @@
-//! A progress bar in place of burn's dashboard, for terminals and logs alike.
+//! A progress bar that replaces burn's dashboard. It also works in log files.
 
 use burn::train::{
     metric::{MetricDefinition, MetricId},

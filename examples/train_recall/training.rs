@@ -1,4 +1,4 @@
-//! Training runs with burn's learner, and what its logs say of them.
+//! Training with burn's learner, and the numbers from its logs.
 
 use std::{
     error::Error,
@@ -33,31 +33,31 @@ use crate::{
     progress::Progress,
 };
 
-/// How checkpoints are written.
+/// The format of checkpoints.
 type Checkpoints = NamedMpkFileRecorder<FullPrecisionSettings>;
 
 const BATCH: usize = 32;
 const LEARNING_RATE: f64 = 2e-3;
 
-/// The sequences of all runs.
+/// The sequences, which are the same for all runs.
 pub struct Sequences {
     pub train: Vec<Sequence>,
     pub held_out: Vec<Sequence>,
 }
 
-/// A trained model and its course.
+/// A trained model and the course of its training.
 pub struct Run<B: Backend> {
     pub model: RecallModel<B>,
     /// Mean loss of each pass over the training data.
     pub losses: Vec<f64>,
-    /// Accuracy, density and output error on held-out sequences after each pass.
+    /// Accuracy on held-out sequences after each pass.
     pub accuracies: Vec<f64>,
     pub densities: Vec<f64>,
     pub errors: Vec<f64>,
     pub seconds: f64,
 }
 
-/// Trains a model with a method in its attention; logs and checkpoints of burn's learner go to a folder.
+/// Trains a model with an attention method. The logs and checkpoints of burn's learner are written to a folder.
 pub fn train<B: Backend>(
     arguments: &Arguments,
     task: &Task,
@@ -66,10 +66,10 @@ pub fn train<B: Backend>(
     method: &MaskerChainConfig,
     device: &B::Device,
 ) -> Result<Run<B>, Box<dyn Error>> {
-    // The same first weights and the same order of the data for every method.
+    // Every method gets the same initial weights and the same order of the data.
     let model = RecallModel::<Autodiff<B>>::new(task, method, arguments.seed, device)?;
     let folder = arguments.out.join(name);
-    // burn's learner takes up a training in the middle, but logs its passes from 1 again.
+    // burn's learner can resume a training in the middle, but then numbers its passes from 1 again.
     let done = arguments.resume && check_checkpoint::<B>(&folder, arguments.passes, device).is_ok();
     if !done {
         for earlier in ["train", "valid", "checkpoint"].map(|part| folder.join(part)) {
@@ -91,11 +91,11 @@ pub fn train<B: Backend>(
     .with_file_checkpointer(Checkpoints::new())
     .with_checkpointing_strategy(KeepLastNCheckpoints::new(1))
     .with_application_logger(None);
-    // After the last pass none is left to do.
+    // After the last pass, no pass is left to train.
     let training = if done { training.checkpoint(arguments.passes) } else { training };
     let training = match arguments.dashboard {
         true => training,
-        // The progress bar has the terminal to itself.
+        // The progress bar needs the terminal for itself.
         false => training.renderer(Progress::new(name)?),
     };
     let learner = Learner::new(model, AdamWConfig::new().with_weight_decay(0.01).init(), LEARNING_RATE);
@@ -113,14 +113,14 @@ pub fn train<B: Backend>(
     })
 }
 
-/// What the learner gives. Where it panics the program ends with the reason as its error: burn's writers of logs panic on
-/// a full disk, on threads of their own and again while the first panic unwinds, which would abort the program.
+/// Runs the learner. If it panics, the program ends with the reason as its error. burn's log writers panic on a full
+/// disk, on their own threads. They panic again while the first panic unwinds, which would abort the program.
 fn ending_at_a_panic<T>(name: &str, launch: impl FnOnce() -> T) -> T {
     let usual = panic::take_hook();
     let name = name.to_owned();
     panic::set_hook(Box::new(move |info| {
         let reason = info.payload_as_str().unwrap_or("the learner panicked");
-        // There is nowhere else to say that this cannot be written.
+        // If standard error cannot be written, nothing is left to report to.
         let _ = writeln!(io::stderr(), "\nerror: training \"{name}\" failed: {reason}");
         process::exit(1);
     }));
@@ -129,7 +129,7 @@ fn ending_at_a_panic<T>(name: &str, launch: impl FnOnce() -> T) -> T {
     launched
 }
 
-/// Checks that all was saved after the last pass, and can be read: burn's recorders do not say when a disk is full.
+/// Checks that everything was saved after the last pass and can be read. burn's recorders do not report a full disk.
 fn check_checkpoint<B: Backend>(folder: &Path, passes: usize, device: &B::Device) -> Result<(), Box<dyn Error>> {
     type Model<B> = RecallModel<Autodiff<B>>;
     type Optimizer<B> = OptimizerAdaptor<AdamW, Model<B>, Autodiff<B>>;
@@ -143,7 +143,7 @@ fn check_checkpoint<B: Backend>(folder: &Path, passes: usize, device: &B::Device
     Ok(())
 }
 
-/// The mean of a metric in each pass, from the learner's logs.
+/// The mean of a metric for each pass, from the learner's logs.
 fn logged(folder: &Path, metric: &str, split: Split, passes: usize) -> Result<Vec<f64>, Box<dyn Error>> {
     let mut logs = FileMetricLogger::new(folder);
     let pass = |pass: usize| -> Result<f64, Box<dyn Error>> {
@@ -156,7 +156,7 @@ fn logged(folder: &Path, metric: &str, split: Split, passes: usize) -> Result<Ve
     (1..=passes).map(pass).collect()
 }
 
-/// The accuracy of a model under a method, in percent.
+/// The accuracy of a model with a method, in percent.
 pub fn accuracy<B: Backend>(
     model: &RecallModel<B>,
     method: &MaskerChainConfig,

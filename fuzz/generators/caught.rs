@@ -1,4 +1,4 @@
-//! Panics as faults.
+//! Turns panics into faults.
 
 use std::{
     any::Any,
@@ -9,24 +9,23 @@ use std::{
 
 use super::{Checked, Fault};
 
-/// Where the last panic of any thread was. A panic in a thread pool is passed on without it.
+/// The place of the last panic of any thread. A thread pool passes a panic on without its place.
 static LAST: Mutex<String> = Mutex::new(String::new());
 
 thread_local! {
-    /// What the case at work is about.
+    /// A description of the current case.
     static SUBJECT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Says what the case at work is about, for when it panics.
+/// Sets the description of the current case, which the fault of a panic contains.
 pub fn about(subject: String) {
     SUBJECT.set(subject);
 }
 
-/// Runs work; a panic in it is a fault that says where it was. From the first call on, panics of the program are not
-/// printed.
+/// Runs work. A panic becomes a fault that names its place. From the first call on, the program prints no panics.
 ///
 /// # Errors
-/// As the work, and if it panics.
+/// The error of the work, or a fault if it panics.
 pub fn caught(work: impl FnOnce() -> Checked) -> Checked {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,4 +1,4 @@
-//! Layers with weights that are drawn from the case and not from the backend's own random numbers.
+//! Layers whose weights are drawn from the case, instead of from the backend's random numbers.
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -7,7 +7,7 @@ use burn::{
 
 use super::{B, Source, numbers::tensor};
 
-/// The module with other weights.
+/// The module with weights drawn from the case.
 pub fn with_drawn_weights<M: Module<B>>(source: &mut Source, module: M) -> M {
     module.map(&mut Draw(source))
 }

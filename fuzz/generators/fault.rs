@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// What a case comes to.
+/// The result of a case.
 pub type Checked = Result<(), Fault>;
 
 /// A property that does not hold.
@@ -8,20 +8,20 @@ pub type Checked = Result<(), Fault>;
 pub struct Fault {
     /// The property.
     pub property: &'static str,
-    /// The input and the values that show it.
+    /// The input and the values that show the fault.
     pub found: String,
 }
 
-/// The property that a panic is the opposite of.
+/// The property that a panic violates.
 const NO_PANIC: &str = "no panic";
 
 impl Fault {
-    /// A fault with what was found.
+    /// A fault of a property.
     pub fn new(property: &'static str, found: impl Into<String>) -> Self {
         Self { property, found: found.into() }
     }
 
-    /// A panic.
+    /// A fault for a panic.
     pub fn panic(found: impl Into<String>) -> Self {
         Self::new(NO_PANIC, found)
     }
@@ -31,7 +31,7 @@ impl Fault {
         self.property == NO_PANIC
     }
 
-    /// The same fault with what it happened to.
+    /// The same fault, with its subject before the description.
     pub fn of(mut self, subject: impl fmt::Display) -> Self {
         self.found = format!("{subject}: {}", self.found);
         self
@@ -44,7 +44,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Returns a fault unless something holds.
+/// Returns a fault unless a condition holds.
 macro_rules! hold {
     ($condition:expr, $property:expr, $($found:tt)+) => {{
         let holds: bool = $condition;

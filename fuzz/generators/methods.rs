@@ -1,37 +1,37 @@
-//! Methods that are valid for some sizes.
+//! Random methods that are valid for given sizes.
 
 use serde_json::{Value, json};
 
 use super::{Source, problem::Sizes, weights};
 
-/// A method, and what is promised of it.
+/// A method and its promised properties.
 #[derive(Debug, Clone)]
 pub struct Method {
     /// The list of maskers.
     pub json: Value,
-    /// Whether one of the maskers chooses by what queries and keys are, and keeps at least one key that a query sees.
+    /// Whether one of the maskers selects by queries and keys, and keeps at least one key that a query sees.
     pub chooses: bool,
 }
 
 impl Method {
-    /// What stands in a method file.
+    /// The text of the method file.
     pub fn text(&self) -> String {
         self.json.to_string()
     }
 }
 
-/// What a method is to be.
+/// The kind of method that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// Anything that is valid.
+    /// Any valid method.
     Any,
-    /// One whose sizes are counts of keys.
+    /// A method whose sizes are counts of keys.
     Counts,
-    /// One that keeps every key.
+    /// A method that keeps every key.
     Everything,
 }
 
-/// Maskers that choose by score and keep at least one of the keys that a query sees.
+/// Maskers that select by score and keep at least one visible key.
 const CHOOSERS: [&str; 9] = [
     "oracle_top_k",
     "top_k",
@@ -47,10 +47,10 @@ const CHOOSERS: [&str; 9] = [
 /// Maskers that keep keys by position.
 const POSITIONS: [&str; 3] = ["sink", "local", "causal"];
 
-/// Maskers of which a chain has at most one.
+/// Samplers. A chain has at most one.
 const SAMPLERS: [&str; 5] = ["random_sampling", "adaptive_sampling", "verified_sampling", "magic_pig", "pps_sampling"];
 
-/// A method for some sizes: up to three maskers.
+/// A method of up to three maskers that is valid for some sizes.
 pub fn method(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Method {
     let mut names = Vec::new();
     for _ in 0..source.below(3) {
@@ -65,14 +65,14 @@ pub fn method(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Method {
         _ if names.is_empty() => names.push(*source.pick(&POSITIONS)),
         _ => {}
     }
-    // It has no size with which it keeps what a query does not see.
+    // `causal` has no size that makes it keep every key, so a masker that can is added.
     if wanted == Wanted::Everything && names.last() == Some(&"causal") {
         names.push("sink");
     }
     let full = names.len() - 1;
     let configs = names.iter().enumerate().map(|(place, name)| {
         let wanted = match wanted {
-            // One that keeps all is enough.
+            // One masker that keeps every key is enough.
             Wanted::Everything if place != full => Wanted::Any,
             wanted => wanted,
         };
@@ -119,7 +119,7 @@ pub fn masker(source: &mut Source, sizes: &Sizes, wanted: Wanted, name: &str) ->
     with(fields, "type", json!(name))
 }
 
-/// A scorer of any type.
+/// A random scorer.
 fn scorer(source: &mut Source, sizes: &Sizes) -> Value {
     let name = *source.pick(&["oracle", "oracle", "oracle", "hash", "channels", "pages", "pq", "socket"]);
     let fields = match name {
@@ -165,7 +165,7 @@ fn size(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Value {
     }
 }
 
-/// A share in [0, 1]; `all` is the one with which everything is kept.
+/// A share in [0, 1]. `all` is the share that keeps everything.
 fn share(source: &mut Source, wanted: Wanted, all: f64) -> f64 {
     match (wanted, source.below(8)) {
         (Wanted::Everything, _) => all,
@@ -180,7 +180,7 @@ fn fraction(source: &mut Source) -> f64 {
     (source.unit() * 999.0).ceil().max(1.0) / 1000.0
 }
 
-/// An object with one more field.
+/// The object with one more field.
 fn with(mut fields: Value, name: &str, value: Value) -> Value {
     fields[name] = value;
     fields

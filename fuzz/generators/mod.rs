@@ -1,8 +1,8 @@
-//! Inputs made from a seed, and what must hold of them: one place for the test, the long-running program and the fuzz
-//! targets.
+//! Inputs made from a seed, and the properties that must hold for them. The test, the long-running program and the fuzz
+//! targets share this module.
 //!
-//! A [Kind] is a subject. Each of its cases is drawn from a [Source], so that the same seed and case give the same
-//! input. A case that fails says which property does not hold and with what values; a panic is left to the caller.
+//! A [Kind] is a subject. Each of its cases is drawn from a [Source]: the same seed and case give the same input. A
+//! case that fails returns the property that does not hold, and the values that show it. The caller handles panics.
 #![allow(dead_code)] // Each program uses its part.
 
 mod attention;
@@ -25,7 +25,7 @@ pub use caught::caught;
 pub use fault::{Checked, Fault};
 pub use source::Source;
 
-/// The backend on which cases run: the first one for the CPU.
+/// The backend on which cases run: the first CPU backend that is compiled in.
 #[cfg(feature = "flex")]
 pub type B = burn_flex::Flex;
 #[cfg(all(feature = "ndarray", not(feature = "flex")))]
@@ -36,26 +36,26 @@ fn device() -> burn::tensor::Device<B> {
     Default::default()
 }
 
-/// What is fuzzed.
+/// The subject that is fuzzed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Method files and the configurations of layers.
     Configs,
-    /// Operations on masks, against dense weights in f64.
+    /// Operations on masks, compared with dense weights in f64.
     Masks,
-    /// Attention calls, against attention in f64.
+    /// Attention calls, compared with attention in f64.
     Attention,
     /// Files of weights and channels.
     Files,
-    /// Caches, against the whole history.
+    /// Caches, compared with the whole history.
     Caches,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] = [Self::Configs, Self::Masks, Self::Attention, Self::Files, Self::Caches];
 
-    /// The name, as it stands on a command line and in the corpus.
+    /// The name on the command line and in the corpus.
     pub fn name(self) -> &'static str {
         match self {
             Self::Configs => "configs",
@@ -74,7 +74,7 @@ impl Kind {
         self.check_source(&mut Source::seeded(seed, case))
     }
 
-    /// Runs the case that a source draws.
+    /// Runs the case that is drawn from a source.
     ///
     /// # Errors
     /// If a property does not hold.
@@ -88,11 +88,12 @@ impl Kind {
         }
     }
 
-    /// Runs an entry of the corpus, which has a name, or what a fuzz target is given, which has none.
+    /// Runs an entry of the corpus, which has a name, or the input of a fuzz target, which has no name.
     ///
-    /// Lines `seed N case M`, with anything after it, are these cases. Anything else is the input itself for configurations (the text) and files (the
-    /// content, read in the format that the name's extension says, or in all), and otherwise what is drawn from. A text
-    /// or file whose name begins with `refused` must be.
+    /// If all lines have the form `seed N case M`, with any text after it, these cases are run. Otherwise the bytes are
+    /// the input. For configurations they are the text. For files they are the content, which is read in the format of
+    /// the name's extension, or in every format if there is no name. For the other kinds they replace the first random
+    /// numbers. A text or file whose name begins with `refused` must be refused.
     ///
     /// # Errors
     /// If a property does not hold.
@@ -117,7 +118,7 @@ impl Kind {
     }
 }
 
-/// The numbers in lines `seed N case M`, if all lines are such.
+/// The seeds and cases, if all lines have the form `seed N case M`.
 fn cases(bytes: &[u8]) -> Option<Vec<(u64, u64)>> {
     let numbers = |line: &str| {
         let mut words = line.split_whitespace();

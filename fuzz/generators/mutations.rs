@@ -1,8 +1,8 @@
-//! Changes of bytes and texts that were good before.
+//! Random changes of valid bytes and texts.
 
 use super::Source;
 
-/// Numbers that break what does not expect them.
+/// Numbers that often break code which does not expect them.
 pub const NUMBERS: [&str; 22] = [
     "0",
     "-0",
@@ -28,7 +28,7 @@ pub const NUMBERS: [&str; 22] = [
     "Infinity",
 ];
 
-/// Bytes with some of them changed, taken away or doubled.
+/// Bytes with some of them changed, removed or repeated.
 pub fn of_bytes(source: &mut Source, good: &[u8]) -> Vec<u8> {
     let mut bytes = good.to_vec();
     for _ in 0..source.between(1, 3) {
@@ -52,7 +52,7 @@ pub fn of_bytes(source: &mut Source, good: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A text with a number, a character or a piece changed, or put into many brackets.
+/// A text with a number, a character or a part changed, or with many brackets around it.
 pub fn of_text(source: &mut Source, good: &str) -> String {
     match source.below(8) {
         0..3 => other_number(source, good),
@@ -94,7 +94,7 @@ pub fn other_number(source: &mut Source, good: &str) -> String {
     [&good[..start], *source.pick(&NUMBERS), &good[end..]].concat()
 }
 
-/// A text in many brackets, some of them closed.
+/// A text inside many brackets, some of them closed.
 pub fn nested(source: &mut Source, good: &str) -> String {
     let depth = *source.pick(&[3, 120, 200, 3_000]);
     let (open, close) = *source.pick(&[("[", "]"), ("{\"type\":", "}")]);
@@ -103,7 +103,7 @@ pub fn nested(source: &mut Source, good: &str) -> String {
     [&good[..at], &open.repeat(depth), &good[at..], &close.repeat(closed)].concat()
 }
 
-/// Where a character begins.
+/// A random position at which a character begins.
 fn character(source: &mut Source, text: &str) -> usize {
     let mut at = source.below(text.len() + 1);
     while !text.is_char_boundary(at) {

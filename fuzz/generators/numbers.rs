@@ -1,10 +1,10 @@
-//! Numbers between the host and tensors.
+//! Conversions between tensors and numbers on the host.
 
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{B, device};
 
-/// A tensor of numbers in a type.
+/// A tensor of these numbers in a type.
 pub fn tensor<const D: usize>(values: &[f64], dims: [usize; D], dtype: DType) -> Tensor<B, D> {
     let data = TensorData::new(values.to_vec(), dims).convert_dtype(dtype);
     Tensor::from_data(data, (&device(), dtype))
@@ -15,7 +15,7 @@ pub fn numbers<const D: usize>(tensor: &Tensor<B, D>) -> Vec<f64> {
     tensor.to_data().convert::<f64>().iter::<f64>().collect()
 }
 
-/// The relative size of a rounding in a type.
+/// The relative rounding error of a type.
 pub fn rounding(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => f64::EPSILON,
@@ -25,17 +25,17 @@ pub fn rounding(dtype: DType) -> f64 {
     }
 }
 
-/// Whether two lists hold the same numbers, where what is not a number equals itself.
+/// Whether two lists hold the same numbers. NaN equals NaN here.
 pub fn same(a: &[f64], b: &[f64]) -> bool {
     a.len() == b.len() && first_difference(a, b).is_none()
 }
 
-/// Where two lists first differ.
+/// The index at which two lists first differ.
 pub fn first_difference(a: &[f64], b: &[f64]) -> Option<usize> {
     a.iter().zip(b).position(|(a, b)| a != b && !(a.is_nan() && b.is_nan()))
 }
 
-/// Where two lists first differ by more than a share of the largest number.
+/// The index at which two lists first differ by more than a share of the largest number.
 pub fn first_far(a: &[f64], b: &[f64], share: f64) -> Option<usize> {
     let largest = a.iter().chain(b).copied().filter(|x| x.is_finite()).fold(1.0, |x: f64, y| x.max(y.abs()));
     a.iter().zip(b).position(|(a, b)| {

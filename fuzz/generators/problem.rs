@@ -1,4 +1,4 @@
-//! Attention problems as numbers on the host.
+//! Attention problems, as numbers on the host.
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use sparse_attention_hub::{
@@ -11,7 +11,7 @@ use super::{
     numbers::{numbers, tensor},
 };
 
-/// The lengths of a problem.
+/// The sizes of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     pub batch: usize,
@@ -24,7 +24,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Small lengths mostly, odd ones now and then, and once in a while a problem of some size.
+    /// Mostly small sizes, sometimes unusual ones, and rarely a larger problem.
     pub fn draw(source: &mut Source) -> Self {
         let kv_heads = source.between(1, 2);
         let group = source.between(1, 8);
@@ -46,18 +46,18 @@ impl Sizes {
         sizes
     }
 
-    /// Queries that are all or the last of the keys.
+    /// Makes the queries the last positions of the keys.
     pub fn causal(mut self) -> Self {
         self.queries = self.queries.min(self.keys);
         self
     }
 
-    /// The shape of a mask.
+    /// The shape of the mask.
     pub fn mask_shape(&self) -> MaskShape {
         MaskShape::new([self.batch, self.heads, self.queries, self.keys])
     }
 
-    /// How many query heads share a key-value head.
+    /// The number of query heads that share a key-value head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
@@ -75,7 +75,7 @@ impl Sizes {
     }
 }
 
-/// Which keys are seen.
+/// The visibility of a problem.
 #[derive(Debug, Clone, PartialEq)]
 pub enum VisibilityCase {
     Full,
@@ -86,7 +86,7 @@ pub enum VisibilityCase {
 }
 
 impl VisibilityCase {
-    /// A visibility of any kind.
+    /// A random visibility.
     pub fn draw(source: &mut Source, sizes: &Sizes, dtype: DType) -> Self {
         let Sizes { batch, heads, queries, keys, .. } = *sizes;
         let offset = match source.below(4) {
@@ -126,7 +126,7 @@ impl VisibilityCase {
         }
     }
 
-    /// What is added to a logit; `None`: the key is hidden.
+    /// The bias that is added to a logit. `None` if the key is hidden.
     pub fn bias(&self, [batch, head, query, key]: [usize; 4], dtype: DType) -> Option<f64> {
         let at = |dims: &[usize; 4]| ((batch % dims[0] * dims[1] + head % dims[1]) * dims[2] + query) * dims[3] + key;
         match self {
@@ -142,7 +142,7 @@ impl VisibilityCase {
     }
 }
 
-/// An attention problem. The numbers are those that its type can hold.
+/// An attention problem. Its numbers can be represented exactly in its type.
 #[derive(Debug, Clone)]
 pub struct Problem {
     pub sizes: Sizes,
@@ -157,7 +157,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of any kind.
+    /// A random problem.
     pub fn draw(source: &mut Source) -> Self {
         let sizes = Sizes::draw(source);
         let dtype = draw_dtype(source);
@@ -165,7 +165,7 @@ impl Problem {
         Self::of(source, sizes, dtype, seen)
     }
 
-    /// A causal problem whose queries are the last of the keys.
+    /// A causal problem whose queries are at the last positions of the keys.
     pub fn draw_causal(source: &mut Source) -> Self {
         let sizes = Sizes::draw(source).causal();
         let seen = VisibilityCase::Causal(sizes.keys - sizes.queries);
@@ -173,9 +173,9 @@ impl Problem {
         Self::of(source, sizes, dtype, seen)
     }
 
-    /// A problem with given lengths, type and visibility.
+    /// A problem with these sizes, type and visibility.
     pub fn of(source: &mut Source, sizes: Sizes, dtype: DType, seen: VisibilityCase) -> Self {
-        // Logits of a few, mostly; also flat and steep ones.
+        // Mostly moderate logits, sometimes flat or steep ones.
         let spread = *source.pick(&[1.0, 1.0, 1.0, 0.0, 0.01, 8.0]);
         let mut random = |dims: [usize; 4], spread: f64| {
             let values = (0..dims.iter().product()).map(|_| spread * source.normal()).collect::<Vec<_>>();
@@ -196,7 +196,7 @@ impl Problem {
         Self { sizes, dtype, queries, keys, values, seen, scale, softcap, sink_logits }
     }
 
-    /// The problem as inputs of attention.
+    /// The problem as [AttentionInputs].
     pub fn inputs(&self) -> Result<AttentionInputs<B>, AttentionError> {
         let Sizes { heads, .. } = self.sizes;
         let queries = tensor(&self.queries, self.sizes.dims_of_queries(), self.dtype);
@@ -214,36 +214,36 @@ impl Problem {
         }
     }
 
-    /// The bias of a pair; `None`: the key is hidden.
+    /// The bias of a pair. `None` if the key is hidden.
     pub fn bias(&self, pair: [usize; 4]) -> Option<f64> {
         self.seen.bias(pair, self.dtype)
     }
 
-    /// A query's vector.
+    /// The vector of a query.
     pub fn query(&self, batch: usize, head: usize, query: usize) -> &[f64] {
         let Sizes { heads, queries, head_dim, .. } = self.sizes;
         &self.queries[((batch * heads + head) * queries + query) * head_dim..][..head_dim]
     }
 
-    /// A key's vector, for a query head.
+    /// The vector of a key, as a query head reads it.
     pub fn key(&self, batch: usize, head: usize, key: usize) -> &[f64] {
         let Sizes { head_dim, .. } = self.sizes;
         &self.keys[self.place_of_key(batch, head, key) * head_dim..][..head_dim]
     }
 
-    /// A value's vector, for a query head.
+    /// The vector of a value, as a query head reads it.
     pub fn value(&self, batch: usize, head: usize, key: usize) -> &[f64] {
         let Sizes { value_dim, .. } = self.sizes;
         &self.values[self.place_of_key(batch, head, key) * value_dim..][..value_dim]
     }
 
-    /// The number of a key, counted over batch, key-value heads and keys.
+    /// The index of a key, counted over batch, key-value heads and keys.
     pub fn place_of_key(&self, batch: usize, head: usize, key: usize) -> usize {
         let Sizes { kv_heads, keys, .. } = self.sizes;
         (batch * kv_heads + head / self.sizes.group()) * keys + key
     }
 
-    /// The places of keys that a query may see, by [Self::place_of_key].
+    /// For each [place of a key](Self::place_of_key), whether some query may see it.
     pub fn seen_by_any(&self) -> Vec<bool> {
         let Sizes { batch, heads, kv_heads, queries, keys, .. } = self.sizes;
         let mut seen = vec![false; batch * kv_heads * keys];
@@ -255,7 +255,7 @@ impl Problem {
         seen
     }
 
-    /// The problem with other numbers at some places of keys, in keys and values.
+    /// The problem with other numbers, such as NaN or infinity, in the keys and values at some places.
     pub fn changed(&self, source: &mut Source, places: impl Fn(usize) -> bool) -> Self {
         let mut changed = self.clone();
         let Sizes { head_dim, value_dim, .. } = self.sizes;
@@ -299,7 +299,7 @@ impl Problem {
         }
     }
 
-    /// The queries at some positions of a causal problem and the keys up to the last of them.
+    /// The queries at some positions of a causal problem, with the keys up to the last of these positions.
     pub fn chunk(&self, positions: std::ops::Range<usize>) -> Self {
         let sizes = Sizes { queries: positions.len(), keys: positions.end, ..self.sizes };
         let first = self.sizes.keys - self.sizes.queries;
@@ -319,7 +319,7 @@ impl Problem {
         }
     }
 
-    /// What the problem is, in a line.
+    /// A description of the problem in one line.
     pub fn summary(&self) -> String {
         let Sizes { batch, heads, kv_heads, queries, keys, head_dim, value_dim } = self.sizes;
         let seen = match &self.seen {
@@ -336,7 +336,7 @@ impl Problem {
     }
 }
 
-/// A type in which the backend computes.
+/// A random type in which the backend computes.
 fn draw_dtype(source: &mut Source) -> DType {
     let dtype = *source.pick(&[DType::F32, DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16]);
     match B::supports_dtype(&device(), dtype) {

@@ -1,7 +1,7 @@
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// What a case is drawn from: random numbers of a seed, or bytes followed by random numbers.
+/// The random numbers of a case: from a seed, or from bytes followed by random numbers.
 #[derive(Debug, Clone)]
 pub struct Source {
     bytes: Vec<u8>,
@@ -9,25 +9,25 @@ pub struct Source {
     rng: Xoshiro256PlusPlus,
 }
 
-/// How many bytes a number is made of, if it is made of bytes. Few, so that each byte decides something.
+/// The number of bytes that make a random number. It is small, so that each byte has an effect.
 const BYTES_PER_DRAW: usize = 2;
 
 impl Source {
-    /// The numbers of a case of a seed.
+    /// The random numbers of a case and seed.
     pub fn seeded(seed: u64, case: u64) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         key[8..16].copy_from_slice(&case.to_le_bytes());
         key[31] = 1;
         let mut rng = Xoshiro256PlusPlus::from_seed(key);
-        // The state differs from that of the next case in few bits at first.
+        // At first, the states of neighbouring cases differ in few bits.
         for _ in 0..16 {
             rng.next_u64();
         }
         Self { bytes: Vec::new(), read: 0, rng }
     }
 
-    /// Numbers that the bytes decide as far as they reach.
+    /// Random numbers that are made from the bytes as long as there are some.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         let hash = bytes
             .iter()
@@ -41,7 +41,7 @@ impl Source {
             return self.rng.next_u64();
         };
         self.read += BYTES_PER_DRAW;
-        // The high bits decide, the others are as good as any.
+        // The bytes are the high bits, which decide. The low bits are random.
         bytes.iter().rev().fold(0, |number, &byte| number >> 8 | u64::from(byte) << 56) | self.rng.next_u64() >> 16
     }
 
@@ -55,7 +55,7 @@ impl Source {
         low + self.below(high - low + 1)
     }
 
-    /// Whether something that happens once in `cases` happens.
+    /// True once in `cases` calls on average.
     pub fn once_in(&mut self, cases: usize) -> bool {
         self.below(cases) == 0
     }
@@ -67,18 +67,18 @@ impl Source {
 
     /// A number with mean 0 and deviation 1, nearly normal.
     pub fn normal(&mut self) -> f64 {
-        // A sum of four numbers of 16 bits has the deviation 65536 / 3^0.5.
+        // The sum of four uniform 16-bit numbers has the standard deviation 65536 / 3^0.5.
         let bits = self.bits();
         let sum = (0..4).map(|part| f64::from((bits >> (16 * part)) as u16)).sum::<f64>();
         (sum - 131_070.0) / 37_837.0
     }
 
-    /// One of some things, of which there must be one.
+    /// A random element of a list, which must not be empty.
     pub fn pick<'a, T>(&mut self, things: &'a [T]) -> &'a T {
         &things[self.below(things.len())]
     }
 
-    /// Some of the numbers below `end`, each at most once, in any order.
+    /// Distinct random numbers below `end`, in random order.
     pub fn some_below(&mut self, end: usize, count: usize) -> Vec<usize> {
         let mut numbers = (0..end).collect::<Vec<_>>();
         let count = count.min(end);

@@ -1,4 +1,4 @@
-//! Files of weights and channels that fit some sizes, for methods that need them.
+//! Files of weights and channels that fit given sizes, for methods that need them.
 
 use std::{
     collections::BTreeSet,
@@ -31,13 +31,13 @@ pub fn channels(sizes: &Sizes) -> Value {
     json!({"sorted_channel_file": path, "channel_selection": "qk_proj"})
 }
 
-/// The length of signatures, and the width between the matrices.
+/// The length of signatures, and the size between the matrices of a perceptron.
 const BITS: usize = 9;
 const HIDDEN: usize = 3;
 
 /// A safetensors file with perceptrons for the queries and keys of a layer.
 pub fn perceptrons(layer: usize, heads: usize, widths: [usize; 3]) -> Vec<u8> {
-    // The same numbers in every run: a case must not depend on who made the file.
+    // The same numbers in every run, because a case must not depend on the process that wrote the file.
     let mut source = Source::seeded(5, widths[0] as u64);
     let mut tensors = Vec::new();
     for part in ["query", "key"] {
@@ -57,18 +57,18 @@ pub fn perceptrons(layer: usize, heads: usize, widths: [usize; 3]) -> Vec<u8> {
     safetensors::serialize(views, None).expect("the names differ")
 }
 
-/// The folder for files of this process and of others.
+/// The folder for files. Processes share it.
 fn folder() -> PathBuf {
     std::env::temp_dir().join("sparse-attention-hub-fuzz")
 }
 
-/// The path of a file whose content follows from its name, written when it is first asked for.
+/// The path of a file whose content depends only on its name. It is written at the first call.
 fn once(name: &str, content: impl FnOnce() -> Vec<u8>) -> PathBuf {
     static WRITTEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let path = folder().join(name);
     let mut written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
     if written.insert(name.to_owned()) {
-        // Another process may read the file, and must not find half of it.
+        // Another process may read the file at the same time, so the file is renamed when it is complete.
         let unfinished = folder().join(format!("{name}-{}", std::process::id()));
         write(&unfinished, &content());
         fs::rename(unfinished, &path).expect("the temporary folder can be written");
@@ -76,11 +76,11 @@ fn once(name: &str, content: impl FnOnce() -> Vec<u8>) -> PathBuf {
     path
 }
 
-/// A file that is gone when this is dropped.
+/// A temporary file that is removed when this is dropped.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Writes content under a name of this thread's own that ends in an extension.
+    /// Writes content to a file whose name is unique to this thread and has this extension.
     pub fn new(content: &[u8], extension: &str) -> Self {
         let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "-");
         let path = folder().join(format!("case-{}-{thread}.{extension}", std::process::id()));
@@ -88,7 +88,7 @@ impl Scratch {
         Self(path)
     }
 
-    /// Where it lies.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -96,7 +96,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A file that stays behind in the temporary folder does no harm.
+        // A file that stays in the temporary folder does no harm.
         let _ = fs::remove_file(&self.0);
     }
 }

@@ -1,30 +1,30 @@
 use super::{Request, RequestOptions, Response};
 use crate::{masker::MaskerChainConfig, models::ModelError, nn::AttentionMode};
 
-/// A model of some hub that answers requests.
+/// A model of a model hub that answers requests.
 pub trait ModelHubAdapterInterface {
     /// Answers the questions of a request.
     ///
     /// # Errors
-    /// If the model cannot take the request, because it is too long or there is nothing in it.
+    /// If the request is empty, or too long for the model.
     fn process_request(&mut self, request: &Request, options: &RequestOptions) -> Result<Response, ModelError>;
 }
 
-/// A model whose layers attend through methods.
+/// A model whose attention layers run sparse methods.
 pub trait SparseAttentionAdapterInterface {
-    /// Gives the layers a method; what a method file says of single layers holds for these.
+    /// Sets the method of the layers. Settings for single layers in a method file apply to those layers.
     ///
     /// # Errors
-    /// If the method cannot be built. The model then has the method that it had.
+    /// If the method cannot be built. The model then keeps its previous method.
     fn set_method(&mut self, method: &MaskerChainConfig) -> Result<(), ModelError>;
 
-    /// How questions and answers attend.
+    /// The attention mode of questions and answers.
     fn mode(&self) -> AttentionMode;
 
-    /// Changes how questions and answers attend, and returns how they did.
+    /// Sets the attention mode of questions and answers, and returns the previous mode.
     fn set_mode(&mut self, mode: AttentionMode) -> AttentionMode;
 
-    /// Does work in a mode, and goes back to the mode before.
+    /// Runs work in a mode, and then restores the previous mode.
     fn in_mode<T>(&mut self, mode: AttentionMode, work: impl FnOnce(&mut Self) -> T) -> T
     where
         Self: Sized,
@@ -36,7 +36,7 @@ pub trait SparseAttentionAdapterInterface {
     }
 }
 
-/// Both: a model of a hub that answers requests through sparse methods.
+/// A model of a hub that answers requests through sparse methods: both traits together.
 pub trait ModelAdapter: ModelHubAdapterInterface + SparseAttentionAdapterInterface {}
 
 impl<T: ModelHubAdapterInterface + SparseAttentionAdapterInterface> ModelAdapter for T {}

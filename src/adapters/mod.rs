@@ -1,5 +1,5 @@
-//! Requests in text to a model that answers in text, as the Python project's adapters take them, and hooks that record
-//! what the layers of a model attend to.
+//! Adapters that answer requests in text, as the Python project's adapters do, and hooks that record the attention
+//! inputs of a model's layers.
 //!
 //! | Python project | here |
 //! |---|---|

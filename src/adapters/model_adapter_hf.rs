@@ -7,16 +7,16 @@ use crate::{
     nn::AttentionMode,
 };
 
-/// The adapter for a model of a HuggingFace folder.
+/// The adapter for a model from a HuggingFace folder.
 ///
-/// The context goes through the model once and sees everything. From its cache each question is answered apart, and
-/// question and answer attend in the [mode](SparseAttentionAdapterInterface::mode) of the adapter, through the methods of
-/// the layers unless it is told otherwise. A method with phases is asked for its prefill by the question, and for decoding
-/// by the answer. The likeliest tokens are taken unless the model's generation configuration says
-/// that they are drawn.
+/// The context goes through the model once, with dense attention. Each question is answered from this cache,
+/// independently of the other questions. Question and answer attend in the adapter's
+/// [mode](SparseAttentionAdapterInterface::mode), which by default runs the methods of the layers. Of a method with
+/// phases, the question runs `prefill` and the answer runs `decode`. Decoding is greedy,
+/// unless the model's generation configuration asks for sampling.
 ///
-/// A model with a chat template gets context and question as one message of the user; another one gets them one after the
-/// other, as they are.
+/// If the model has a chat template, context and question become one message of the user. Otherwise they are joined
+/// without changes.
 ///
 /// # Example
 /// ```no_run
@@ -47,17 +47,17 @@ pub struct ModelAdapterHF<B: Backend> {
     mode: AttentionMode,
 }
 
-/// What goes to the model for a request.
+/// The texts that a request sends to the model.
 struct Texts {
     context: String,
-    /// Whether the tokenizer adds the tokens that begin a sequence; a chat template has them already.
+    /// Whether the tokenizer adds the tokens that begin a sequence. A chat template already contains them.
     special_tokens: bool,
-    /// What stands between a question and its answer.
+    /// The text between a question and its answer.
     after_question: String,
 }
 
 impl<B: Backend> ModelAdapterHF<B> {
-    /// The adapter for a model.
+    /// Creates an adapter for a model.
     pub fn new(pretrained: Pretrained<B>) -> Self {
         let cache = pretrained.model.cache(pretrained.generation.seed);
         Self { pretrained, cache, mode: AttentionMode::Sparse }
@@ -68,7 +68,7 @@ impl<B: Backend> ModelAdapterHF<B> {
         &self.pretrained
     }
 
-    /// The model, without the adapter.
+    /// Takes the model out of the adapter.
     pub fn into_pretrained(self) -> Pretrained<B> {
         self.pretrained
     }
@@ -78,7 +78,7 @@ impl<B: Backend> ModelAdapterHF<B> {
             let after_question = String::new();
             return Ok(Texts { context: request.context.clone(), special_tokens: true, after_question });
         }
-        // Longer than the context, so that it is not in it.
+        // The placeholder is longer than the context, so that the context cannot contain it.
         let place = "#".repeat(request.context.len() + 8);
         let message = ChatMessage::new("user", format!("{}{place}", request.context));
         let rendered = self.pretrained.tokenizer.chat(&[message])?;
@@ -90,7 +90,7 @@ impl<B: Backend> ModelAdapterHF<B> {
         }
     }
 
-    /// The answer to a question about the context that is in the cache.
+    /// Answers a question about the context in the cache.
     fn answer(&mut self, question: Vec<u32>, config: &GenerationConfig) -> Result<(String, Answer), ModelError> {
         let (mut first, mut then) = (self.mode, self.mode);
         let written =
@@ -112,7 +112,7 @@ impl<B: Backend> ModelHubAdapterInterface for ModelAdapterHF<B> {
             let text = format!("{question}{after_question}{}", request.answer_prefix);
             self.pretrained.tokenizer.encode(&text, false)
         };
-        // As a whole first: no question is refused once others have been answered.
+        // All questions are checked first, so that none is refused after others have been answered.
         let questions = request.questions.iter().map(question).collect::<Result<Vec<_>, _>>()?;
         let positions = self.pretrained.model.config().max_positions;
         for question in &questions {
@@ -129,7 +129,8 @@ impl<B: Backend> ModelHubAdapterInterface for ModelAdapterHF<B> {
         }
         let mut response = Response { responses: Vec::new(), context, answers: Vec::new() };
         for question in questions {
-            // The methods have not seen the context yet: forgetting what they know is the state before the question.
+            // The context was prefilled without the methods. Clearing their memory therefore restores the state before
+            // the question.
             self.cache.truncate(response.context.len()).map_err(|source| ModelError::Layer { layer: 0, source })?;
             self.cache.forget_states();
             let (text, answer) = self.answer(question, &config)?;

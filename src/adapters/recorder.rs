@@ -12,11 +12,11 @@ use crate::{
     nn::AttentionHook,
 };
 
-/// A hook that records queries, keys and values of chosen layers and positions, and otherwise does what another hook
-/// does.
+/// A hook that records queries, keys and values at chosen layers and positions. Attention itself is computed by another
+/// hook.
 ///
-/// A recording has the queries of the positions, and the keys and values of all positions up to the last of them. It is
-/// complete once the model has come to that position; chunks of any size give the same.
+/// A recording has the queries at the positions, and the keys and values of all positions up to the last of them. It is
+/// complete when the model has processed the last position. The result does not depend on the size of the chunks.
 ///
 /// # Example
 /// ```
@@ -47,16 +47,16 @@ pub struct Recorder<'a, B: Backend> {
     parts: BTreeMap<usize, RecordedCalls<B>>,
 }
 
-/// What has been recorded of a layer.
+/// The recorded calls of a layer.
 struct RecordedCalls<B: Backend> {
     queries: Vec<Tensor<B, 4>>,
-    /// The last call that was recorded, with the first of its queries and copies of the keys and values up to the last
-    /// position; there once that position has come.
+    /// The inputs of the call that reached the last position: its first query, and copies of the keys and values up to
+    /// the last position. `None` before that call.
     last: Option<AttentionInputs<B>>,
 }
 
 impl<'a, B: Backend> Recorder<'a, B> {
-    /// A recorder of layers, counted from 0 as [AttentionInputs::layer] does, and of the queries of some positions.
+    /// Creates a recorder for some layers and positions. Layers are counted from 0, as in [AttentionInputs::layer].
     pub fn new(
         hook: &'a mut dyn AttentionHook<B>,
         layers: impl IntoIterator<Item = usize>,
@@ -68,7 +68,7 @@ impl<'a, B: Backend> Recorder<'a, B> {
     /// The recordings, ordered by layer.
     ///
     /// # Errors
-    /// If a layer was not met up to the last position.
+    /// If a layer has not processed the last position.
     pub fn finish(mut self) -> Result<Vec<Recording<B>>, AttentionError> {
         let positions = self.positions.clone();
         let recording = |layer: &usize| {
@@ -94,7 +94,7 @@ impl<'a, B: Backend> Recorder<'a, B> {
         }
         let parts =
             self.parts.entry(inputs.layer()).or_insert_with(|| RecordedCalls { queries: Vec::new(), last: None });
-        // Copies, because a view of a cache makes the next token costly.
+        // Copies the tensors. While a view of a cache is held, appending the next token copies the whole cache.
         let owned = |tensor: Tensor<B, 4>| Tensor::from_data(tensor.to_data(), (&tensor.device(), tensor.dtype()));
         let queries = inputs.queries().clone().slice_dim(2, found.start - first..found.end - first);
         parts.queries.push(owned(queries));
@@ -112,7 +112,7 @@ impl<'a, B: Backend> Recorder<'a, B> {
     }
 }
 
-/// The same attention over other tensors; the first query stands at a position.
+/// The same attention over other tensors, with the first query at `position`.
 fn like<B: Backend>(
     last: &AttentionInputs<B>,
     [queries, keys, values]: [Tensor<B, 4>; 3],

@@ -9,23 +9,23 @@ pub struct Request {
     pub context: String,
     /// The questions. Each is answered as if it were the only one.
     pub questions: Vec<String>,
-    /// With what each answer begins.
+    /// The text that each answer begins with.
     #[serde(default)]
     pub answer_prefix: String,
 }
 
-/// How a request is answered, where it is not as the model's makers have it.
+/// Options of a request, which override the model's generation configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestOptions {
-    /// The most tokens of an answer. Default: those of the model's generation configuration.
+    /// The largest number of tokens of an answer. Default: that of the model's generation configuration.
     pub max_new_tokens: Option<usize>,
-    /// The most tokens of the context; the end of a longer one is left out. Default: no limit.
+    /// The largest number of tokens of the context. Tokens after it are cut off. Default: no limit.
     pub max_context_length: Option<usize>,
-    /// Texts at which an answer ends, beside those of the model's generation configuration.
+    /// Stop strings, in addition to those of the model's generation configuration.
     pub stop: Vec<String>,
 }
 
-/// Answers to a request.
+/// The answers to a request.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Response {
@@ -33,18 +33,18 @@ pub struct Response {
     pub responses: Vec<String>,
     /// The tokens of the context that went through the model.
     pub context: Vec<u32>,
-    /// Each answer as the model gave it.
+    /// The details of each answer.
     pub answers: Vec<Answer>,
 }
 
-/// An answer as a model gave it.
+/// One answer with its tokens.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Answer {
-    /// The tokens of the question and the answer's prefix.
+    /// The tokens of the question, including the prefix of the answer.
     pub question: Vec<u32>,
-    /// The tokens of the answer, the one that ends it among them.
+    /// The tokens of the answer, including the token that ends it.
     pub tokens: Vec<u32>,
-    /// Why it ended.
+    /// Why the answer ended.
     pub reason: StopReason,
 }

@@ -16,13 +16,14 @@ use crate::{
     mask::{Mask, MaskError, MaskForm, MaskShape},
 };
 
-/// Query-key pairs of which the scores are in memory at a time (64 MiB in f32), unless the weights are asked for.
+/// The largest number of query-key pairs whose scores are in memory at the same time (64 MiB in f32), unless the
+/// weights are requested.
 const PAIRS_AT_A_TIME: usize = 1 << 24;
 
-/// What attention gives back besides the output.
+/// What attention returns besides the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Requested {
-    /// The attention weights, which take `[batch, heads, queries, keys]` of memory.
+    /// The attention weights, `[batch, heads, queries, keys]`, which all have to fit in memory.
     pub weights: bool,
     /// The [statistics](SoftmaxStatistics) of the softmax.
     pub statistics: bool,
@@ -32,11 +33,11 @@ pub struct Requested {
 ///
 /// # Shapes
 /// - output: `[batch, heads, queries, value_dim]`, in the type of the queries.
-/// - weights: `[batch, heads, queries, keys]`, on request; a row that keeps something sums to 1, or with
-///   [sinks](AttentionInputs::with_sink_logits) to what these leave.
+/// - weights: `[batch, heads, queries, keys]`, if requested. A row that keeps a visible key sums to 1. With
+///   [sinks](AttentionInputs::with_sink_logits) it sums to 1 minus the weight of the sink.
 #[derive(Debug, Clone)]
 pub struct AttentionOutput<B: Backend> {
-    /// The values, averaged with the weights; 0 in a row that keeps or sees nothing.
+    /// The values, averaged with the weights. 0 in a row that keeps no visible key.
     pub output: Tensor<B, 4>,
     /// The weights, if requested.
     pub weights: Option<Tensor<B, 4>>,
@@ -44,38 +45,38 @@ pub struct AttentionOutput<B: Backend> {
     pub statistics: Option<SoftmaxStatistics<B>>,
 }
 
-/// What the softmax is made of, row by row: `output = numerator / denominator`.
+/// The parts of the softmax, row by row: `output = numerator / denominator`.
 ///
-/// Numerator and denominator are relative to `exp(maximum)`, the largest exponential of a key that is kept and visible,
-/// so that they neither overflow nor vanish. A key kept with probability `p` counts `1 / p` times in both. A
-/// [sink](AttentionInputs::with_sink_logits) counts once in the maximum, the denominator and the log-sum-exp, as a key with
-/// the value 0 would: the weight of a key is `exp(logit - log_sum_exp) / p` with and without.
+/// Numerator and denominator are relative to `exp(maximum)`, the largest exponential of a kept and visible key. They
+/// therefore neither overflow nor vanish. A key kept with probability `p` counts `1 / p` times in both. A
+/// [sink](AttentionInputs::with_sink_logits) counts once in the maximum, the denominator and the log-sum-exp, like a
+/// key with the value 0. The weight of a key is `exp(logit - log_sum_exp) / p`, with and without a sink.
 ///
 /// # Shapes
 /// - maximum, denominator, log_sum_exp: `[batch, heads, queries, 1]`
 /// - numerator: `[batch, heads, queries, value_dim]`
 ///
-/// A row that keeps or sees nothing has denominator 0 and log-sum-exp minus infinity, unless there is a sink.
+/// A row that keeps no visible key has the denominator 0 and the log-sum-exp minus infinity, unless there is a sink.
 #[derive(Debug, Clone)]
 pub struct SoftmaxStatistics<B: Backend> {
-    /// The largest logit, after the division by the probabilities.
+    /// The largest logit, after the logarithm of the probability is subtracted.
     pub maximum: Tensor<B, 4>,
     /// Sum of exponentials times values.
     pub numerator: Tensor<B, 4>,
     /// Sum of exponentials.
     pub denominator: Tensor<B, 4>,
-    /// Logarithm of the sum of exponentials, free of the maximum.
+    /// Logarithm of the sum of exponentials, `ln(denominator) + maximum`.
     pub log_sum_exp: Tensor<B, 4>,
 }
 
-/// Dense attention: every query over every key that it sees. The reference for everything else.
+/// Dense attention: every query attends to every key that it sees. It is the reference for all sparse methods.
 ///
-/// At no time are more than 64 MiB of scores in memory, unless the weights are requested. Backends with
+/// The scores in memory at the same time are limited to 64 MiB in f32, unless the weights are requested. Backends with
 /// [native kernels](crate::kernels) use them.
 ///
 /// # Panics
-/// If a tensor that this takes is larger than the device can hold, as the weights can be; [masked_attention] over the
-/// [full mask](Mask::full) does the same and returns an error then.
+/// If a required tensor, such as the weights, is larger than the device can hold. [masked_attention] over the [full
+/// mask](Mask::full) computes the same and returns an error instead.
 pub fn dense_attention<B: Backend>(inputs: &AttentionInputs<B>, requested: Requested) -> AttentionOutput<B> {
     match attend(inputs, &Mask::full(inputs.mask_shape(), &inputs.device()), requested) {
         Ok(output) => output,
@@ -83,13 +84,13 @@ pub fn dense_attention<B: Backend>(inputs: &AttentionInputs<B>, requested: Reque
     }
 }
 
-/// Attention of every query over the keys that it keeps and sees, each counted `1 / p` times for the probability `p`
-/// with which it was kept.
+/// Attention of every query over its kept and visible keys. A key that was kept with probability `p` counts `1 / p`
+/// times.
 ///
-/// Backends with [native kernels](crate::kernels) use them; the others do as [reference_attention] does.
+/// Backends with [native kernels](crate::kernels) use them. Other backends compute [reference_attention].
 ///
 /// # Errors
-/// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
+/// If the mask does not have the shape of the inputs, or a required tensor is larger than the device can hold.
 pub fn masked_attention<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -99,14 +100,14 @@ pub fn masked_attention<B: Backend>(
     attend(inputs, mask, requested)
 }
 
-/// The same as [masked_attention] in plain tensor operations on every backend: what native kernels are tested against,
-/// and what `Autodiff` tracks where nothing native has gradients of its own.
+/// The same as [masked_attention], in plain tensor operations on every backend. Native kernels are tested against it.
+/// `Autodiff` tracks it where no native kernel has its own gradients.
 ///
-/// Masks of a [pattern](MaskForm::Pattern) are computed block by block over the columns that the block keeps; other masks
-/// over all visible keys.
+/// Masks in the form of a [pattern](MaskForm::Pattern) are computed block by block, over the columns that the block
+/// keeps. Other masks are computed over all visible keys.
 ///
 /// # Errors
-/// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
+/// If the mask does not have the shape of the inputs, or a required tensor is larger than the device can hold.
 pub fn reference_attention<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -138,8 +139,8 @@ fn attend<B: Backend>(
     })
 }
 
-/// Attention by whatever computes it over keys: sinks join afterwards, and a window is a part of the mask where it can
-/// be.
+/// Attention, computed by `compute` over the keys. A sliding window becomes a part of the mask if possible. Sinks join
+/// afterwards.
 fn attend_with<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -175,7 +176,7 @@ fn attend_in_blocks<B: Backend>(
     Ok(concatenate(blocks))
 }
 
-/// An error where a tensor of the computation in blocks is larger than the device can hold.
+/// Returns an error if a tensor of the computation in blocks is larger than the device can hold.
 fn check_sizes<B: Backend>(inputs: &AttentionInputs<B>, requested: Requested) -> Result<(), AttentionError> {
     if requested.weights {
         check_scores(inputs)?;
@@ -196,7 +197,7 @@ fn check_sizes<B: Backend>(inputs: &AttentionInputs<B>, requested: Requested) ->
     Ok(())
 }
 
-/// Query-key pairs in memory at a time, as many as the device can hold if these are fewer.
+/// The largest number of query-key pairs in memory at the same time, which the device may limit further.
 fn pairs_at_a_time<B: Backend>(inputs: &AttentionInputs<B>) -> usize {
     let size = accumulation_dtype(inputs.queries().dtype()).size();
     match largest_tensor::<B>(&inputs.device()).map(usize::try_from) {
@@ -205,14 +206,15 @@ fn pairs_at_a_time<B: Backend>(inputs: &AttentionInputs<B>) -> usize {
     }
 }
 
-/// How many queries a block has.
+/// The number of queries in a block.
 pub(super) fn rows_at_a_time<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, requested: Requested) -> usize {
     let MaskShape { batch, heads, queries, keys } = inputs.mask_shape();
     if requested.weights {
         return queries;
     }
     let rows_at_a_time = (pairs_at_a_time(inputs) / (batch * heads * keys)).clamp(1, queries);
-    // A window's block reads `rows + window` keys for `rows` queries: as many rows as the window is long waste least.
+    // For a window, a block of `rows` queries reads `rows + window` keys. A block about as long as the window wastes
+    // least.
     match mask.form() {
         MaskForm::Pattern(pattern) if pattern.window < keys => rows_at_a_time.min(pattern.window.clamp(64, 1024)),
         _ => rows_at_a_time,
@@ -266,7 +268,8 @@ fn attend_block<B: Backend>(
         None => pairs,
     };
     let scores = fill(scores, floor);
-    // The floor is finite, so that a row with nothing kept has exp(floor - floor) = 1, not NaN; it is filled with 0.
+    // The floor is finite. A row that keeps nothing then has exp(floor - floor) = 1 instead of NaN, and is filled with
+    // 0.
     let maximum = scores.clone().max_dim(3).detach();
     let exponentials = fill((scores - maximum.clone()).exp(), 0.0);
     let denominator = exponentials.clone().sum_dim(3);
@@ -289,11 +292,11 @@ fn attend_block<B: Backend>(
 
 /// The scores of some rows and columns under a mask.
 pub(super) struct Masked<B: Backend> {
-    /// Logits less the logarithms of the probabilities.
+    /// Logits minus the logarithms of the probabilities.
     pub scores: Tensor<B, 4>,
-    /// Which are hidden or not kept; `None` if none is.
+    /// The pairs that are hidden or not kept. `None` if there are none.
     pub dropped: Option<Dropped<B>>,
-    /// The least number of the scores' type.
+    /// The lowest finite number of the scores' type.
     pub floor: f64,
 }
 
@@ -318,7 +321,7 @@ pub(super) fn masked_scores<B: Backend>(
     Masked { scores, dropped, floor }
 }
 
-/// The columns that some rows can need: at most two ranges, none of them empty.
+/// The columns that some rows can read: at most two ranges, and no empty range.
 pub(super) fn columns<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::mask::{Mask, MaskShape};
 
-/// The gradients in plain tensor operations, in the blocks of queries in which the forward step goes.
+/// The gradients in plain tensor operations, in the same blocks of queries as the forward pass.
 pub(crate) fn gradients_in_blocks<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -24,7 +24,7 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         [inputs.queries(), inputs.keys(), inputs.values(), &trace.output_gradient]
             .map(|tensor| cast(tensor.clone(), dtype));
     let (mut of_keys, mut of_values) = (all_keys.zeros_like(), all_values.zeros_like());
-    // The slopes of a row have both signs, so that an infinity in their product with it leaves no number.
+    // The slopes of a row have both signs, so that an infinity in a product with them gives NaN.
     let [queries_without_infinities, keys_without_infinities] = [&all_queries, &all_keys].map(without_infinities);
     let mut of_queries = Vec::new();
     let block = rows_at_a_time(inputs, mask, Requested::default());
@@ -48,7 +48,7 @@ pub(crate) fn gradients_in_blocks<B: Backend>(
         let slopes = grouped_matmul(gradient.clone(), of_columns(&all_values).swap_dims(2, 3)) - of_rows(&trace.mean);
         let slopes = (weights.clone() * slopes).mul_scalar(inputs.scale());
         let slopes = match inputs.softcap() {
-            // The derivative of `cap * tanh(x / cap)`, by what it gives.
+            // The derivative of `cap * tanh(x / cap)`, computed from the capped logits.
             Some(cap) => slopes * (logits(inputs, rows.clone(), &columns).div_scalar(cap).square().neg() + 1),
             None => slopes,
         };
@@ -116,7 +116,7 @@ mod tests {
         assert!(error <= 3e-6 * largest, "{what}: off by {error}, of {largest}");
     }
 
-    /// The gradients of native kernels, which are tested against `Autodiff`.
+    /// Compares with the gradients of native kernels, which are themselves tested against `Autodiff`.
     #[test]
     fn blocks_are_the_native_gradients() {
         let inputs = inputs(401, 463);
@@ -160,7 +160,7 @@ mod tests {
         }
     }
 
-    /// Of two keys that hold no numbers the first query sees none, and the others one.
+    /// Two keys hold NaN. One is hidden from all queries, and the other from the first query only.
     #[test]
     fn hidden_keys_leave_no_trace() {
         let plain = inputs(5, 9);

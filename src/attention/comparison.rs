@@ -3,18 +3,18 @@ use burn::tensor::{Tensor, backend::Backend};
 use super::{AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, masked_attention};
 use crate::mask::{Mask, MaskForm};
 
-/// Dense attention over some inputs, with which attention through masks is compared.
+/// The dense attention over some inputs with which attention through masks is compared.
 ///
-/// Reports, logs and studies all take their errors from here. It costs one pass of dense attention, with
-/// [sinks](AttentionInputs::with_sink_logits) two.
+/// Reports, logs and studies all take their errors from here. It costs one pass of dense attention, or two passes with
+/// [sinks](AttentionInputs::with_sink_logits).
 #[derive(Debug, Clone)]
 pub struct DenseReference {
     of_all: RowStatistics,
-    /// Without the sinks, if there are any.
+    /// The same without the sinks, if there are any.
     of_keys: Option<RowStatistics>,
 }
 
-/// How far the output of a row is from that of dense attention.
+/// The errors of the output of a row, compared with dense attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RowError {
@@ -22,16 +22,16 @@ pub struct RowError {
     pub difference: f64,
     /// Norm of the dense output.
     pub norm: f64,
-    /// The log-sum-exp less the dense one; minus infinity in a row that sees keys and keeps none.
+    /// The log-sum-exp minus the dense log-sum-exp. Minus infinity in a row that sees keys but keeps none of them.
     pub log_sum_exp: f64,
-    /// Relative error of the numerator of the softmax, the Euclidean norm of the difference.
+    /// Relative error of the numerator of the softmax, in the Euclidean norm.
     pub numerator: f64,
-    /// Relative error of the numerator along the dense one, with its sign.
+    /// Relative error of the numerator in the direction of the dense numerator, with its sign.
     pub numerator_along: f64,
 }
 
 impl RowError {
-    /// Relative error of the output; 0 where both are 0.
+    /// Relative error of the output. 0 if both outputs are 0.
     pub fn output(&self) -> f64 {
         relative(self.difference, self.norm)
     }
@@ -42,12 +42,12 @@ impl RowError {
     }
 }
 
-/// A difference over a norm; 0 where there is no difference.
+/// A difference over a norm. 0 if the difference is 0.
 pub(super) fn relative(difference: f64, norm: f64) -> f64 {
     if difference == 0.0 { 0.0 } else { difference / norm }
 }
 
-/// The statistics of rows on the host.
+/// The output and the softmax statistics of rows, on the host.
 #[derive(Debug, Clone)]
 struct RowStatistics {
     width: usize,
@@ -70,8 +70,8 @@ impl RowStatistics {
         &self.output[row * self.width..(row + 1) * self.width]
     }
 
-    /// The log-sum-exp of a row less another's. From the maxima and the sums, because the log-sum-exp itself has lost the
-    /// digits of the difference where logits are large.
+    /// The log-sum-exp of a row minus the log-sum-exp of the same row in `other`. It is computed from the maxima and
+    /// the denominators, because the log-sum-exp itself loses the digits of the difference if the logits are large.
     fn shift(&self, other: &Self, row: usize) -> f64 {
         match (self.denominator[row] == 0.0, other.denominator[row] == 0.0) {
             (true, true) => 0.0,
@@ -88,7 +88,7 @@ impl DenseReference {
     /// Dense attention over the inputs.
     ///
     /// # Errors
-    /// If a tensor that this takes is larger than the device can hold.
+    /// If a required tensor is larger than the device can hold.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Result<Self, AttentionError> {
         let full = Mask::full(inputs.mask_shape(), &inputs.device());
         let of_all = statistics_of(inputs, &full)?;
@@ -100,13 +100,13 @@ impl DenseReference {
         self.of_keys.as_ref().unwrap_or(&self.of_all)
     }
 
-    /// Whether each row sees a key at all.
+    /// For each row, whether it sees any key.
     pub fn sees(&self) -> impl Iterator<Item = bool> {
         self.of_keys().denominator.iter().map(|denominator| *denominator != 0.0)
     }
 
-    /// The errors of each row of attention over the same inputs, counted over batch, heads and queries. Its statistics
-    /// must have been requested; otherwise there are none.
+    /// The errors of each row of `found`, which is attention over the same inputs. Rows are counted over batch, heads
+    /// and queries. Empty if the statistics of `found` were not requested.
     pub fn errors<B: Backend>(&self, found: &AttentionOutput<B>) -> Vec<RowError> {
         let Some(statistics) = &found.statistics else { return Vec::new() };
         let found = RowStatistics::of(found, statistics);
@@ -117,7 +117,8 @@ impl DenseReference {
         let (wanted, output) = (self.of_all.row(row), found.row(row));
         let log_sum_exp = found.shift(&self.of_all, row);
         let norm = self::norm(wanted.iter().copied());
-        // The numerator is the output times the denominator: relative to the dense denominator, times this.
+        // The numerator is the output times the denominator. Relative to the dense denominator, it is the output times
+        // this factor.
         let factor = log_sum_exp.exp();
         let numerator = || output.iter().zip(wanted).map(|(a, b)| (a * factor - b, *b));
         let along = numerator().map(|(difference, wanted)| difference * wanted).sum::<f64>();
@@ -130,13 +131,14 @@ impl DenseReference {
         }
     }
 
-    /// Which share of the dense weights of each row lies on kept keys; 1 in a row that sees none.
+    /// The share of the dense weights of each row that lies on kept keys. 1 in a row that sees no key.
     ///
-    /// Sampled keys count with their own weight only, and sinks not at all: where there are such, or the mask is dense,
-    /// this costs a pass of attention over the kept keys. Otherwise it follows from `found`, attention through the mask.
+    /// A sampled key counts once, with its own weight. Sinks do not count. With sampled keys, with sinks or with a
+    /// dense mask, this costs a pass of attention over the kept keys. Otherwise it follows from `found`, which is
+    /// attention through the mask.
     ///
     /// # Errors
-    /// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
+    /// If the mask does not have the shape of the inputs, or a required tensor is larger than the device can hold.
     pub fn mass_kept<B: Backend>(
         &self,
         inputs: &AttentionInputs<B>,
@@ -158,7 +160,7 @@ impl DenseReference {
     }
 }
 
-/// Whether no key is sampled, as far as the form of the mask says.
+/// Whether the form of the mask shows that no key is sampled.
 fn keeps_for_certain<B: Backend>(mask: &Mask<B>) -> bool {
     match mask.form() {
         MaskForm::Empty | MaskForm::Full | MaskForm::Pattern(_) => true,

@@ -1,4 +1,4 @@
-//! Which pairs of queries and keys take no part: the key is hidden from the query, or not kept by it.
+//! The query-key pairs that attention leaves out: the key is hidden from the query, or the query does not keep it.
 
 use std::ops::Range;
 
@@ -12,23 +12,25 @@ use crate::mask::{Mask, MaskForm, pattern_kept};
 pub(crate) struct Dropped<B: Backend> {
     /// `[batch or 1, heads or 1, rows, columns]`
     pub pairs: Tensor<B, 4, Bool>,
-    /// So many of the first columns are dropped by no row. There may be more: this is what is known without a look.
+    /// The number of columns at the start that no row drops, as far as it is known without reading `pairs`. The true
+    /// number may be larger.
     pub whole: usize,
 }
 
 impl<B: Backend> Dropped<B> {
-    /// Writes a number over what is dropped of `[batch, heads, rows, columns]`.
+    /// Replaces the dropped pairs of `[batch, heads, rows, columns]` by a number.
     pub fn fill(&self, pairs: Tensor<B, 4>, number: f64) -> Tensor<B, 4> {
         let dropped = self.pairs.clone().expand(pairs.dims());
         pairs.mask_fill(dropped, number)
     }
 }
 
-/// What mask and visibility say of the pairs of some rows and columns.
+/// The dropped pairs and the sampling probabilities of some rows and columns.
 pub(crate) struct Pairs<B: Backend> {
-    /// `None` if none is dropped.
+    /// `None` if no pair is dropped.
     pub dropped: Option<Dropped<B>>,
-    /// The logarithm of the probabilities, 0 where the mask keeps nothing; `None` if nothing is sampled.
+    /// The logarithm of the probabilities, 0 where the mask does not keep the key. `None` if the mask has no
+    /// probabilities.
     pub log_probability: Option<Tensor<B, 4>>,
 }
 
@@ -46,18 +48,18 @@ impl<B: Backend> Pairs<B> {
     }
 }
 
-/// Whether a pattern keeps all that the visibility shows: each goes up to the query's position.
+/// Whether a pattern keeps every visible key: the pattern and a causal visibility both end at the query's position.
 fn keeps_what_is_seen<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> bool {
     match (mask.form(), inputs.visibility()) {
         (MaskForm::Pattern(pattern), Visibility::Causal { offset }) => {
-            // Positions can lie behind the last key.
+            // The window is compared with positions, because the position of a query can be behind the last key.
             pattern.offset == *offset as isize && pattern.window >= offset + inputs.mask_shape().queries
         }
         _ => false,
     }
 }
 
-/// So many of the first columns are seen by all of some rows, as far as that is known without a look.
+/// The number of columns at the start that all of some rows see, as far as it is known without reading a tensor.
 fn seen_by_all<B: Backend>(inputs: &AttentionInputs<B>, rows: &Range<usize>, columns: &[Range<usize>]) -> usize {
     match (inputs.visibility(), columns) {
         (Visibility::Causal { offset }, [range]) if range.start == 0 => {
@@ -67,7 +69,7 @@ fn seen_by_all<B: Backend>(inputs: &AttentionInputs<B>, rows: &Range<usize>, col
     }
 }
 
-/// Which pairs a mask does not keep, and the logarithms of its probabilities.
+/// The pairs that a mask does not keep, and the logarithms of its probabilities.
 fn not_kept<B: Backend>(
     mask: &Mask<B>,
     rows: &Range<usize>,
@@ -84,7 +86,7 @@ fn not_kept<B: Backend>(
     (Some(dropped), Some(log_probability))
 }
 
-/// Where one or the other is true, of `[batch or 1, heads or 1, rows, columns]`.
+/// The elementwise OR of two tensors `[batch or 1, heads or 1, rows, columns]`.
 fn either<B: Backend>(one: Tensor<B, 4, Bool>, other: Tensor<B, 4, Bool>) -> Tensor<B, 4, Bool> {
     let (mut dims, others) = (one.dims(), other.dims());
     for (length, other) in dims.iter_mut().zip(others) {

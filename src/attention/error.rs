@@ -7,7 +7,7 @@ use crate::{kernels::DeviceLimit, mask::MaskError, metrics::MetricError};
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum AttentionError {
-    /// A tensor does not have the shape that the others ask for.
+    /// A tensor does not have the shape that the other tensors require.
     #[error("`{tensor}` has the shape {found:?}, but must be {expected}")]
     Shape {
         /// The tensor.
@@ -17,7 +17,7 @@ pub enum AttentionError {
         /// What it must be.
         expected: String,
     },
-    /// The query heads do not divide into groups over the key-value heads.
+    /// The number of query heads is not a multiple of the number of key-value heads.
     #[error("there are {heads} query heads and {kv_heads} key-value heads; the first must be a multiple of the second")]
     HeadGroups {
         /// Heads of the queries.
@@ -25,7 +25,7 @@ pub enum AttentionError {
         /// Heads of keys and values.
         kv_heads: usize,
     },
-    /// A number that makes no sense.
+    /// A value that is not allowed.
     #[error("`{field}` is {value}, but must be {allowed}")]
     Value {
         /// The field.
@@ -48,7 +48,7 @@ pub enum AttentionError {
         /// The type of the values.
         values: DType,
     },
-    /// A [LayerState](crate::masker::LayerState) is used for another sequence than the one that it remembers.
+    /// A [LayerState](crate::masker::LayerState) is used for another sequence than the sequence that it remembers.
     #[error(
         "the layer's state has seen a sequence with `{length}` {seen}, but it is given {found}: a new sequence needs a \
          new or cleared state, and one that is cut back needs `truncate`"
@@ -61,19 +61,19 @@ pub enum AttentionError {
         /// What the state has seen.
         seen: usize,
     },
-    /// Numbers of a layer's input, or of what goes into a cache, have another type than what they meet.
+    /// A layer's input, or a tensor that goes into a cache, does not have the required float type.
     #[error("`{tensor}` holds numbers of type {found:?}, but must hold {expected:?}, as {others} do")]
     FloatType {
         /// The tensor.
         tensor: &'static str,
         /// The type of its numbers.
         found: DType,
-        /// The type that is asked for.
+        /// The required type.
         expected: DType,
-        /// What asks for it.
+        /// The tensors that require it.
         others: &'static str,
     },
-    /// A padding mask contradicts that of an earlier call over the same cache.
+    /// A padding mask contradicts the padding mask of an earlier call over the same cache.
     #[error(
         "position {position} of sequence {sequence} {} in an earlier call with this cache, and {} in this one; a mask \
          over pairs of positions (`mask_attn`) can hide what is cached",
@@ -88,18 +88,18 @@ pub enum AttentionError {
         /// Whether it was padding.
         was_padding: bool,
     },
-    /// A cache no longer has what it is asked to go back to.
+    /// A cache cannot go back to a length, because it no longer holds the tokens that this needs.
     #[error(
         "the cache cannot go back to {length} tokens: of a sliding window it holds the last tokens only, and can go back \
          to {earliest} at the earliest; `KvCache::with_spare` lets it hold more"
     )]
     GivenUp {
-        /// The length that is asked for.
+        /// The requested length.
         length: usize,
-        /// The least length to which it can go back.
+        /// The smallest length to which it can go back.
         earliest: usize,
     },
-    /// A scorer has no weights for the layer that asks.
+    /// A scorer has no weights for a layer.
     #[error("the scorer `{scorer}` has no weights for layer {layer}; {origin} has them for the layers {known}")]
     NoWeights {
         /// The scorer.
@@ -117,7 +117,7 @@ pub enum AttentionError {
     /// The mask does not fit the inputs.
     #[error(transparent)]
     Mask(#[from] MaskError),
-    /// What was to be logged of the call cannot be logged.
+    /// The metrics of the call cannot be logged.
     #[error("attention is computed, but not logged: {reason}")]
     Log {
         /// Why.

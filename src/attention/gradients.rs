@@ -1,10 +1,10 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-/// What a backward step of attention knows besides the inputs: what the forward step left, and the gradient that came
-/// back.
+/// What the backward pass of attention needs besides the inputs: results of the forward pass, and the gradient of the
+/// output.
 ///
-/// A kept key has the weight `w = exp(logit - log_sum_exp) / p`, and its logit has the gradient `w (g - mean)`, where `g`
-/// is the product of its value with the output's gradient.
+/// A kept key has the weight `w = exp(logit - log_sum_exp) / p`. Its logit has the gradient `w (g - mean)`, where `g`
+/// is the dot product of the key's value with the gradient of the output.
 ///
 /// # Shapes
 /// - output_gradient: `[batch, heads, queries, value_dim]`, in the type of the queries.
@@ -13,10 +13,10 @@ use burn::tensor::{Tensor, backend::Backend};
 pub struct AttentionTrace<B: Backend> {
     /// The gradient of the output.
     pub output_gradient: Tensor<B, 4>,
-    /// The log-sum-exp of the forward step's [statistics](super::SoftmaxStatistics), minus infinity in a row that keeps
-    /// or sees nothing.
+    /// The log-sum-exp of the [statistics](super::SoftmaxStatistics) of the forward pass. Minus infinity in a row that
+    /// keeps no visible key.
     pub log_sum_exp: Tensor<B, 4>,
-    /// The product of the output with its gradient, less the gradient of the log-sum-exp if that has one.
+    /// The dot product of the output with its gradient, minus the gradient of the log-sum-exp if it has one.
     pub mean: Tensor<B, 4>,
 }
 

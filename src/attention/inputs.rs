@@ -220,8 +220,8 @@ impl<B: Backend> AttentionInputs<B> {
         self
     }
 
-    /// What the call is for, for methods with other maskers in each phase. The layers of [nn](crate::nn) say it of every
-    /// call.
+    /// Sets the phase of the call, for methods with different maskers in each phase. The layers of [nn](crate::nn) set it
+    /// in every call.
     pub fn with_phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self
@@ -311,8 +311,8 @@ impl<B: Backend> AttentionInputs<B> {
         self.layer
     }
 
-    /// What the call is for. Unless it was [set](Self::with_phase), one query behind other keys is decoding, and everything
-    /// else is a prefill.
+    /// The phase of the call. If it was not [set](Self::with_phase), it is `Decode` for one query and more than one key, and
+    /// `Prefill` otherwise.
     pub fn phase(&self) -> Phase {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         self.phase.unwrap_or_else(|| Phase::of_call(keys == 1, queries))

@@ -1,15 +1,15 @@
-//! Products in which a key that is hidden or not kept counts for nothing, whatever it holds.
+//! Products in which a dropped key (hidden, or not kept) has no effect, even if it holds NaN or an infinity.
 //!
-//! Its weight is 0, and 0 times what is not a number is not 0, in a product and in the gradient of one. So the products
-//! here are those of the finite numbers, and what else a row keeps is added to them in tensor operations of its own: no
-//! device waits for the host to look.
+//! A dropped key has the weight 0. But 0 times NaN or an infinity is NaN, in the product and in its gradient. Therefore
+//! the products here use the finite numbers only. Tensor operations then add the NaNs and infinities of the kept keys,
+//! so that no device waits for the host to check the numbers.
 
 use burn::tensor::{BasicOps, Bool, Tensor, backend::Backend};
 
 use super::{dropped::Dropped, scores::grouped_matmul};
 use crate::kernels::{all_finite, native_path};
 
-/// What belongs to a key-value head, for each of its query heads.
+/// Repeats the rows of each key-value head for each of its query heads.
 fn of_each_head<B: Backend, K: BasicOps<B>>(tensor: Tensor<B, 4, K>, heads: usize) -> Tensor<B, 4, K> {
     let [batch, kv_heads, rows, width] = tensor.dims();
     if heads == kv_heads {
@@ -20,8 +20,9 @@ fn of_each_head<B: Backend, K: BasicOps<B>>(tensor: Tensor<B, 4, K>, heads: usiz
     tensor.reshape([batch, heads, rows, width])
 }
 
-/// The product of weights, which are 0 where a key is dropped and otherwise not negative, with values. What a row keeps
-/// and is not a number shows in the row: an infinite value as such, unless one of the other sign or NaN is kept too.
+/// The product of weights with values. A weight is 0 if its key is dropped, and not negative otherwise. A NaN or an
+/// infinity in a kept value shows in the output of the row. An infinity stays an infinity, unless the row also keeps a
+/// NaN or an infinity of the other sign.
 ///
 /// # Shapes
 /// - weights: `[batch, heads, rows, columns]`
@@ -40,7 +41,7 @@ pub(crate) fn weigh<B: Backend>(
             return grouped_matmul(weights, values);
         }
     } else if native_path::<B>() {
-        // Without a gradient the product tells, and it has fewer numbers than the values.
+        // Without a gradient it is enough to check the product, which has fewer numbers than the values.
         let product = grouped_matmul(weights.clone(), values.clone());
         if all_finite(&product) == Some(true) {
             return product;
@@ -49,7 +50,7 @@ pub(crate) fn weigh<B: Backend>(
     let heads = weights.dims()[1];
     let known = values.clone().detach();
     let others = known.clone().is_finite().bool_not();
-    // NaN is on both sides: the sum of the infinities is none.
+    // A NaN counts as an infinity of both signs, whose sum is NaN.
     let above = others.clone().bool_and(known.clone().lower_elem(0.0).bool_not());
     let below = others.clone().bool_and(known.greater_elem(0.0).bool_not());
     let product = grouped_matmul(weights, values.mask_fill(others, 0.0));
@@ -59,9 +60,11 @@ pub(crate) fn weigh<B: Backend>(
     product + above + below
 }
 
-/// Keys for products that are tracked, of which some rows drop some: the finite numbers of the keys, and what is to be
-/// added to the scores of every row, `[batch, heads, 1, columns]`, which is NaN for a key that holds anything else.
-/// `None` where the keys will do as they are.
+/// The keys and the marks for tracked products in which some rows drop some keys. `None` if the keys can be used
+/// unchanged.
+///
+/// The keys have 0 in place of NaNs and infinities. The marks, `[batch, heads, 1, columns]`, are added to the scores of
+/// every row. The mark of a key is NaN if the key holds a NaN or an infinity, and 0 otherwise.
 pub(crate) fn finite_keys<B: Backend>(keys: &Tensor<B, 4>, heads: usize) -> Option<(Tensor<B, 4>, Tensor<B, 4>)> {
     if !B::ad_enabled(&keys.device()) || all_finite(keys) == Some(true) {
         return None;
@@ -73,7 +76,7 @@ pub(crate) fn finite_keys<B: Backend>(keys: &Tensor<B, 4>, heads: usize) -> Opti
     Some((keys.clone().mask_fill(others, 0.0), of_each_head(marks, heads)))
 }
 
-/// Whether a row keeps any of those numbers, in each place of a row.
+/// For each row and each channel: whether the row keeps a key for which `those` is true.
 ///
 /// # Shapes
 /// - those: `[batch, kv_heads, columns, width]`
@@ -82,7 +85,7 @@ fn keeps_any<B: Backend>(dropped: &Dropped<B>, those: Tensor<B, 4, Bool>, heads:
     let [batch, kv_heads, columns, _] = those.dims();
     let [_, of_heads, rows, _] = dropped.pairs.dims();
     let those = those.float();
-    // What all heads keep alike is counted once for each key-value head.
+    // If all heads keep the same keys, they are counted once for each key-value head.
     let counted = if of_heads == 1 { kv_heads } else { heads };
     let kept = dropped.pairs.clone().slice_dim(3, dropped.whole..columns).bool_not().float();
     let kept = kept.expand([batch, counted, rows, columns - dropped.whole]);

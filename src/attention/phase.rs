@@ -1,20 +1,21 @@
 use std::fmt;
 
-/// What a call of attention is for. A [method](crate::masker::MaskerChainConfig) may have other maskers for each.
+/// The phase of a sequence to which a call of attention belongs. A [method](crate::masker::MaskerChainConfig) can have
+/// different maskers in each phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
-    /// A prompt is read, as a whole or in chunks.
+    /// The prompt is processed, as a whole or in chunks.
     Prefill,
-    /// A sequence is continued, usually token by token.
+    /// New tokens are generated, usually one by one.
     Decode,
 }
 
 impl Phase {
-    /// The phases in the order in which a sequence passes through them.
+    /// Both phases, in the order in which a sequence passes through them.
     pub const ALL: [Self; 2] = [Self::Prefill, Self::Decode];
 
-    /// The phase of a call of a layer with a cache, unless the caller says another: the first call into an empty cache is
-    /// a prefill, a later one with one query is decoding, and a later one with more queries is a prefill.
+    /// The default phase of a call of a layer with a cache. The first call with an empty cache is a prefill. A later call
+    /// is decoding if it has one query, and a prefill if it has more.
     pub fn of_call(is_first: bool, queries: usize) -> Self {
         match !is_first && queries == 1 {
             true => Self::Decode,
@@ -22,7 +23,7 @@ impl Phase {
         }
     }
 
-    /// The name in method files.
+    /// The name of the phase in method files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Prefill => "prefill",

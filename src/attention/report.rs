@@ -17,16 +17,16 @@ pub struct HeadReport {
     pub batch: usize,
     /// The query head.
     pub head: usize,
-    /// Which share of the query-key pairs was kept.
+    /// The share of the query-key pairs that was kept.
     pub density: Density,
     /// Norm of the difference of the outputs over the norm of the dense output, over all queries of the head. 0 if both
     /// are 0.
     pub output_error: f64,
-    /// Mean over the queries of the absolute difference in the log-sum-exp; infinite if a query sees keys and keeps
-    /// none.
+    /// Mean over the queries of the absolute difference in the log-sum-exp. Infinite if a query sees keys but keeps
+    /// none of them.
     pub log_sum_exp_error: f64,
-    /// Mean over the queries of the share of the dense attention weights that lies on the kept keys. Sampled keys count
-    /// with their own weight only, and [sinks](AttentionInputs::with_sink_logits) not at all.
+    /// Mean over the queries of the share of the dense attention weights that lies on the kept keys. A sampled key
+    /// counts once, with its own weight. [Sinks](AttentionInputs::with_sink_logits) do not count.
     pub mass_kept: f64,
 }
 
@@ -40,22 +40,23 @@ pub struct QueryReport {
     pub head: usize,
     /// The query.
     pub query: usize,
-    /// Which share of the keys was kept.
+    /// The share of the keys that was kept.
     pub density: Density,
     /// Norm of the difference of the outputs over the norm of the dense output. 0 if both are 0.
     pub output_error: f64,
-    /// The log-sum-exp less the dense one; minus infinity if the query sees keys and keeps none, 0 if it sees none.
+    /// The log-sum-exp minus the dense log-sum-exp. Minus infinity if the query sees keys but keeps none of them, and 0
+    /// if it sees no key.
     pub log_sum_exp_error: f64,
-    /// The share of the dense attention weights that lies on the kept keys, 1 if the query sees none.
+    /// The share of the dense attention weights that lies on the kept keys. 1 if the query sees no key.
     pub mass_kept: f64,
 }
 
 /// How far attention through a mask is from dense attention, head by head and query by query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionReport {
-    /// One report a head, the heads of the first sequence first.
+    /// One report for each head. The heads of the first sequence come first.
     pub heads: Vec<HeadReport>,
-    /// One report a query of each head, in the order of the heads.
+    /// One report for each query of each head, in the order of the heads.
     pub queries: Vec<QueryReport>,
     /// Norm of the difference of the outputs over the norm of the dense output, over all heads.
     pub output_error: f64,
@@ -65,16 +66,17 @@ impl AttentionReport {
     /// Compares attention through a mask with dense attention.
     ///
     /// # Errors
-    /// If the mask does not have the shape of the inputs, or a tensor that this takes is larger than the device can hold.
+    /// If the mask does not have the shape of the inputs, or a required tensor is larger than the device can hold.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Result<Self, AttentionError> {
         let found = masked_attention(inputs, mask, Requested { statistics: true, weights: false })?;
         Self::compare(&DenseReference::of(inputs)?, inputs, mask, &found)
     }
 
-    /// The same with dense attention that is there already, and attention through the mask, with its statistics.
+    /// The same for dense attention that is already computed. `found` is attention through the mask, with its
+    /// statistics.
     ///
     /// # Errors
-    /// If the statistics were not requested, or a tensor that this takes is larger than the device can hold.
+    /// If the statistics were not requested, or a required tensor is larger than the device can hold.
     pub fn compare<B: Backend>(
         dense: &DenseReference,
         inputs: &AttentionInputs<B>,
@@ -128,9 +130,9 @@ impl AttentionReport {
         })
     }
 
-    /// Logs the errors and the mass kept, of the layer, of its heads and of their queries: the metrics
-    /// [against dense attention](built_in::AGAINST_DENSE). The densities are logged with
-    /// [what a step costs](super::ResearchAttention::with_logger).
+    /// Logs the errors and the kept mass of the layer, of its heads and of their queries. These are the metrics
+    /// [against dense attention](built_in::AGAINST_DENSE).
+    /// [ResearchAttention::with_logger](super::ResearchAttention::with_logger) logs the densities.
     ///
     /// # Errors
     /// If the logger cannot take them.

@@ -15,8 +15,8 @@ use crate::{
 /// Attention through any chain of [maskers](Masker): what one studies a method with.
 ///
 /// The maskers add keys one after the other, and attention runs over what they kept. Without maskers it is dense
-/// attention. Where a method has phases or layers, the maskers at work are those of the [phase](AttentionInputs::phase) and
-/// the [layer](AttentionInputs::layer) of the inputs. Samplers compute the scores of all pairs; selectors those of a row at a time, where the scorer can.
+/// attention. If a method has phases or layers, the maskers of the [phase](AttentionInputs::phase) and the
+/// [layer](AttentionInputs::layer) of the inputs run. Samplers compute the scores of all pairs; selectors those of a row at a time, where the scorer can.
 ///
 /// Usually made by [MaskerRegistry::research_attention](crate::masker::MaskerRegistry::research_attention).
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl<B: Backend> ResearchAttention<B> {
         Ok(Self::of(maskers, choice))
     }
 
-    /// Maskers of which some are at work in a call. In each chain at most one samples.
+    /// Attention through the maskers that a choice selects for each call. At most one masker of each chain samples.
     pub(crate) fn of(maskers: Vec<Box<dyn Masker<B>>>, choice: Choice) -> Self {
         Self { maskers, choice, logger: MetricLogger::off() }
     }
@@ -63,13 +63,13 @@ impl<B: Backend> ResearchAttention<B> {
         Self { logger, ..self }
     }
 
-    /// The maskers in their order. Of a method with phases or layers those of all chains: of `prefill`, of `decode`, and of
-    /// the `layers`.
+    /// The maskers in their order. For a method with phases or layers, these are the maskers of all chains: `prefill`, then
+    /// `decode`, then `layers`.
     pub fn maskers(&self) -> &[Box<dyn Masker<B>>] {
         &self.maskers
     }
 
-    /// Whether some of the maskers are at work in one [phase](crate::attention::Phase) only.
+    /// Whether some of the maskers run in one [phase](crate::attention::Phase) only.
     pub fn has_phases(&self) -> bool {
         self.choice.has_phases()
     }

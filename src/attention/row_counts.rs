@@ -3,18 +3,18 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use super::AttentionInputs;
 use crate::mask::{Density, Mask, MaskForm, MaskShape};
 
-/// What a mask keeps of one or several rows, in pairs of a query and a key.
+/// Numbers of query-key pairs in one or more rows of a mask.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct RowCounts {
-    /// Visible.
+    /// Visible pairs.
     pub visible: f64,
-    /// Visible and kept.
+    /// Pairs that are visible and kept.
     pub read: f64,
-    /// Kept, visible or not.
+    /// Kept pairs, visible or not.
     pub kept: f64,
-    /// Visible and kept with a probability below 1.
+    /// Visible pairs that are kept with a probability below 1.
     pub sampled: f64,
-    /// All.
+    /// All pairs.
     pub all: f64,
 }
 
@@ -34,7 +34,7 @@ impl RowCounts {
         Density { visible: share(self.read, self.visible), all: share(self.kept, self.all) }
     }
 
-    /// What is counted in each row, over batch, heads and queries.
+    /// The counts of each row. Rows are counted over batch, heads and queries.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Vec<Self> {
         let MaskShape { queries, keys, .. } = mask.shape();
         let rows = 0..mask.shape().rows();

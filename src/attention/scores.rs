@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use super::{AttentionError, AttentionInputs, dropped::Dropped, visibility::take};
 use crate::kernels::check_size;
 
-/// The type in which scores, exponentials and sums are kept: half-precision inputs are summed in f32.
+/// The type of scores, exponentials and sums. Half-precision inputs are summed in f32.
 pub(crate) fn accumulation_dtype(dtype: DType) -> DType {
     match dtype {
         DType::F64 => DType::F64,
@@ -20,7 +20,7 @@ pub(crate) fn cast<B: Backend>(tensor: Tensor<B, 4>, dtype: DType) -> Tensor<B, 
     }
 }
 
-/// Scaled products of some queries with some keys, capped, plus the bias, whether or not a key is hidden.
+/// The scaled products of some queries with some keys, capped, plus the bias. Hidden keys are not masked.
 ///
 /// # Shapes
 /// - output: `[batch, heads, rows, columns]`, in the [accumulation type](accumulation_dtype).
@@ -37,7 +37,7 @@ pub(super) fn some_keys<B: Backend>(inputs: &AttentionInputs<B>, columns: &[Rang
     cast(take(inputs.keys().clone(), 2, columns), accumulation_dtype(inputs.queries().dtype()))
 }
 
-/// The [logits] of some columns whose keys are given. What they are where they are dropped is of no use.
+/// The [logits] of some columns whose keys are given. The logits of dropped pairs are not used.
 pub(super) fn logits_with<B: Backend>(
     inputs: &AttentionInputs<B>,
     keys: Tensor<B, 4>,
@@ -50,7 +50,8 @@ pub(super) fn logits_with<B: Backend>(
     let products = grouped_matmul(queries.mul_scalar(inputs.scale()), keys.swap_dims(2, 3));
     let products = match inputs.softcap() {
         Some(cap) => {
-            // The products of large numbers can overflow to NaN, and the slope of a tangent there multiplies with it.
+            // Products of large numbers can overflow to NaN. The gradient of the hyperbolic tangent would multiply by
+            // this NaN, so the dropped products are set to 0.
             let products = match dropped.filter(|_| B::ad_enabled(&inputs.device())) {
                 Some(dropped) => dropped.fill(products, 0.0),
                 None => products,
@@ -65,7 +66,7 @@ pub(super) fn logits_with<B: Backend>(
     }
 }
 
-/// An error where the device cannot hold the scores of all pairs.
+/// Returns an error if the device cannot hold the scores of all pairs.
 pub(crate) fn check_scores<B: Backend>(inputs: &AttentionInputs<B>) -> Result<(), AttentionError> {
     let dtype = accumulation_dtype(inputs.queries().dtype());
     Ok(check_size::<B>("scores of all pairs", &inputs.mask_shape().dims(), dtype, &inputs.device())?)
@@ -87,23 +88,25 @@ pub(crate) fn visible_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Result<
     })
 }
 
-/// `1 / tensor`. burn's gradient of a quotient by its dividend multiplies with a reciprocal, which on ndarray is an
-/// approximation of 12 bits; that of this quotient divides.
+/// `1 / tensor`. burn's gradient of a quotient with respect to its dividend multiplies by the reciprocal of the
+/// divisor. On ndarray this reciprocal is an approximation of 12 bits. The gradient of `1 / tensor` uses a division
+/// instead.
 pub(crate) fn reciprocal<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 4> {
-    // The ones are made in f32 and cast, because a device may compute in types of which it cannot make constants.
+    // The ones are made in f32 and cast, because a device may not be able to make constants of every type in which it
+    // computes.
     let ones = Tensor::ones(tensor.dims(), (&tensor.device(), DType::F32));
     cast(ones, tensor.dtype()) / tensor
 }
 
-/// The logarithm of numbers whose [reciprocals](reciprocal) are at hand, which are its gradient. burn's own gradient of a
-/// logarithm makes them anew, on ndarray as an approximation.
+/// The logarithm of numbers whose [reciprocals](reciprocal) are already computed. The reciprocals are the gradient of
+/// the logarithm. burn's own gradient computes them again, and on ndarray only approximately.
 pub(super) fn logarithm<B: Backend>(tensor: Tensor<B, 4>, reciprocals: Tensor<B, 4>) -> Tensor<B, 4> {
     let value = tensor.clone().detach();
     value.clone().log() + (tensor - value) * reciprocals.detach()
 }
 
-/// The product of per-head rows with a matrix per key-value head: the heads of a group are stacked as rows, so that the
-/// matrix is read in place and never repeated.
+/// The product of the rows of each query head with the matrix of its key-value head. The heads of a group are stacked
+/// as rows, so that the matrix is read in place and never repeated.
 ///
 /// # Shapes
 /// - rows: `[batch, heads, n, m]`

@@ -5,8 +5,8 @@ use super::{
     scores::{accumulation_dtype, cast, logarithm, reciprocal},
 };
 
-/// Attention with a [sink](super::AttentionInputs::with_sink_logits) in every softmax, from attention over the keys with its
-/// statistics.
+/// Adds a [sink](super::AttentionInputs::with_sink_logits) to every softmax. `of_keys` is attention over the keys, with
+/// its statistics.
 ///
 /// # Shapes
 /// - logits: `[heads]`
@@ -22,7 +22,7 @@ pub(super) fn join<B: Backend>(
     let sums = accumulation_dtype(dtype);
     let [heads] = logits.dims();
     let sink = cast(logits.reshape([1, heads, 1, 1]), sums);
-    // Where no key counts, its maximum must not either.
+    // In a row without a kept and visible key, the maximum of the keys must not count either.
     let floor = sums.finfo().map_or(f64::from(f32::MIN), |limits| limits.min);
     let before = maximum.mask_fill(denominator.clone().equal_elem(0.0), floor);
     let sink = sink.expand(before.dims());
@@ -31,7 +31,7 @@ pub(super) fn join<B: Backend>(
     let kept = denominator * shrink.clone();
     let denominator = kept.clone() + (sink - maximum.clone()).exp();
     let numerator = numerator * shrink;
-    // A sink at minus infinity and no key leave nothing to divide by.
+    // A row with neither a key nor a finite sink has the denominator 0.
     let factor = reciprocal(denominator.clone().mask_fill(denominator.clone().equal_elem(0.0), 1.0));
     AttentionOutput {
         output: cast(numerator.clone() * factor.clone(), dtype),

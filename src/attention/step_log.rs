@@ -9,7 +9,7 @@ use crate::{
     metrics::{MetricError, MetricLogger, Place, built_in},
 };
 
-/// What is logged of a call of attention.
+/// The log of one call of attention.
 #[derive(Debug)]
 pub(super) struct StepLog<'a> {
     logger: &'a MetricLogger,
@@ -17,17 +17,17 @@ pub(super) struct StepLog<'a> {
     step: u64,
 }
 
-/// How many counter a layer has had.
+/// How many calls a layer has had.
 #[derive(Debug, Default)]
 struct StepCounter(u64);
 
 impl KeyMemory for StepCounter {
-    /// A call is not undone where its keys are.
+    /// A call stays counted if its keys are taken back.
     fn truncate(&mut self, _keys: usize) {}
 }
 
 impl<'a> StepLog<'a> {
-    /// The log of the next call of a layer; `None` if the logger is off.
+    /// The log of the next call of a layer. `None` if the logger is off.
     pub fn begin<B: Backend>(
         logger: &'a MetricLogger,
         inputs: &AttentionInputs<B>,
@@ -50,12 +50,12 @@ impl<'a> StepLog<'a> {
         metrics.iter().any(|metric| self.takes(metric))
     }
 
-    /// Whether a metric asks for dense attention, and so for the statistics of the sparse one.
+    /// Whether a metric needs dense attention, and therefore the statistics of sparse attention.
     pub fn compares(&self) -> bool {
         self.takes_any(&built_in::AGAINST_DENSE)
     }
 
-    /// Runs a stage, and logs how long it took until the device was done with it.
+    /// Runs a stage and logs its duration, which ends when the device has finished the stage.
     pub fn timed<B: Backend, T>(
         &self,
         metric: &str,
@@ -77,7 +77,7 @@ impl<'a> StepLog<'a> {
         Ok(done)
     }
 
-    /// Logs what the mask keeps and what the sampler says of it.
+    /// Logs what the mask keeps and the report of the sampler.
     pub fn kept<B: Backend>(
         &self,
         inputs: &AttentionInputs<B>,
@@ -127,7 +127,7 @@ impl<'a> StepLog<'a> {
         both(built_in::HEAD_BOUND, built_in::QUERY_BOUND, |row| row.half_width)
     }
 
-    /// Logs how far the output is from that of dense attention, which is computed for it. Nothing, where no metric asks.
+    /// Computes dense attention and logs the errors of the output. Does nothing if no metric needs it.
     pub fn compared<B: Backend>(
         &self,
         inputs: &AttentionInputs<B>,

@@ -12,16 +12,16 @@ pub enum Visibility<B: Backend> {
     Full,
     /// Query `i` sees the keys `0..=offset + i`.
     ///
-    /// The offset is the number of keys that stand before the first query: 0 in a prefill from nothing, the number of
-    /// cached keys in a chunked prefill, `keys - 1` in a decode step.
+    /// The offset is the number of keys before the first query. It is 0 in a prefill from nothing, the number of cached
+    /// keys in a chunked prefill, and `keys - 1` in a decode step.
     Causal {
         /// The position of the first query.
         offset: usize,
     },
-    /// Query `i` sees the last `window` keys up to its position `offset + i`, itself among them: a layer with a sliding
-    /// window.
+    /// Query `i` sees the last `window` keys up to and including its own position `offset + i`: a layer with
+    /// sliding-window attention.
     ///
-    /// It limits what may be seen at all, so that a method chooses within the window.
+    /// A sparse method chooses its keys within the window.
     Window {
         /// The position of the first query.
         offset: usize,
@@ -32,14 +32,14 @@ pub enum Visibility<B: Backend> {
     Masked(Tensor<B, 4, Bool>),
     /// Added to the scaled scores. `[batch or 1, heads or 1, queries, keys]`.
     ///
-    /// An entry at or below half of the least number of its type (which minus infinity and HuggingFace's
-    /// `finfo.min` are) hides the key.
+    /// An entry hides the key if it is at or below half of the lowest number of its type. Minus infinity and
+    /// HuggingFace's `finfo.min` therefore hide the key.
     Biased(Tensor<B, 4>),
 }
 
 impl<B: Backend> Visibility<B> {
-    /// Checks that a tensor in it fits a shape, that a window shows something, and that positions fit in 32 bits, which
-    /// is what devices count with.
+    /// Checks that a tensor in it fits a shape, that a window shows at least one key, and that positions fit in the
+    /// 32-bit integers of devices.
     pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), AttentionError> {
         let found = match self {
             Self::Window { window: 0, .. } => {
@@ -71,7 +71,8 @@ impl<B: Backend> Visibility<B> {
         }
     }
 
-    /// Which keys each row sees, of a number of keys, where they are a range.
+    /// A function from a row and the number of keys to the range of keys that the row sees. `None` if the visibility is
+    /// a tensor.
     pub(crate) fn closed_form(&self) -> Option<impl Fn(usize, usize) -> Range<usize> + use<B>> {
         let (offset, window) = match self {
             Self::Full => (usize::MAX, usize::MAX),
@@ -85,7 +86,7 @@ impl<B: Backend> Visibility<B> {
         })
     }
 
-    /// The range of keys outside of which none of some rows sees anything.
+    /// A range of keys that contains all keys that the given rows see.
     pub(crate) fn span(&self, rows: &Range<usize>, keys: usize) -> Range<usize> {
         match (self.closed_form(), rows.end.checked_sub(1)) {
             (Some(seen), Some(last)) => seen(rows.start, keys).start..seen(last, keys).end,
@@ -93,8 +94,8 @@ impl<B: Backend> Visibility<B> {
         }
     }
 
-    /// Which of some columns are hidden from each of some rows, `[batch or 1, heads or 1, rows, columns]`; `None` if
-    /// none is.
+    /// Which of some columns are hidden from each of some rows, `[batch or 1, heads or 1, rows, columns]`. `None` if no
+    /// column is known to be hidden.
     pub(crate) fn hidden(
         &self,
         shape: MaskShape,
@@ -120,7 +121,7 @@ impl<B: Backend> Visibility<B> {
                     .add_scalar(*offset as i64);
                 let hidden = column.clone().greater(row.clone());
                 match before {
-                    // A window that hides something is no longer than there are positions.
+                    // The cast is exact: a window that hides a key is shorter than the number of positions.
                     true => Some(hidden.bool_or(column.lower_equal(row.sub_scalar(window as i64)))),
                     false => Some(hidden),
                 }
@@ -134,7 +135,8 @@ impl<B: Backend> Visibility<B> {
         }
     }
 
-    /// What is added to the scores of some rows and columns, in a type; entries that hide are 0 (see [Self::hidden]).
+    /// The bias that is added to the scores of some rows and columns, cast to `dtype`. An entry that hides its key is 0
+    /// here and `true` in [Self::hidden].
     pub(crate) fn bias(&self, rows: Range<usize>, columns: &[Range<usize>], dtype: DType) -> Option<Tensor<B, 4>> {
         let Self::Biased(bias) = self else {
             return None;

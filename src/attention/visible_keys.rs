@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use super::AttentionInputs;
 use crate::mask::MaskShape;
 
-/// Which keys each row sees, in the memory of the host: what a selector needs that works row by row.
+/// The keys that each row sees, in host memory, for selectors that work row by row.
 pub(crate) struct VisibleKeys {
     shape: MaskShape,
     form: Form,
@@ -23,12 +23,12 @@ enum Form {
 pub(crate) enum RowKeys<'a> {
     /// A range of keys.
     Range(Range<usize>),
-    /// All but those that are `true`.
+    /// All keys whose entry is not `true`.
     Hidden(&'a [bool]),
 }
 
 impl VisibleKeys {
-    /// The keys that the visibility of some inputs shows.
+    /// The visible keys of some inputs.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Self {
         let shape = inputs.mask_shape();
         let form = match inputs.visibility().closed_form() {
@@ -61,7 +61,7 @@ impl VisibleKeys {
         }
     }
 
-    /// The keys of each row; once for all heads where these see alike.
+    /// The keys of each row. If all heads see the same keys, only the rows of one head are listed.
     pub fn rows(&self) -> impl Iterator<Item = RowKeys<'_>> {
         let MaskShape { batch, heads, queries, .. } = self.shape;
         let heads = if let Form::Range(_) = self.form { 1 } else { batch * heads };
@@ -78,7 +78,7 @@ impl RowKeys<'_> {
         }
     }
 
-    /// Whether the row sees all of some keys.
+    /// Whether the row sees every key of a range.
     pub fn sees_all(&self, keys: &Range<usize>) -> bool {
         match self {
             Self::Range(range) => range.start <= keys.start && keys.end <= range.end,
@@ -86,7 +86,7 @@ impl RowKeys<'_> {
         }
     }
 
-    /// Where the keys end that the row sees: behind its last one, or 0 if it sees none.
+    /// The end of the keys that the row sees: one past its last visible key, or 0 if it sees no key.
     pub fn end(&self) -> usize {
         match self {
             Self::Range(range) if range.is_empty() => 0,
@@ -95,7 +95,7 @@ impl RowKeys<'_> {
         }
     }
 
-    /// The number of keys that the row sees, if they are the first ones.
+    /// The number of keys that the row sees, if they are the first keys without a gap.
     pub fn prefix(&self) -> Option<usize> {
         match self {
             Self::Range(range) if range.is_empty() => Some(0),
@@ -107,8 +107,8 @@ impl RowKeys<'_> {
         }
     }
 
-    /// Calls back for each of the pages of some size of which the row sees some keys and not all. `keys` is the number of
-    /// keys there are.
+    /// Calls `work` for each page of `page_size` keys of which the row sees some keys but not all. `keys` is the total
+    /// number of keys.
     pub fn partial_pages(&self, page_size: usize, keys: usize, mut work: impl FnMut(Range<usize>)) {
         let page = |page: usize| page * page_size..((page + 1) * page_size).min(keys);
         match self {

@@ -3,8 +3,9 @@ use burn::tensor::backend::Backend;
 use super::{AttentionInputs, Visibility};
 use crate::mask::{Mask, MaskForm, Pattern};
 
-/// The same attention with causal visibility and the window as a part of the mask, which costs what the window is long
-/// and is what kernels know. `None` where there is no window, or the mask within it has no such form.
+/// The same attention with causal visibility, and with the sliding window as a part of the mask. Its cost then depends
+/// on the length of the window, and native kernels support it. `None` if the visibility is not a window, or the mask
+/// within the window has no such form.
 pub(super) fn into_mask<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,

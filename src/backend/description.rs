@@ -1,4 +1,4 @@
-//! What a device is called, for the heading of a table.
+//! The name of a device, for the heading of a table.
 
 use std::{any::Any, process::Command};
 
@@ -6,11 +6,12 @@ use burn::tensor::backend::Backend;
 
 /// The name of a device, and its driver if it has one.
 ///
-/// The adapter of a wgpu device is known only while it is opened, so that the first call for it must come before anything
-/// else is done with it, be it to ask for the backend's name. [run_on](super::run_on) sees to that.
+/// The adapter of a wgpu device is known only while the device is opened. The first call for the device must therefore
+/// come before any other use of it, including a call for the backend's name. [run_on](super::run_on) makes this first
+/// call.
 ///
 /// # Panics
-/// If a wgpu device has been in use before the first call for it, or there is none.
+/// If a wgpu device was used before the first call for it, or does not exist.
 pub fn describe<B: Backend>(device: &B::Device) -> String {
     let device = device as &dyn Any;
     #[cfg(feature = "wgpu")]
@@ -52,7 +53,7 @@ fn adapter(device: &burn_wgpu::WgpuDevice) -> String {
     name.trim_end().to_owned()
 }
 
-/// What NVIDIA's driver says of a device; `None` where its tool is not there.
+/// The name and the driver of a device from `nvidia-smi`. `None` if the tool is missing or fails.
 fn nvidia(index: usize) -> Option<String> {
     let mut command = Command::new("nvidia-smi");
     command.args(["--query-gpu=name,driver_version", "--format=csv,noheader", "-i", &index.to_string()]);
@@ -62,7 +63,7 @@ fn nvidia(index: usize) -> Option<String> {
     Some(format!("{name}, driver {driver}"))
 }
 
-/// The processor by the name that Linux has for it, and the number of its threads.
+/// The name of the processor on Linux (elsewhere the name of its architecture), and the number of its threads.
 fn processor() -> String {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -1,9 +1,9 @@
-//! A backend and a device by name.
+//! Runs work on a backend and a device that are given by name.
 
 use burn::tensor::backend::Backend;
 use thiserror::Error;
 
-/// Work that is generic over the backend, so that the backend can be named while the program runs.
+/// Work that is generic over the backend, so that the backend can be chosen at run time.
 ///
 /// # Example
 /// ```
@@ -27,14 +27,14 @@ use thiserror::Error;
 /// # Ok::<(), sparse_attention_hub::backend::BackendError>(())
 /// ```
 pub trait Work {
-    /// What comes out of it.
+    /// The result of the work.
     type Output;
 
     /// Does the work on a device of a backend.
     fn run<B: Backend>(self, device: B::Device) -> Self::Output;
 }
 
-/// Why there is no such backend or device.
+/// Why a backend or a device is not available.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BackendError {
@@ -72,16 +72,18 @@ pub const COMPILED: &[&str] = &[
     "ndarray",
 ];
 
-/// Does work on the backend of a name, or on the default one; on a device of a name, or on the backend's default one.
+/// Does work on the backend and the device of the given names. Without a name, it is the default backend, or the
+/// default device of the backend.
 ///
-/// Devices are `cpu` on every backend but cuda; `cuda:0` and so on for cuda and tch; `mps` for tch; `discrete:0`,
+/// Devices are `cpu` on every backend except cuda; `cuda:0` and so on for cuda and tch; `mps` for tch; `discrete:0`,
 /// `integrated:0`, `virtual:0` and so on for wgpu.
 ///
 /// # Errors
 /// If the backend is not compiled in, or has no device of such a name.
 ///
 /// # Panics
-/// If wgpu finds no such device, or the program has used it already without a [description](super::describe).
+/// If wgpu does not find the device, or the program has used the device before without a call of
+/// [describe](super::describe).
 pub fn run_on<W: Work>(backend: Option<&str>, device: Option<&str>, work: W) -> Result<W::Output, BackendError> {
     match backend.unwrap_or(COMPILED[0]) {
         #[cfg(feature = "cuda")]
@@ -145,7 +147,7 @@ fn tch(device: Option<&str>) -> Result<burn_tch::LibTorchDevice, BackendError> {
 #[cfg(feature = "wgpu")]
 fn wgpu(device: Option<&str>) -> Result<burn_wgpu::WgpuDevice, BackendError> {
     let device = wgpu_device(device)?;
-    // Now or never: its name is known only while it is opened.
+    // The name is asked for now, because it is known only while the device is opened.
     super::describe::<burn_wgpu::Wgpu>(&device);
     Ok(device)
 }

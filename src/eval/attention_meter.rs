@@ -12,13 +12,13 @@ use crate::{
     nn::AttentionHook,
 };
 
-/// A hook that attends through the methods of the layers, and counts what they keep.
+/// An [AttentionHook] that runs the methods of the layers and measures which keys they keep.
 ///
-/// Counting takes time, so that it can be restricted to some steps; [overhead](Self::overhead) says how much it took.
+/// Measuring takes time and can be limited to some of the steps. [overhead](Self::overhead) returns the time it took.
 #[derive(Debug, Clone, Default)]
 pub struct AttentionMeter {
     every: usize,
-    /// How often each layer has been met.
+    /// The number of steps seen so far, by layer.
     steps: BTreeMap<usize, usize>,
     counted: u64,
     density: f64,
@@ -27,23 +27,25 @@ pub struct AttentionMeter {
 }
 
 impl AttentionMeter {
-    /// A meter of the first step of each layer and of every so many after it; 0 and 1: all.
+    /// Measures the first step of each layer and then every `every`-th step. 0 and 1 measure all steps.
     pub fn every(every: usize) -> Self {
         Self { every, ..Self::default() }
     }
 
-    /// The mean density over layers and counted steps: pairs kept over pairs visible. 1 if nothing was counted.
+    /// The density: kept pairs divided by visible pairs, averaged over layers and measured steps. 1 if nothing was
+    /// measured.
     pub fn density(&self) -> f64 {
         if self.counted == 0 { 1.0 } else { self.density / self.counted as f64 }
     }
 
-    /// The mean share of the keys and values that attention reads, over layers and counted steps: what the heads of a
-    /// group keep, each key once. What a method reads in order to choose is not in it. 1 if nothing was counted.
+    /// The share of the visible keys and values that attention reads, averaged over layers and measured steps. A key
+    /// that several heads of a GQA group keep counts once. Reads that a method makes to select keys are not included. 1
+    /// if nothing was measured.
     pub fn read(&self) -> f64 {
         if self.counted == 0 { 1.0 } else { self.read / self.counted as f64 }
     }
 
-    /// The time that counting took.
+    /// The time that measuring took.
     pub fn overhead(&self) -> Duration {
         self.overhead
     }
@@ -57,7 +59,7 @@ impl AttentionMeter {
     }
 }
 
-/// The share of the visible keys that at least one head of a group keeps for at least one query.
+/// The share of the visible keys that at least one head of a GQA group keeps for at least one query.
 fn share_read<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> f64 {
     if mask.is_full() {
         return 1.0;
@@ -129,7 +131,8 @@ mod tests {
     #[test]
     fn a_key_that_heads_of_a_group_share_is_read_once() {
         let inputs = inputs(1, 10);
-        // Heads 0 and 1 are a group and keep 3 keys together, heads 2 and 3 keep 1: 4 of 20; pairs are 5 of 40.
+        // Heads 0 and 1 form a group that keeps 3 keys. Heads 2 and 3 form a group that keeps 1 key. So 4 of 20 keys
+        // are read, and 5 of 40 pairs are kept.
         let mut kept = vec![0f32; 40];
         for (head, key) in [(0, 1), (0, 2), (1, 2), (1, 7), (2, 9)] {
             kept[head * 10 + key] = 1.0;
@@ -151,7 +154,7 @@ mod tests {
                 meter.attend(&chain, &inputs(1, keys).with_layer(layer), &mut state).unwrap();
             }
         }
-        // Three of 6 and of 12 keys, in both layers.
+        // 3 of 6 keys, then 3 of 12 keys, in both layers.
         assert_eq!((meter.density(), meter.read()), (0.375, 0.375));
         assert_eq!(AttentionMeter::default().density(), 1.0);
     }

@@ -1,4 +1,4 @@
-//! What methods are evaluated on.
+//! Evaluation of methods: recordings, tasks, perplexity, recall, and studies of errors.
 
 mod attention_meter;
 #[cfg(feature = "hf")]

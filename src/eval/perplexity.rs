@@ -8,38 +8,44 @@ use crate::{
     nn::AttentionHook,
 };
 
-/// How well a model foretells a text through a method, measured in windows that do not overlap.
+/// How well a model predicts a text through a method, measured in windows that do not overlap.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Perplexity {
-    /// The mean of `-ln p` over the tokens that were foretold, of each window.
+    /// For each window, the mean of `-ln p` over the predicted tokens.
     pub windows: Vec<f64>,
-    /// How many tokens were foretold in each window.
+    /// The number of predicted tokens in each window.
     pub tokens: usize,
 }
 
-/// How a perplexity is measured.
+/// Configuration of the measurement of [Perplexity].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerplexityConfig {
-    /// The length of a window, the token that begins the sequence among them.
+    /// The number of tokens of a window, including the token that begins the sequence.
     pub length: usize,
-    /// How many tokens at the beginning of a window are only read, densely. The first is never foretold, so that 0 is as
-    /// good as 1.
+    /// The number of tokens at the beginning of a window that are read with dense attention and not predicted. The
+    /// first token is never predicted, so that 0 and 1 predict the same tokens.
     pub dense_prefix: usize,
-    /// The most windows.
+    /// The largest number of windows.
     pub windows: usize,
 }
 
-/// The most logits that are made at once.
+/// The largest number of logits that are computed at once.
 const LOGITS: usize = 1 << 22;
 
 impl Perplexity {
-    /// Measures a model on the tokens of a text, without those that begin a sequence. Windows of `length - 1` tokens of
-    /// the text each stand behind `begin`, if there is such a token. After the dense prefix, all attend through the hook,
-    /// in chunks. They stand for tokens that a model writes one by one: a method with phases is asked as in decoding. `progress` is called after each window.
+    /// Measures a model on the tokens of a text, which must not include a token that begins a sequence.
+    ///
+    /// If `begin` is given, each window is this token followed by `length - 1` tokens of the text. The dense prefix
+    /// attends through the first hook, and the tokens after it attend through the second hook, in chunks. `progress` is
+    /// called after each window.
+    ///
+    /// The tokens after the prefix stand for tokens that a model generates one by one: of a method with phases, they run
+    /// `decode`.
     ///
     /// # Errors
-    /// If there are fewer tokens than a window has, nothing of it is left to foretell, or the model cannot take it.
+    /// If the text has fewer tokens than a window, no token of a window is left to predict, or the model cannot take a
+    /// window.
     pub fn measure<B: Backend>(
         model: &LanguageModel<B>,
         begin: Option<u32>,
@@ -65,7 +71,7 @@ impl Perplexity {
             if dense_prefix > 0 {
                 last = Some(model.prefill(&window[..dense_prefix], &mut cache, PREFILL_CHUNK, &mut *prefix)?);
             }
-            // The vector of a token foretells the next one; that of the last token has nothing to foretell.
+            // The hidden vector of a token predicts the next token. The last token of a window has no next token.
             let mut at = dense_prefix;
             if let Some(hidden) = last {
                 sum += surprise(model, hidden, &window[at..at + 1]);
@@ -94,7 +100,7 @@ impl Perplexity {
     }
 }
 
-/// The sum of `-ln p` of the tokens that come after vectors, `[1, tokens, hidden_size]`.
+/// The sum of `-ln p` of the tokens `next`, which follow the hidden vectors `[1, tokens, hidden_size]`.
 fn surprise<B: Backend>(model: &LanguageModel<B>, hidden: Tensor<B, 3>, next: &[u32]) -> f64 {
     let device = hidden.device();
     let rows = (LOGITS / model.config().vocab_size).max(1);

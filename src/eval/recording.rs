@@ -10,25 +10,26 @@ use crate::{
 
 /// Queries, keys and values of one layer, recorded from a model.
 ///
-/// The file is in safetensors format and holds `q` `[batch, heads, queries, head_dim]`, `k` and `v`
-/// `[batch, kv_heads, keys, head_dim]` of floating-point numbers, and possibly `out`, the output of dense attention in
-/// the shape of `q`. Its metadata may say `scaling` (otherwise `1 / sqrt(head_dim)`), `layer` (otherwise 0), and
-/// `visibility`: `causal`, for queries that are the last of the keys, or `full` (otherwise `causal`).
+/// The file is in safetensors format. It holds `q` `[batch, heads, queries, head_dim]`, and `k` and `v` `[batch,
+/// kv_heads, keys, head_dim]`, all of floating-point numbers. It may hold `out`, the output of dense attention in the
+/// shape of `q`. Its metadata may give `scaling` (default `1 / sqrt(head_dim)`), `layer` (default 0), and `visibility`
+/// (default `causal`). `causal` means that the queries are at the last positions of the keys; `full` means that every
+/// query sees every key.
 #[derive(Debug, Clone)]
 pub struct Recording<B: Backend> {
-    /// What attention is computed from, in f32.
+    /// The inputs of attention, in f32.
     pub inputs: AttentionInputs<B>,
-    /// What dense attention gave where it was recorded, if the file says.
+    /// The output of dense attention at the time of recording, if the file holds it.
     pub output: Option<Tensor<B, 4>>,
 }
 
 const FORMAT: &str = "a recording of attention";
 
 impl<B: Backend> Recording<B> {
-    /// Reads a file.
+    /// Reads a recording from a file.
     ///
     /// # Errors
-    /// If it cannot be read, lacks a tensor, or holds shapes or metadata that do not fit each other.
+    /// If the file cannot be read, lacks a tensor, or holds shapes or metadata that do not fit each other.
     pub fn open(path: impl AsRef<Path>, device: &B::Device) -> Result<Self, FileError> {
         let file = TensorFile::open(path.as_ref().to_owned())?;
         let [queries, keys, values] = ["q", "k", "v"].map(|name| file.tensor::<B, 4>(name, device));

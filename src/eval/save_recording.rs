@@ -22,12 +22,12 @@ impl<B: Backend> Recording<B> {
         Self { output: Some(output), ..self }
     }
 
-    /// Writes a file that [open](Self::open) reads. Queries, keys and values are written in f16, which is what they are
-    /// compared in, and the output in f32.
+    /// Writes a file that [open](Self::open) reads. Queries, keys and values are written in f16, the precision in which
+    /// they are compared. The output is written in f32.
     ///
     /// # Errors
-    /// If the file cannot be written, or holds what the format has no place for: windows, a softcap, sinks, and queries
-    /// that are not the last of the keys.
+    /// If the file cannot be written, or the recording has something that the format cannot hold: a window, a softcap,
+    /// sinks, or queries that are not at the last positions of the keys.
     pub fn save(&self, path: impl Into<PathBuf>) -> Result<(), FileError> {
         let path = path.into();
         if let Some(reason) = no_place_for(&self.inputs) {
@@ -63,7 +63,7 @@ impl<B: Backend> Recording<B> {
     }
 }
 
-/// What a file of a recording cannot say.
+/// The property of the inputs that the file format cannot hold, if there is one.
 fn no_place_for<B: Backend>(inputs: &AttentionInputs<B>) -> Option<&'static str> {
     let shape = inputs.mask_shape();
     match inputs.visibility() {

@@ -1,4 +1,4 @@
-//! How good an answer is, beside the answers that are right, in [0, 1].
+//! Scores in [0, 1] of an answer, compared with the right answers.
 
 use std::collections::HashMap;
 
@@ -9,24 +9,22 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Score {
-    /// The share of the right answers that the text has in it, whatever the case of the letters: RULER's
-    /// `string_match_all`.
+    /// The share of the right answers that the text contains, ignoring case: RULER's `string_match_all`.
     ContainsAll,
-    /// Whether the text has any of the right answers in it, whatever the case of the letters: RULER's
-    /// `string_match_part`.
+    /// 1 if the text contains any of the right answers, ignoring case: RULER's `string_match_part`.
     ContainsAny,
-    /// Whether the text is a right answer, but for the case of the letters, punctuation, articles and spaces: SQuAD's
-    /// exact match.
+    /// 1 if the text equals a right answer, ignoring case, punctuation, articles and spaces: SQuAD's exact match.
     ExactMatch,
-    /// The harmonic mean of the shares of words that text and answer have in common, with the best of the right answers:
-    /// SQuAD's F1.
+    /// The harmonic mean of precision and recall of the words that the text shares with an answer, for the right answer
+    /// where it is highest: SQuAD's F1.
     F1,
-    /// The same of their longest common sequence of words ([ROUGE-L](https://aclanthology.org/W04-1013)).
+    /// The same harmonic mean for the longest common subsequence of words
+    /// ([ROUGE-L](https://aclanthology.org/W04-1013)).
     RougeL,
 }
 
 impl Score {
-    /// The score of a text beside the right answers; 0 if there are none.
+    /// The score of a text against the right answers. 0 if there are none.
     pub fn of(self, text: &str, answers: &[String]) -> f64 {
         let lower = text.to_lowercase();
         let contained = answers.iter().filter(|answer| lower.contains(&answer.to_lowercase())).count();
@@ -41,13 +39,13 @@ impl Score {
     }
 }
 
-/// Words in small letters without punctuation.
+/// Lower-case words without punctuation.
 fn words(text: &str) -> Vec<String> {
     let letters = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect::<String>();
     letters.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Words without articles.
+/// Lower-case words without punctuation and articles.
 fn normal(text: &str) -> Vec<String> {
     let mut words = words(text);
     words.retain(|word| !["a", "an", "the"].contains(&word.as_str()));
@@ -77,7 +75,7 @@ fn f1(found: &[String], wanted: &[String]) -> f64 {
 }
 
 fn rouge_l(found: &[String], wanted: &[String]) -> f64 {
-    // The longest common sequence up to each word of the wanted answer, row by row.
+    // The length of the longest common subsequence up to each word of the right answer, row by row.
     let mut lengths = vec![0; wanted.len() + 1];
     for word in found {
         let mut diagonal = 0;
@@ -106,10 +104,10 @@ mod tests {
         assert_eq!(score(ContainsAny, "abc", &["def"]), 0.0);
         assert_eq!(score(ExactMatch, " The cat!", &["dog", "Cat"]), 1.0);
         assert_eq!(score(ExactMatch, "cats", &["cat"]), 0.0);
-        // Two of three and of four words are common, one of them twice in the text but once in the answer.
+        // Two of three words are shared, and two of four. "red" is twice in the text but once in the answer.
         assert_eq!(score(F1, "red red blue", &["blue, red, green, grey"]), 4.0 / 7.0);
         assert_eq!(score(F1, "", &["blue"]), 0.0);
-        // "x z" is the longest common sequence of "x y z" and "x z y w"; the order of y and z counts.
+        // "x z" is the longest common subsequence of "x y z" and "x z y w": the order of y and z counts.
         assert_eq!(score(RougeL, "x y z", &["x z y w"]), 4.0 / 7.0);
         assert_eq!(score(ContainsAll, "anything", &[]), 0.0);
     }

@@ -7,31 +7,31 @@ use crate::{
     masker::LayerState,
 };
 
-/// The errors of a method that draws, over many seeds: what a coverage study counts.
+/// The errors of a method that samples, over many seeds. Coverage studies count them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorStudy {
-    /// The errors of each row, counted over batch, heads and queries; rows that see nothing have none.
+    /// The errors of each row, over batch, heads and queries. Rows without visible keys have no entries.
     pub rows: Vec<RowErrors>,
-    /// Mean density over visible keys.
+    /// The mean density over visible keys.
     pub density: f64,
 }
 
-/// The relative errors of one row, an entry for each seed.
+/// The relative errors of one row, with one entry for each seed.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowErrors {
-    /// Of the softmax denominator, signed.
+    /// The signed relative error of the softmax denominator.
     pub denominator: Vec<f64>,
-    /// Of the numerator, along the right one, signed.
+    /// The signed relative error of the numerator in the direction of the dense numerator.
     pub numerator_along: Vec<f64>,
-    /// Of the numerator, the Euclidean norm of the difference.
+    /// The relative error of the numerator: the Euclidean norm of the difference.
     pub numerator: Vec<f64>,
-    /// Of the output, the Euclidean norm of the difference.
+    /// The relative error of the output: the Euclidean norm of the difference.
     pub output: Vec<f64>,
 }
 
 impl ErrorStudy {
-    /// Runs a method with each of some seeds, a fresh state each time, and compares with dense attention. `progress` is
-    /// called after each.
+    /// Runs a method once for each seed, with a fresh state each time, and compares the results with dense attention.
+    /// `progress` is called after each run.
     ///
     /// # Errors
     /// If a masker cannot work with the inputs.

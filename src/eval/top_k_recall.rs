@@ -8,32 +8,32 @@ use crate::{
     scorer::{Oracle, Scorer},
 };
 
-/// How well a scorer finds the keys that matter: which share of the exact top-k of each query is among the keys that the
-/// scorer puts first, within a budget.
+/// How well a scorer finds the important keys: the share of each query's exact top-k that is among the keys with the
+/// highest scores, within a budget.
 ///
-/// As HashAttention reports it: of the exact top 32 outside of the sink and the window, how many are among `n / 16` keys
-/// picked by signature.
+/// HashAttention reports this measure: of the exact top 32 keys outside of the sink and the window, the share that is
+/// among `n / 16` keys selected by signature.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TopKRecall {
-    /// How many of the keys with the highest exact scores are to be found.
+    /// The number of keys with the highest exact scores that are to be found.
     pub top_k: usize,
-    /// How many keys the scorer may pick; a fraction is one of the keys that the query sees.
+    /// The number of keys that the scorer may select. A fraction is of the keys that the query sees.
     pub budget: Size,
-    /// The first keys, which every query keeps anyway.
+    /// The number of first keys, which every query keeps anyway.
     pub sink_size: usize,
-    /// The keys up to a query's own position, which it keeps anyway.
+    /// The number of keys up to the query's position, which the query keeps anyway.
     pub window_size: usize,
 }
 
 impl Default for TopKRecall {
-    /// 32 keys within a sixteenth, outside of a sink and a window of 128.
+    /// The top 32 within a sixteenth of the keys, outside of a sink and a window of 128.
     fn default() -> Self {
         Self { top_k: 32, budget: Size::Fraction(1.0 / 16.0), sink_size: 128, window_size: 128 }
     }
 }
 
 impl TopKRecall {
-    /// The recall over all queries that choose among at least `top_k` keys, in `[0, 1]`; 1 if there is no such query.
+    /// The recall over all queries that choose among at least `top_k` keys, in `[0, 1]`. 1 if there is no such query.
     ///
     /// # Errors
     /// If the scorer cannot work with the inputs.
@@ -57,7 +57,7 @@ impl TopKRecall {
         let full = wanted.iter().zip(&found).filter(|(wanted, _)| wanted.len() == self.top_k);
         let (mut hits, mut all) = (0, 0);
         for (wanted, found) in full {
-            // Both are in ascending order.
+            // Both lists are in ascending order.
             hits += wanted.iter().filter(|key| found.binary_search(key).is_ok()).count();
             all += wanted.len();
         }

@@ -1,7 +1,7 @@
-//! PyTorch's checkpoints: the tensors of a state dictionary by name.
+//! PyTorch checkpoints: the tensors of a state dictionary, by name.
 //!
-//! burn-store reads them too, but takes what is missing in a file for zeros, does not look at strides, and overflows the
-//! stack on nested pickles. Here all of it is checked: a tensor is what the file holds, or an error.
+//! burn-store reads them too, but it takes missing numbers for zeros, ignores strides, and overflows the stack on
+//! nested pickles. This reader checks all of this: it returns the tensor that the file holds, or an error.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +22,14 @@ use super::{
 
 const FORMAT: &str = "a PyTorch checkpoint";
 
-/// A checkpoint of which the pickle is read; numbers are when a tensor is asked for.
+/// A checkpoint whose pickle has been read. The numbers of a tensor are read on request.
 pub(crate) struct Checkpoint {
     path: PathBuf,
     tensors: BTreeMap<String, Layout>,
     storages: Storages,
 }
 
-/// Where a tensor's numbers lie.
+/// Where the numbers of a tensor are in the file.
 #[derive(Debug, Clone, PartialEq)]
 struct Layout {
     /// The name of the storage in the file.
@@ -38,18 +38,18 @@ struct Layout {
     class: String,
     /// How many numbers the storage holds.
     length: usize,
-    /// At which of them the tensor starts.
+    /// The index in the storage of the tensor's first number.
     offset: usize,
     shape: Vec<usize>,
-    /// How many numbers further the next one along each dimension lies.
+    /// For each dimension, the distance in the storage between neighbouring numbers.
     strides: Vec<usize>,
 }
 
-/// What holds the numbers.
+/// The storages that hold the numbers.
 enum Storages {
-    /// PyTorch 1.6 and later: an archive, with a file for each storage under this prefix.
+    /// PyTorch 1.6 and later: an archive with a file for each storage under this prefix.
     Archive { archive: Mutex<ZipArchive<BufReader<File>>>, prefix: String },
-    /// Earlier: all in one file, by name.
+    /// Before PyTorch 1.6: all storages are in one file, after the pickles. Here they are held by name.
     Following(BTreeMap<String, Vec<u8>>),
 }
 
@@ -57,7 +57,7 @@ impl Checkpoint {
     /// Reads a checkpoint's table of contents.
     ///
     /// # Errors
-    /// If it cannot be read, is not of PyTorch, or holds something else than a dictionary.
+    /// If the file cannot be read, is not a PyTorch checkpoint, or does not hold a dictionary.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
         let (pickle, storages) = match open_archive(&path)? {
             Some(archive) => archive.map_err(|reason| unusable(&path, reason))?,
@@ -67,7 +67,8 @@ impl Checkpoint {
         Ok(Self { path, tensors, storages })
     }
 
-    /// The names of the tensors, those in a dictionary within the dictionary after its name and a point.
+    /// The names of the tensors. The name of a tensor in a nested dictionary starts with the dictionary's name and a
+    /// point.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -75,7 +76,7 @@ impl Checkpoint {
     /// The shape of a tensor.
     ///
     /// # Errors
-    /// If there is none of the name.
+    /// If no tensor has the name.
     pub fn shape(&self, name: &str) -> Result<&[usize], FileError> {
         Ok(&self.layout(name)?.shape)
     }
@@ -83,7 +84,7 @@ impl Checkpoint {
     /// A tensor of floating-point numbers, in its own type.
     ///
     /// # Errors
-    /// If there is none of the name, it holds other numbers, or the file lacks some of them.
+    /// If no tensor has the name, its numbers are not floating-point numbers, or some of them are missing in the file.
     pub fn tensor(&self, name: &str) -> Result<TensorData, FileError> {
         let layout = self.layout(name)?;
         self.read(layout).map_err(|reason| unusable(&self.path, format!("`{name}` {reason}")))
@@ -95,7 +96,7 @@ impl Checkpoint {
         FileError::Missing { path: self.path.clone(), missing, found }
     }
 
-    /// The error that a tensor is of another shape than it must be.
+    /// The error that a tensor does not have the required shape.
     pub fn misshapen(&self, name: &str, expected: String) -> FileError {
         let found = self.tensors.get(name).map(|layout| layout.shape.clone()).unwrap_or_default();
         FileError::Shape { path: self.path.clone(), name: name.to_owned(), found, expected }
@@ -128,7 +129,7 @@ impl Checkpoint {
 }
 
 impl Layout {
-    /// How many numbers the tensor has, all of which are in the storage.
+    /// The number of the tensor's elements. An error if some of them are outside the storage.
     fn count(&self) -> Result<usize, String> {
         let outside = || {
             let Self { storage, length, offset, shape, strides, .. } = self;
@@ -148,7 +149,7 @@ impl Layout {
         Ok(count)
     }
 
-    /// Where in the storage the number lies that is `at` in the order of rows.
+    /// The index in the storage of element `at` in row-major order.
     fn place(&self, mut at: usize) -> usize {
         let mut place = self.offset;
         for (&length, &stride) in self.shape.iter().zip(&self.strides).rev() {
@@ -160,7 +161,7 @@ impl Layout {
 }
 
 impl Storages {
-    /// The bytes of a storage, which must be as many as the tensors say.
+    /// The bytes of a storage. There must be `wanted` bytes, as the tensors require.
     fn bytes(&self, name: &str, wanted: usize) -> Result<Vec<u8>, String> {
         let wrong = |found: u64| format!("lies in storage `{name}`, which has {found} bytes in place of {wanted}");
         match self {
@@ -170,7 +171,7 @@ impl Storages {
                 None => Err(format!("lies in storage `{name}`, which is not in the file")),
             },
             Self::Archive { archive, prefix } => {
-                // A reader that panicked has left the archive as it was: nothing in it changes.
+                // Reading does not change the archive, so a reader that panicked has left it intact.
                 let mut archive = archive.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let entry = format!("{prefix}data/{name}");
                 if archive.index_for_name(&entry).is_none() {
@@ -189,10 +190,10 @@ fn unusable(path: &Path, reason: impl ToString) -> FileError {
 
 type Content = (Pickle, Storages);
 
-/// The pickle of an archive; `None` if the file is no archive.
+/// The pickle of an archive. `None` if the file is not an archive.
 fn open_archive(path: &Path) -> Result<Option<Result<Content, String>>, FileError> {
     let cannot_open = |source| FileError::Open { path: path.to_owned(), source };
-    // A pipe is no archive, and waits for ever.
+    // A pipe is not an archive, and reading from it may never end.
     let metadata = std::fs::metadata(path).map_err(cannot_open)?;
     if !metadata.is_file() {
         return Ok(None);
@@ -217,7 +218,7 @@ fn read_archive(mut archive: ZipArchive<BufReader<File>>) -> Result<Content, Str
     Ok((pickle, Storages::Archive { archive: Mutex::new(archive), prefix }))
 }
 
-/// A file of an archive. PyTorch compresses none, so that none is larger than the archive.
+/// A file of an archive. PyTorch does not compress files, so a file is never larger than the archive.
 fn read_entry(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Result<Vec<u8>, String> {
     let mut entry = archive.by_name(name).map_err(|error| format!("{name}: {error}"))?;
     if entry.compression() != CompressionMethod::Stored {
@@ -228,14 +229,15 @@ fn read_entry(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Result<V
     Ok(bytes)
 }
 
-/// What archives start with.
+/// The first bytes of an archive.
 const ARCHIVE: &[u8] = b"PK\x03\x04";
 
-/// The pickle with which files from before PyTorch 1.6 start: an integer of ten bytes.
+/// The first pickle of files from before PyTorch 1.6: an integer of ten bytes.
 const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
-/// Reads pickles that follow each other (a version, the byte order, the dictionary, the names of its storages), and then
-/// each storage after the number of its elements. A pickle alone is a dictionary without storages.
+/// Reads a file from before PyTorch 1.6. It holds several pickles (a version, the byte order, the dictionary, the names
+/// of its storages). Each storage follows, after the number of its elements. A file with a single pickle is a
+/// dictionary without storages.
 fn read_legacy(bytes: &[u8]) -> Result<Content, String> {
     let mut rest = bytes;
     let mut next = || -> Result<Pickle, String> {
@@ -275,7 +277,7 @@ fn read_legacy(bytes: &[u8]) -> Result<Content, String> {
     Ok((pickle, Storages::Following(storages)))
 }
 
-/// The bytes of a number in each storage that a pickle names.
+/// The size in bytes of one number, for each storage that a pickle names.
 fn storage_sizes(pickle: &Pickle) -> Result<BTreeMap<&str, usize>, String> {
     let mut sizes = BTreeMap::new();
     for place in 0..pickle.len() {
@@ -293,7 +295,7 @@ fn storage_sizes(pickle: &Pickle) -> Result<BTreeMap<&str, usize>, String> {
     Ok(sizes)
 }
 
-/// The tensors of the dictionary and of those in it.
+/// The tensors of the dictionary and of its nested dictionaries.
 fn tensors(pickle: &Pickle) -> Result<BTreeMap<String, Layout>, String> {
     let Value::Dict(root) = pickle.root() else {
         return Err(format!("it holds {} in place of a dictionary of tensors", pickle.root().kind()));
@@ -303,7 +305,7 @@ fn tensors(pickle: &Pickle) -> Result<BTreeMap<String, Layout>, String> {
     let mut entries = 0;
     while let Some((prefix, dict)) = open.pop() {
         for &(key, value) in dict {
-            // Dictionaries that hold each other would have entries without end.
+            // Dictionaries that hold each other would give entries without end.
             entries += 1;
             if entries > pickle.len() {
                 return Err("its dictionaries hold each other".to_owned());
@@ -331,7 +333,7 @@ fn tensors(pickle: &Pickle) -> Result<BTreeMap<String, Layout>, String> {
     Ok(tensors)
 }
 
-/// The tensor that a call makes; `None` if it makes something else.
+/// The tensor that a call makes. `None` if the call makes something else.
 fn layout(pickle: &Pickle, mut place: Place) -> Result<Option<Layout>, String> {
     loop {
         let Value::Call { function, arguments } = pickle.value(place) else { return Ok(None) };
@@ -340,7 +342,7 @@ fn layout(pickle: &Pickle, mut place: Place) -> Result<Option<Layout>, String> {
             return Ok(None);
         };
         match (function.as_str(), arguments.as_slice()) {
-            // A parameter is a tensor and whether it learns.
+            // A parameter is a tensor with a flag that says whether it is trained.
             ("torch._utils _rebuild_parameter" | "torch._utils _rebuild_parameter_with_state", [tensor, ..]) => {
                 place = *tensor;
             }

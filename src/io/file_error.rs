@@ -14,7 +14,7 @@ pub enum FileError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file cannot be written. What stood there before still does.
+    /// The file cannot be written. An earlier file at the path is unchanged.
     #[error("cannot write {}: {source}", path.display())]
     Write {
         /// The file.
@@ -22,12 +22,12 @@ pub enum FileError {
         /// Why.
         source: std::io::Error,
     },
-    /// The path names something else than a file.
+    /// The path does not name a file.
     #[error("{} is {found}, but must be a file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// What it names.
+        /// What the path names.
         found: &'static str,
     },
     /// The file is not in its format.
@@ -47,7 +47,7 @@ pub enum FileError {
         path: PathBuf,
         /// What is missing.
         missing: String,
-        /// What is there.
+        /// What the file has instead.
         found: String,
     },
     /// Something in the file has a shape that does not fit.
@@ -64,7 +64,7 @@ pub enum FileError {
     },
 }
 
-/// The error for a path that names no file.
+/// The error for a path that does not name a file.
 pub(super) fn not_a_file(path: PathBuf, metadata: &std::fs::Metadata) -> FileError {
     let found = if metadata.is_dir() { "a folder" } else { "a device, a pipe or a socket" };
     FileError::NotAFile { path, found }

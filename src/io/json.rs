@@ -7,7 +7,7 @@ use serde::{
 
 /// Reads JSON in which no object has the same key twice.
 ///
-/// JSON leaves open which value of a repeated key counts, and `serde_json` takes the last one without a word.
+/// JSON does not define which value of a repeated key counts. `serde_json` takes the last one without an error.
 ///
 /// # Errors
 /// If the text is not JSON, does not fit the type, or repeats a key. The error names the key and its place.
@@ -16,7 +16,7 @@ pub fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error
     serde_json::from_str(text)
 }
 
-/// Any JSON without repeated keys, of which nothing is kept.
+/// Any JSON without repeated keys. Its content is not stored.
 struct DistinctKeys;
 
 impl<'de> Deserialize<'de> for DistinctKeys {

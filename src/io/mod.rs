@@ -1,7 +1,7 @@
-//! Files: how they are written, and how what they hold is checked.
+//! Writes files safely, and reads files with checks of their content.
 //!
-//! A file is written whole or not at all ([OutputFile]). What is read is not trusted: sizes, names and lengths are
-//! checked before memory is allocated for them.
+//! A file is written completely or not at all ([OutputFile]). The content of a file is not trusted: sizes, names and
+//! lengths are checked before memory is allocated for them.
 
 #[cfg(feature = "hf")]
 mod checkpoint;

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::{FileError, file_error::not_a_file};
 
-/// A file to be written whole or not at all.
+/// A file that is written completely or not at all.
 ///
-/// It is made before the work whose result it holds, so that a path that cannot be written is an error then and not
-/// hours later. The content goes to a file of its own beside the target, which takes the target's place when all of it is
-/// on disk: an error leaves what stood there before, and nothing else. A symbolic link stays, and the file that it
-/// names is written. Several programs may write in the same folder at the same time.
+/// Create it before the work whose result it will hold. A path that cannot be written is then an error at the start and
+/// not hours later. The content goes to a temporary file in the same folder. This file replaces the target when all of
+/// its content is on disk. After an error, the earlier file is unchanged and the temporary file is removed. A symbolic
+/// link stays, and the file that it names is written. Several programs may write in the same folder at the same time.
 ///
 /// # Example
 /// ```
@@ -33,15 +33,16 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// The file of a path, which need not exist yet. Its folder must exist.
+    /// The file at a path. The file need not exist yet, but its folder must exist.
     ///
     /// # Errors
-    /// If the path names something that is no file (a folder, a device, a pipe), or the file or its folder cannot be
+    /// If the path names something other than a file (a folder, a device, a pipe), or the file or its folder cannot be
     /// written.
     pub fn new(path: impl Into<PathBuf>) -> Result<Self, FileError> {
         let path = path.into();
         let target = Target::of(&path)?;
-        // What cannot be made beside the target now cannot be made there after the work. It is removed at once.
+        // A temporary file that cannot be created now could not be created after the work either. This one is removed
+        // at once.
         Partial::create(&target.path).map_err(|source| FileError::Write { path: path.clone(), source })?;
         Ok(Self { path })
     }
@@ -54,7 +55,8 @@ impl OutputFile {
     /// Writes the file.
     ///
     /// # Errors
-    /// If the path names no file any more, or the file cannot be written: the disk is full, the folder is gone.
+    /// If the path no longer names a file, or the file cannot be written, for example because the disk is full or the
+    /// folder is gone.
     pub fn write(&self, content: &[u8]) -> Result<(), FileError> {
         self.write_with(|file| file.write_all(content))
     }
@@ -62,7 +64,7 @@ impl OutputFile {
     /// Writes a value as indented JSON with a line break at the end.
     ///
     /// # Errors
-    /// As [write](Self::write), and if the value cannot be said in JSON.
+    /// As [write](Self::write), and if the value cannot be expressed in JSON.
     pub fn write_json(&self, value: &impl Serialize) -> Result<(), FileError> {
         self.write_with(|file| {
             serde_json::to_writer_pretty(&mut *file, value)?;
@@ -70,12 +72,12 @@ impl OutputFile {
         })
     }
 
-    /// Writes the file by a function that is given where to write.
+    /// Writes the file with a function that gets the writer.
     ///
     /// # Errors
     /// As [write](Self::write), and if the function fails.
     pub fn write_with(&self, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), FileError> {
-        // Looked up again: it may have become another thing since.
+        // The path is looked up again, because it may name something else by now.
         let target = Target::of(&self.path)?;
         let write = || -> io::Result<()> {
             let mut partial = Partial::create(&target.path)?;
@@ -93,13 +95,13 @@ impl OutputFile {
     }
 }
 
-/// How many symbolic links may lead from one to the next, as on Linux.
+/// The largest number of symbolic links that are followed one after the other, as on Linux.
 const MOST_LINKS: usize = 40;
 
 /// What a path names when links are followed.
 struct Target {
     path: PathBuf,
-    /// Those of the file that is there already.
+    /// The permissions of the existing file, if there is one.
     permissions: Option<fs::Permissions>,
 }
 
@@ -123,7 +125,7 @@ impl Target {
     }
 }
 
-/// Where a file will be that is not there yet, be it named by links.
+/// The path of a file that does not exist yet. Symbolic links in it are followed.
 fn not_there_yet(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
@@ -143,10 +145,10 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Tells the files of one program apart.
+/// Makes the names of one program's temporary files different.
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// A new file in the target's folder, removed unless it takes the target's place.
+/// A temporary file in the target's folder. It is removed unless it takes the target's place.
 struct Partial {
     path: PathBuf,
     file: File,
@@ -156,12 +158,12 @@ struct Partial {
 impl Partial {
     fn create(target: &Path) -> io::Result<Self> {
         loop {
-            // Not made of the target's name, which may be as long as names can be.
+            // The name does not contain the target's name, which may already be as long as names can be.
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
             let path = target.with_file_name(format!(".sparse-attention-{}-{number}.partial", std::process::id()));
             match File::create_new(&path) {
                 Ok(file) => return Ok(Self { path, file, placed: false }),
-                // Left by a program that was killed, or made by one of the same number on another machine.
+                // A killed program left the file, or a program with the same process id on another machine made it.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -178,7 +180,7 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.placed {
-            // The error that is reported is the one of writing; a file that cannot be removed is in nobody's way.
+            // The error of writing is reported. A temporary file that cannot be removed does no harm.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -188,7 +190,7 @@ impl Drop for Partial {
 mod tests {
     use super::*;
 
-    /// A folder of a test's own, removed at the end.
+    /// A folder for one test, removed at the end.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -243,7 +245,7 @@ mod tests {
         let folder = Folder::new("error");
         fs::write(folder.0.join("a"), "old").unwrap();
         let file = OutputFile::new(folder.0.join("a")).unwrap();
-        // As a disk that is full after some of it.
+        // Like a disk that becomes full while the content is written.
         let full = file.write_with(|to| {
             to.write_all(b"half of the content")?;
             Err(ErrorKind::StorageFull.into())

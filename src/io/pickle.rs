@@ -1,4 +1,5 @@
-//! Python's pickles as far as checkpoints need them: dictionaries of tensors. Nothing that a pickle names is called.
+//! Reads Python's pickles as far as checkpoints need them: dictionaries of tensors. Nothing that a pickle names is
+//! called.
 
 use std::collections::HashMap;
 
@@ -21,28 +22,28 @@ pub(super) enum PickleError {
     Kind { found: &'static str, expected: &'static str, at: usize },
 }
 
-/// Where a value stands in [Pickle::values].
+/// The index of a value in [Pickle::values].
 pub(super) type Place = usize;
 
-/// A value, whose parts are named by their places: however deep values are nested, none holds another, so that neither
-/// reading nor dropping them recurses, and a part that stands in many values is there once.
+/// A value. It refers to its parts by their places and does not contain them. Reading and dropping deeply nested values
+/// is therefore not recursive, and a part that several values share is stored once.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     None,
     Bool(bool),
     Int(i64),
     Text(String),
-    /// What no checkpoint needs to know: floats, bytes, long integers, objects of classes.
+    /// Values that no checkpoint needs: floats, bytes, long integers, objects of classes.
     Other,
     /// A class or function, `module name`.
     Global(String),
     Tuple(Vec<Place>),
     List(Vec<Place>),
-    /// Keys and values in their order.
+    /// Keys and values, in the order of the pickle.
     Dict(Vec<(Place, Place)>),
-    /// What lies outside of the pickle, by its identifier.
+    /// An object outside the pickle, by its identifier.
     Persistent(Place),
-    /// A call of a function that is not made.
+    /// A call of a function. The call is not carried out.
     Call {
         function: Place,
         arguments: Place,
@@ -67,7 +68,7 @@ impl Value {
     }
 }
 
-/// The values of a pickle. There are at most as many as the pickle has bytes.
+/// The values of a pickle. Their number is at most the number of bytes of the pickle.
 #[derive(Debug, PartialEq)]
 pub(super) struct Pickle {
     values: Vec<Value>,
@@ -100,7 +101,7 @@ impl Pickle {
     }
 }
 
-/// What stands on the stack.
+/// An item on the stack.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Item {
     Mark,
@@ -115,7 +116,7 @@ struct Machine<'a> {
     memory: HashMap<usize, Place>,
 }
 
-/// The instructions, by the names that Python's `pickletools` has for them.
+/// The instructions, with their names in Python's `pickletools`.
 mod instruction {
     pub const MARK: u8 = b'(';
     pub const STOP: u8 = b'.';
@@ -166,7 +167,7 @@ mod instruction {
 }
 
 impl<'a> Machine<'a> {
-    /// Follows the instructions up to the end, and returns where the value is that is left.
+    /// Follows the instructions up to the end, and returns the place of the resulting value.
     fn run(&mut self) -> Result<Place, PickleError> {
         use instruction::*;
         loop {
@@ -177,7 +178,8 @@ impl<'a> Machine<'a> {
                 PROTO => _ = self.take(1)?,
                 FRAME => {
                     let length = self.length(8)?;
-                    // A frame is only a hint for reading ahead; one that is longer than the file is cut off.
+                    // A frame is only a hint for reading ahead. A frame that is longer than the file means that the
+                    // file is cut off.
                     self.bytes.get(self.at..).filter(|rest| length <= rest.len()).ok_or(PickleError::End)?;
                 }
                 MARK => self.stack.push(Item::Mark),
@@ -298,7 +300,7 @@ impl<'a> Machine<'a> {
                     let (_, _) = (self.pop()?, self.pop()?);
                     self.push(Value::Other);
                 }
-                // The state of an object, such as the versions that PyTorch hangs on a state dictionary.
+                // The state of an object, such as the versions that PyTorch attaches to a state dictionary.
                 BUILD => {
                     self.pop()?;
                     self.top()?;
@@ -319,14 +321,14 @@ impl<'a> Machine<'a> {
         self.take(N)?.try_into().map_err(|_| PickleError::End)
     }
 
-    /// A length or a place in so many bytes.
+    /// Reads a length or a place of `bytes` bytes.
     fn length(&mut self, bytes: usize) -> Result<usize, PickleError> {
         let mut wide = [0; 8];
         wide[..bytes].copy_from_slice(self.take(bytes)?);
         usize::try_from(u64::from_le_bytes(wide)).map_err(|_| PickleError::End)
     }
 
-    /// A text after its length in so many bytes.
+    /// Reads a text. Its length comes first, in `bytes` bytes.
     fn text(&mut self, bytes: usize) -> Result<(), PickleError> {
         let at = self.at;
         let length = self.length(bytes)?;
@@ -335,7 +337,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Bytes after their length in so many bytes.
+    /// Skips a byte string. Its length comes first, in `bytes` bytes.
     fn skip(&mut self, bytes: usize) -> Result<(), PickleError> {
         let length = self.length(bytes)?;
         self.take(length)?;
@@ -387,14 +389,14 @@ impl<'a> Machine<'a> {
         let (at, list) = (self.at, self.top()?);
         match &mut self.values[list] {
             Value::List(list) => list.extend(items),
-            // Containers of other classes are not looked into.
+            // The items of other containers are ignored.
             Value::Other | Value::Call { .. } => {}
             other => return Err(PickleError::Kind { found: other.kind(), expected: "a list", at }),
         }
         Ok(())
     }
 
-    /// Inserts keys and values, which stand in turns, into the dictionary on top.
+    /// Inserts alternating keys and values into the dictionary on top of the stack.
     fn insert(&mut self, items: Vec<Place>) -> Result<(), PickleError> {
         let (at, dict) = (self.at, self.top()?);
         let (pairs, []) = items.as_chunks() else { return Err(PickleError::Stack { at }) };
@@ -419,7 +421,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// What a call gives: a dictionary where an ordered one is made of nothing, and otherwise the call itself.
+    /// The value of a call: an empty dictionary for `OrderedDict()`, and otherwise the call itself.
     fn call(&self, function: Place, arguments: Place) -> Value {
         match (&self.values[function], &self.values[arguments]) {
             (Value::Global(name), Value::Tuple(arguments))
@@ -432,7 +434,8 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// A signed integer of any length in little endian. One of more than 64 bits is no size and no number of a layer.
+/// A signed integer of any length, in little-endian order. An integer of more than 64 bits is neither a size nor the
+/// number of a layer.
 fn long(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
         return Value::Other;

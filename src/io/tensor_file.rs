@@ -35,7 +35,7 @@ impl TensorFile {
         self.names.iter().map(String::as_str)
     }
 
-    /// What the file says of itself under a name.
+    /// The entry of a name in the file's metadata.
     pub fn metadata(&self, name: &str) -> Option<&str> {
         self.metadata.get(name).map(String::as_str)
     }
@@ -79,7 +79,7 @@ impl TensorFile {
         FileError::Missing { path: self.path.clone(), missing: name.to_owned(), found: names.join(", ") }
     }
 
-    /// The error that a tensor is of another shape than it must be.
+    /// The error that a tensor does not have the required shape.
     pub fn shape(&self, name: &str, found: &[usize], expected: String) -> FileError {
         FileError::Shape { path: self.path.clone(), name: name.to_owned(), found: found.to_vec(), expected }
     }
@@ -95,8 +95,8 @@ pub(crate) fn write_tensors(file: &OutputFile, tensors: Vec<(String, TensorData)
     file.write(&bytes.map_err(|error| not_safetensors(file.path().to_owned(), error))?)
 }
 
-/// Checks that no tensor, nor anything else, is named twice in the JSON at the start. What else may be wrong with a file
-/// is found when it is read.
+/// Checks that the JSON header does not repeat a key, so that no tensor is named twice. Other faults of a file are
+/// found when it is read.
 fn check_header(bytes: &[u8]) -> Result<(), serde_json::Error> {
     let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(()) };
     let header = usize::try_from(u64::from_le_bytes(*length)).ok().and_then(|length| rest.get(..length));

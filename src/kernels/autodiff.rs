@@ -1,5 +1,5 @@
-//! Attention that trains: the forward step is that of the backend inside, and the backward step computes the weights
-//! again instead of keeping them.
+//! Attention under `Autodiff`. The forward step runs on the inner backend. The backward step computes the weights
+//! again, so they are never stored.
 
 use burn::{
     backend::autodiff::{
@@ -42,7 +42,7 @@ impl<B: SparseBackend, C: CheckpointStrategy> SparseBackend for Autodiff<B, C> {
     }
 }
 
-/// What the backward step needs: as much memory as inputs and outputs take, and the mask.
+/// State of the backward step. It takes the memory of the inputs, the output and the mask. The weights are not stored.
 #[derive(Debug, Clone)]
 struct Saved<B: SparseBackend> {
     inputs: AttentionInputs<B>,
@@ -52,7 +52,8 @@ struct Saved<B: SparseBackend> {
 }
 
 impl<B: SparseBackend> Saved<B> {
-    /// The gradients, from that of the output, [beside](with_statistics) which that of the log-sum-exp may stand.
+    /// The gradients of the inputs. `gradient` is the gradient of the output. If the step also returned the
+    /// log-sum-exp, its gradient is [one more column](with_statistics).
     fn gradients(self, gradient: Tensor<B, 4>) -> AttentionGradients<B> {
         let Self { inputs, mask, output, log_sum_exp } = self;
         let ([.., value_dim], [.., width]) = (output.dims(), gradient.dims());
@@ -92,8 +93,8 @@ fn tensor<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 4> {
     Tensor::new(TensorPrimitive::Float(primitive))
 }
 
-/// The tensor with its heads one after the other. A layer's projection leaves them between each other, and kernels copy
-/// such a tensor: once here, instead of in every step beside the original.
+/// Copies a tensor so that its heads lie one after the other. A layer's projection interleaves the heads, and each
+/// kernel would copy such a tensor for itself. The forward and backward steps share this one copy.
 fn gapless<B: SparseBackend>(primitive: FloatTensor<B>) -> Tensor<B, 4> {
     let tensor = tensor::<B>(primitive);
     let dims @ [batch, heads, length, width] = tensor.dims();
@@ -109,9 +110,9 @@ fn attend<B: SparseBackend, C: CheckpointStrategy>(
         Visibility::Full => Visibility::Full,
         Visibility::Causal { offset } => Visibility::Causal { offset: *offset },
         Visibility::Masked(hidden) => Visibility::Masked(hidden.clone().inner()),
-        // Kernels are handed a range of keys as causal visibility and a mask.
+        // The caller turns a window into causal visibility and a mask, so kernels never see one.
         Visibility::Window { .. } => return None,
-        // A bias may want gradients of its own.
+        // The bias may need a gradient, which this step does not compute.
         Visibility::Biased(_) => return None,
     };
     let primitive = |tensor: &Tensor<Autodiff<B, C>, 4>| match tensor.clone().into_primitive() {
@@ -133,7 +134,7 @@ fn attend<B: SparseBackend, C: CheckpointStrategy>(
         OpsKind::Tracked(step) => {
             let AttentionOutput { output, statistics, .. } = forward(Requested { statistics: true, ..requested })?;
             let SoftmaxStatistics { log_sum_exp, maximum, .. } = statistics?;
-            // A step has one output.
+            // A step has one output, so the log-sum-exp becomes one more column of it.
             let result = match requested.statistics {
                 true => Tensor::cat(vec![cast(output.clone(), log_sum_exp.dtype()), log_sum_exp.clone()], 3),
                 false => output.clone(),
@@ -161,8 +162,9 @@ fn attend<B: SparseBackend, C: CheckpointStrategy>(
     }
 }
 
-/// Output and statistics of a step whose result is the output and beside it the log-sum-exp,
-/// `[batch, heads, queries, value_dim + 1]`: all else follows from these, and so do its gradients.
+/// Output and statistics from the result of a step, `[batch, heads, queries, value_dim + 1]`. The result holds the
+/// output and, in its last column, the log-sum-exp. The other statistics are computed from these two and the maximum,
+/// so their gradients are tracked as well.
 fn with_statistics<B: Backend>(result: Tensor<B, 4>, maximum: Tensor<B, 4>, dtype: DType) -> AttentionOutput<B> {
     let value_dim = result.dims()[3] - 1;
     let output = result.clone().slice_dim(3, 0..value_dim);

@@ -6,33 +6,35 @@ use crate::{
     mask::{KeyIndices, Pattern},
 };
 
-/// What a backend can do natively. `None` from those that may give it means that it cannot, there and then: generic tensor
-/// operations do it instead, which are the reference that native kernels are tested against.
+/// The operations that a backend can do natively.
+///
+/// A function with an optional result returns `None` if the backend cannot do this call. Generic tensor operations then
+/// compute the result. The native kernels are tested against these operations.
 pub trait SparseBackend: Backend {
-    /// Borrows a tensor of up to four dimensions from the memory of the host, if it lies there.
+    /// Borrows a tensor of up to four dimensions from host memory. `None` if the tensor lies elsewhere.
     fn host_tensor(tensor: FloatTensor<Self>) -> Option<Box<dyn HostTensor>> {
         let _ = tensor;
         None
     }
 
-    /// A tensor with `new` written over what stands from `first` on along a dimension, in place where nobody else holds the
-    /// tensor.
+    /// Writes `new` over a tensor along dimension `dim`, from index `first` on, and returns the tensor. The tensor is
+    /// changed in place if nothing else holds its memory.
     fn write_along(tensor: FloatTensor<Self>, dim: usize, first: usize, new: FloatTensor<Self>) -> FloatTensor<Self> {
         let mut ranges = new.shape().iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
         ranges[dim] = Slice::from(first..first + new.shape()[dim]);
         Self::float_slice_assign(tensor, &ranges, new)
     }
 
-    /// What stands before `end` along a dimension of a tensor, a view where that can be.
+    /// The part of a tensor before index `end` along dimension `dim`, as a view if the backend can make one.
     fn before(tensor: FloatTensor<Self>, dim: usize, end: usize) -> FloatTensor<Self> {
         let mut ranges = tensor.shape().iter().map(|&length| Slice::from(0..length)).collect::<Vec<_>>();
         ranges[dim] = Slice::from(0..end);
         Self::float_slice(tensor, &ranges)
     }
 
-    /// Attention over the keys that a pattern keeps and the [visibility](AttentionInputs::visibility) shows. Time and
-    /// memory should grow with these. What a key and its value hold must not matter to a query that does not keep or see
-    /// the key. The weights are never requested.
+    /// Attention over the keys that a pattern keeps and that are [visible](AttentionInputs::visibility). Time and
+    /// memory should grow with the number of these keys. If a query does not keep or see a key, then the contents of
+    /// this key and its value must not change the query's output. Callers never request the weights.
     fn band_attention(
         inputs: &AttentionInputs<Self>,
         pattern: Pattern,
@@ -42,8 +44,8 @@ pub trait SparseBackend: Backend {
         None
     }
 
-    /// Attention over listed keys, of those which the [visibility](AttentionInputs::visibility) shows. What the keys and
-    /// values of other positions hold must not matter. The weights are never requested.
+    /// Attention over the listed keys that are [visible](AttentionInputs::visibility). The contents of all other keys
+    /// and values must not change the output. Callers never request the weights.
     fn gather_attention(
         inputs: &AttentionInputs<Self>,
         rows: &KeyIndices<Self>,
@@ -53,8 +55,9 @@ pub trait SparseBackend: Backend {
         None
     }
 
-    /// The gradients of [band attention](Self::band_attention), at its cost in time and memory. Pairs of queries and keys
-    /// that are not kept or seen add nothing, not 0 times something.
+    /// The gradients of [band attention](Self::band_attention), at the same cost in time and memory. Query-key pairs
+    /// that are not kept or not visible are left out of the sums. They are not multiplied by 0, because 0 times NaN is
+    /// NaN.
     fn band_backward(
         inputs: &AttentionInputs<Self>,
         pattern: Pattern,
@@ -64,7 +67,7 @@ pub trait SparseBackend: Backend {
         None
     }
 
-    /// The gradients of [attention over listed keys](Self::gather_attention), at its cost in time and memory.
+    /// The gradients of [attention over listed keys](Self::gather_attention), at the same cost in time and memory.
     fn gather_backward(
         inputs: &AttentionInputs<Self>,
         rows: &KeyIndices<Self>,

@@ -1,4 +1,4 @@
-//! What a backend and its device can do: asked here, and nowhere else.
+//! What a backend and its device can do. No other file checks for this.
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "tch"))]
 use std::any::Any;
@@ -8,8 +8,8 @@ use thiserror::Error;
 
 /// A tensor would be larger than the device can hold.
 ///
-/// Devices limit the size of a single tensor below that of their memory, and burn says nothing of a tensor above the
-/// limit: its values are garbage, and a thread of burn's own panics.
+/// Devices limit the size of a single tensor to less than their memory. burn reports no error for a tensor above the
+/// limit: its values are garbage, and a thread inside burn panics.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the {what}, of shape {shape:?}, would take {bytes} bytes, but a tensor on this device has at most {limit}")]
 pub struct DeviceLimit {
@@ -23,9 +23,9 @@ pub struct DeviceLimit {
     pub limit: u64,
 }
 
-/// The bytes of the largest tensor that a device can hold; `None` where its memory is the only limit.
+/// The bytes of the largest tensor that a device can hold. `None` if its memory is the only limit.
 ///
-/// On wgpu it is the largest binding of a storage buffer, on CUDA a quarter of the memory.
+/// This is the largest binding of a storage buffer on wgpu, and a quarter of the memory on CUDA.
 pub fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
     #[cfg(feature = "wgpu")]
     if let Some(device) = (device as &dyn Any).downcast_ref() {
@@ -44,7 +44,7 @@ fn largest_page<R: cubecl::Runtime>(device: &R::Device) -> u64 {
     R::client(device).properties().memory.max_page_size
 }
 
-/// Whether what a device holds lies in the memory of the host: it does where kernels read it there, and on libtorch's CPU.
+/// Whether a tensor lies in host memory. This holds where native kernels can read it, and on libtorch's CPU.
 pub(crate) fn in_host_memory<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
     #[cfg(feature = "tch")]
     if let Some(device) = (&tensor.device() as &dyn Any).downcast_ref() {
@@ -53,7 +53,7 @@ pub(crate) fn in_host_memory<B: Backend, const D: usize>(tensor: &Tensor<B, D>) 
     super::host_tensor(tensor).is_some()
 }
 
-/// An error where a device cannot hold a tensor of a shape.
+/// Returns an error if a device cannot hold a tensor of this shape.
 pub(crate) fn check_size<B: Backend>(
     what: &'static str,
     shape: &[usize],
@@ -68,8 +68,8 @@ pub(crate) fn check_size<B: Backend>(
     }
 }
 
-/// Indices in the width in which a backend gathers and scatters: 64 bits on libtorch, which refuses others, and 32 on
-/// devices.
+/// Casts indices to the integer type with which a backend gathers and scatters. This is 64 bits on libtorch, which
+/// refuses other types, and 32 bits on GPUs.
 pub(crate) fn as_indices<B: Backend, const D: usize>(indices: Tensor<B, D, Int>) -> Tensor<B, D, Int> {
     let dtype = <B::IntElem as Element>::dtype();
     match indices.dtype() == dtype {

@@ -1,4 +1,4 @@
-//! Which backend has native kernels: asked by type, at run time.
+//! Finds the native kernels of a backend by its type, at run time.
 
 use std::{
     any::{Any, TypeId},
@@ -17,8 +17,8 @@ use crate::{
 type Band<B> = fn(&AttentionInputs<B>, Pattern, Requested) -> Option<AttentionOutput<B>>;
 type Gather<B> = fn(&AttentionInputs<B>, &KeyIndices<B>, Requested) -> Option<AttentionOutput<B>>;
 
-/// The functions of a [SparseBackend]. For the same `B` it is the same type whether or not `B: SparseBackend` is known,
-/// which is what lets a downcast find it.
+/// The functions of a [SparseBackend]. The type only needs `B: Backend`, so that code without the bound
+/// `B: SparseBackend` can downcast to it.
 pub(super) struct Table<B: Backend> {
     host_tensor: fn(FloatTensor<B>) -> Option<Box<dyn HostTensor>>,
     write_along: fn(FloatTensor<B>, usize, usize, FloatTensor<B>) -> FloatTensor<B>,
@@ -47,26 +47,26 @@ impl<B: SparseBackend> Table<B> {
     }
 }
 
-/// The tables of backends that this crate cannot name.
+/// The tables of backends outside of this crate, by the type of the backend.
 static REGISTERED: RwLock<Option<HashMap<TypeId, Box<dyn Any + Send + Sync>>>> = RwLock::new(None);
 
-/// Makes the native kernels of a backend known. Those of this crate's own features are known without it.
+/// Adds the native kernels of a backend. The backends of this crate's features are known without this call.
 pub fn register<B: SparseBackend>() {
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
     registered.get_or_insert_default().insert(TypeId::of::<B>(), Box::new(Table::<B>::of()));
 }
 
-/// Whether a backend has native kernels. Others compute the same with generic tensor operations.
+/// Whether a backend has native kernels. Other backends compute the same results with generic tensor operations.
 ///
-/// With the feature `train`, `Autodiff` of a backend that has them does too: sparse attention is then one step of the
-/// graph, whose gradients cost what the forward step does. Dense attention, and what is asked for weights, is tracked
-/// operation by operation.
+/// With the feature `train`, `Autodiff` over a backend with native kernels has them too. Sparse attention is then one
+/// step of the autodiff graph, and its gradients cost as much as its forward step. Dense attention, and attention that
+/// returns weights, is tracked operation by operation.
 pub fn native_path<B: Backend>() -> bool {
     table::<B>().is_some()
 }
 
-/// The tables of the backends that this crate names. Made here and not in a generic function: otherwise every program would
-/// compile the kernels of all of them again, for every backend that it uses.
+/// The tables of the backends that this crate names. This function must not be generic. Otherwise every program would
+/// compile the kernels of all these backends again for each backend that it uses.
 #[inline(never)]
 fn known() -> Vec<&'static (dyn Any + Send + Sync)> {
     #[cfg(any(feature = "flex", feature = "ndarray"))]
@@ -78,7 +78,7 @@ fn known() -> Vec<&'static (dyn Any + Send + Sync)> {
     }
     #[cfg(all(feature = "train", any(feature = "flex", feature = "ndarray")))]
     use burn::backend::autodiff::{Autodiff, checkpoint::strategy::BalancedCheckpointing};
-    #[allow(unused_mut)] // In a build without a CPU backend.
+    #[allow(unused_mut)] // Nothing is added in a build without a CPU backend.
     let mut known = Vec::new();
     #[cfg(feature = "flex")]
     {
@@ -112,7 +112,7 @@ pub(super) fn table<B: Backend>() -> Option<Table<B>> {
     registered.as_ref()?.get(&TypeId::of::<B>())?.downcast_ref::<Table<B>>().copied()
 }
 
-/// A tensor of up to four dimensions, borrowed from the memory of the host, if it lies there.
+/// Borrows a tensor of up to four dimensions from host memory. `None` if the tensor lies elsewhere.
 pub(crate) fn host_tensor<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Option<Box<dyn HostTensor>> {
     let table = table::<B>()?;
     match tensor.clone().into_primitive() {
@@ -121,8 +121,8 @@ pub(crate) fn host_tensor<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> 
     }
 }
 
-/// A tensor with `new` written over what stands from `first` on along a dimension, in place where nobody else holds the
-/// tensor.
+/// Writes `new` over a tensor along dimension `dim`, from index `first` on, and returns the tensor. The tensor is
+/// changed in place if nothing else holds its memory.
 pub(crate) fn write_along<B: Backend, const D: usize>(
     tensor: Tensor<B, D>,
     dim: usize,
@@ -142,7 +142,7 @@ pub(crate) fn write_along<B: Backend, const D: usize>(
     }
 }
 
-/// What stands before `end` along a dimension of a tensor, a view where that can be.
+/// The part of a tensor before index `end` along dimension `dim`, as a view if the backend can make one.
 pub(crate) fn before<B: Backend, const D: usize>(tensor: &Tensor<B, D>, dim: usize, end: usize) -> Tensor<B, D> {
     match table::<B>() {
         Some(table) => {

@@ -1,11 +1,11 @@
-//! Whether numbers are finite, where they lie on the host.
+//! Checks whether a tensor in host memory has only finite numbers.
 
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{Heads, dispatch::host_tensor};
 
-/// Whether all numbers of a tensor are finite; `None` where they do not lie on the host, which would have to wait for
-/// them.
+/// Whether all numbers of a tensor are finite. `None` if the tensor is not in host memory, because the check would have
+/// to wait for the device.
 pub(crate) fn all_finite<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Option<bool> {
     let tensor = host_tensor(tensor)?;
     Some(match tensor.heads() {
@@ -16,7 +16,7 @@ pub(crate) fn all_finite<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> O
     })
 }
 
-/// Numbers that are looked at before the next branch, so that the loop over them becomes vectors.
+/// Numbers in a piece. The loop over a piece has no branch, so the compiler vectorizes it.
 const TOGETHER: usize = 1024;
 
 fn all<T: Copy>(heads: &[&[T]], is_finite: impl Fn(T) -> bool) -> bool {

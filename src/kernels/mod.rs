@@ -1,15 +1,16 @@
-//! Native speed behind a plain `Backend` bound.
+//! Native kernels behind a plain `Backend` bound.
 //!
-//! Everything in this library is written in generic tensor operations first. A backend that can do better implements
-//! [SparseBackend]; [attention](crate::attention) looks it up at run time, so that no bound but `B: Backend` shows in the
-//! public interface. The backends of this crate's features are known; [register] adds another.
+//! Every operation of this library is first written in generic tensor operations. A backend with faster kernels
+//! implements [SparseBackend]. [attention](crate::attention) looks these kernels up at run time, so the public
+//! interface has no bound but `B: Backend`. The backends of this crate's features are known. [register] adds another
+//! backend.
 
 #[cfg(feature = "train")]
 mod autodiff;
 mod backend;
 mod capabilities;
 mod native_attention;
-// A build without a CPU backend has no caller for some of these; the scorers use the others in every build.
+// A build without a CPU backend leaves some of these functions unused. The scorers use the others in every build.
 #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
 pub(crate) mod cpu;
 mod dispatch;

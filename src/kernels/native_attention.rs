@@ -1,4 +1,4 @@
-//! Which way attention is computed: the one place where that is decided, with the measurements that decide it.
+//! Decides whether attention runs in native kernels or in generic tensor operations. No other file decides this.
 
 use burn::tensor::backend::Backend;
 
@@ -8,7 +8,7 @@ use crate::{
     mask::{Mask, MaskForm, Pattern},
 };
 
-/// Attention by native kernels; `None` where generic tensor operations do better, or where there are none.
+/// Attention by native kernels. `None` if generic tensor operations should run instead.
 pub(crate) fn attend<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -21,7 +21,8 @@ pub(crate) fn attend<B: Backend>(
     let table = table::<B>()?;
     match mask.form() {
         MaskForm::Empty => None,
-        // Dense attention that trains is what sparse attention that trains is measured against: the reference.
+        // Under `Autodiff`, dense attention runs in generic tensor operations: it is the reference for sparse
+        // attention.
         MaskForm::Full if B::ad_enabled(&inputs.device()) => None,
         MaskForm::Full => (table.band_attention)(inputs, EVERYTHING, requested),
         MaskForm::Pattern(pattern) => (table.band_attention)(inputs, *pattern, requested),

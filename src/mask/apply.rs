@@ -3,7 +3,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use super::{Mask, MaskError, MaskForm};
 
 impl<B: Backend> Mask<B> {
-    /// `x` times the weights.
+    /// Multiplies `x` by the weights.
     ///
     /// # Shapes
     /// - x, output: `[batch, heads, queries, keys]`.
@@ -19,7 +19,8 @@ impl<B: Backend> Mask<B> {
         })
     }
 
-    /// `x` divided by the weights where a key is kept, and 0 elsewhere: each sampled key stands for `1 / p` keys.
+    /// Divides `x` by the weights of kept keys, and sets it to 0 elsewhere. A key with the weight `p` then stands for
+    /// `1 / p` keys.
     ///
     /// # Shapes
     /// - x, output: `[batch, heads, queries, keys]`.

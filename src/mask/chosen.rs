@@ -1,11 +1,11 @@
 use super::{Kept, MaskShape};
 
-/// Keys that were chosen, each for certain, in rows that some heads share.
+/// Keys that were chosen, each with probability 1. Several heads may share their rows.
 #[derive(Debug)]
 pub(crate) struct Chosen {
-    /// Head by head, and query by query.
+    /// The chosen keys of each row, ordered by head and then by query.
     pub rows: Vec<Vec<u32>>,
-    /// So many neighbouring heads have their rows in common.
+    /// The number of adjacent heads that share their rows.
     pub heads_per_row: usize,
 }
 
@@ -16,7 +16,7 @@ impl Chosen {
         (0..shape.rows()).map(move |at| self.rows[row(at)].as_slice())
     }
 
-    /// A row of its own for each head.
+    /// The chosen keys with separate rows for each head.
     pub fn to_rows(&self, shape: MaskShape) -> Vec<Vec<Kept>> {
         self.by_row(shape).map(|row| row.iter().map(|&key| Kept::certainly(key)).collect()).collect()
     }

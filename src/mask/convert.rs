@@ -5,7 +5,7 @@ use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, backend::Backend}
 use super::{KeyIndices, Mask, MaskError, MaskForm, Pattern};
 use crate::kernels::check_size;
 
-/// Weights are f32 whatever the model computes in: a probability of 0.1 is 0.100098 in bf16, a bias and not a noise.
+/// Weights are always f32, because a rounded probability biases every estimate: 0.1 is 0.100098 in bf16.
 pub(super) fn as_f32<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {
     match tensor.dtype() {
         DType::F32 => tensor,
@@ -20,7 +20,7 @@ impl<B: Backend> Mask<B> {
     /// - output: `[batch, heads, queries, keys]`, f32, each weight in [0, 1].
     ///
     /// # Panics
-    /// If that is larger than the device can hold; [try_to_dense](Self::try_to_dense) returns an error.
+    /// If the weights are larger than the device can hold. [try_to_dense](Self::try_to_dense) returns an error instead.
     pub fn to_dense(&self) -> Tensor<B, 4> {
         match self.try_to_dense() {
             Ok(weights) => weights,
@@ -34,7 +34,7 @@ impl<B: Backend> Mask<B> {
     /// - output: `[batch, heads, queries, keys]`, f32, each weight in [0, 1].
     ///
     /// # Errors
-    /// If that is larger than the device or memory can hold.
+    /// If the weights are larger than the device or memory can hold.
     pub fn try_to_dense(&self) -> Result<Tensor<B, 4>, MaskError> {
         if let MaskForm::Dense(weights) = self.form() {
             return Ok(weights.clone());
@@ -58,7 +58,7 @@ impl<B: Backend> Mask<B> {
         })
     }
 
-    /// The same keys, each kept for certain.
+    /// A mask of the same keys, each with probability 1.
     pub fn support(&self) -> Self {
         let form = match self.form() {
             MaskForm::Indices(rows) => MaskForm::Indices(rows.support()),
@@ -68,7 +68,7 @@ impl<B: Backend> Mask<B> {
         Self::with_form(self.shape(), form, &self.device())
     }
 
-    /// One head of a mask, held in the same form.
+    /// One head of the mask, in the same form.
     pub(crate) fn head(&self, batch: usize, head: usize) -> Self {
         let mut shape = self.shape();
         (shape.batch, shape.heads) = (1, 1);
@@ -81,7 +81,7 @@ impl<B: Backend> Mask<B> {
         Self::with_form(shape, form, &self.device())
     }
 
-    /// Some rows of a mask, held in the same form.
+    /// Some rows of the mask, in the same form.
     pub(crate) fn narrow_rows(&self, rows: Range<usize>) -> Self {
         let mut shape = self.shape();
         shape.queries = rows.len();
@@ -98,12 +98,12 @@ impl<B: Backend> Mask<B> {
 }
 
 fn scatter_rows<B: Backend>(rows: &KeyIndices<B>, dims: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
-    // Unused slots add their probability of 0 to key 0; the keys of a row are distinct, so addition assigns.
+    // Unused slots add their probability of 0 to key 0. The keys of a row are distinct, so every weight is added once.
     let indices = rows.indices().clamp_min(0);
     Tensor::zeros(dims, (device, DType::F32)).scatter(3, indices, rows.probability(), IndexingUpdateOp::Add)
 }
 
-/// Which of some columns each of some rows keeps, `[1, 1, rows, columns]`.
+/// Whether a pattern keeps each of some columns in each of some rows, `[1, 1, rows, columns]`.
 pub(crate) fn pattern_kept<B: Backend>(
     pattern: Pattern,
     rows: Range<usize>,

@@ -3,27 +3,27 @@ use burn::tensor::backend::Backend;
 use super::key_indices::{Kept, validate_rows};
 use super::{KeyIndices, Mask, MaskError, MaskForm, MaskShape};
 
-/// Compressed sparse rows on the host: the exchange form of a mask.
+/// A mask as compressed sparse rows on the host, for exchange with other programs.
 ///
-/// Row `r`, counted over batch, heads and queries, keeps the keys `indices[ptr[r]..ptr[r + 1]]` with the probabilities
-/// `data[ptr[r]..ptr[r + 1]]`. These are the three arrays of `scipy.sparse.csr_matrix`. (The Python project writes
-/// `row * keys + key` where this has `key`.)
+/// The rows are counted over batch, heads and queries. Row `r` keeps the keys `indices[ptr[r]..ptr[r + 1]]` with the
+/// probabilities `data[ptr[r]..ptr[r + 1]]`. These are the three arrays of `scipy.sparse.csr_matrix`. The Python
+/// project writes `row * keys + key` instead of `key`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Csr {
     /// The kept keys, row after row.
     pub indices: Vec<usize>,
-    /// Where each row starts in `indices` and `data`; one entry more than rows.
+    /// Where each row starts in `indices` and `data`. It has one entry more than there are rows.
     pub ptr: Vec<usize>,
-    /// The probability with which each key was kept, in (0, 1].
+    /// The probability with which each key is kept, in (0, 1].
     pub data: Vec<f32>,
 }
 
 impl<B: Backend> Mask<B> {
-    /// A mask in the [form of rows](MaskForm::Indices) from compressed sparse rows.
+    /// Creates a mask in the [form of lists](MaskForm::Indices) from compressed sparse rows.
     ///
     /// # Errors
-    /// If a list has the wrong length, the pointers fall, a key does not exist or stands twice in a row, or a weight is
-    /// not in (0, 1]; or if there can be no mask of the shape.
+    /// If a list has the wrong length, the pointers decrease, a key does not exist, a row has a key twice, or a weight
+    /// is not in (0, 1]. Also if no mask can have this shape.
     pub fn from_csr(shape: MaskShape, csr: &Csr, device: &B::Device) -> Result<Self, MaskError> {
         let length = |field, found, expected| match found == expected {
             true => Ok(()),
@@ -49,11 +49,11 @@ impl<B: Backend> Mask<B> {
         Ok(Self::from_host_rows(shape, &rows, device))
     }
 
-    /// The mask as compressed sparse rows. A mask of rows keeps the order of its slots, every other form lists the keys
-    /// in ascending order.
+    /// The mask as compressed sparse rows. The [form of lists](MaskForm::Indices) keeps the order of its slots. All
+    /// other forms list the keys in ascending order.
     ///
     /// # Panics
-    /// If memory cannot hold it; [try_to_csr](Self::try_to_csr) returns an error.
+    /// If memory cannot hold the rows. [try_to_csr](Self::try_to_csr) returns an error instead.
     pub fn to_csr(&self) -> Csr {
         match self.try_to_csr() {
             Ok(csr) => csr,
@@ -61,10 +61,10 @@ impl<B: Backend> Mask<B> {
         }
     }
 
-    /// The mask as compressed sparse rows, as [to_csr](Self::to_csr) gives it.
+    /// The mask as compressed sparse rows, in the order of [to_csr](Self::to_csr).
     ///
     /// # Errors
-    /// If memory cannot hold it.
+    /// If memory cannot hold the rows.
     pub fn try_to_csr(&self) -> Result<Csr, MaskError> {
         self.check_rows()?;
         let rows = self.to_host_rows();
@@ -77,7 +77,7 @@ impl<B: Backend> Mask<B> {
         Ok(csr)
     }
 
-    /// Checks that memory can hold a closed form as rows; the others are in memory already.
+    /// Checks that memory can hold a closed form as rows. The other forms are in memory already.
     fn check_rows(&self) -> Result<(), MaskError> {
         let shape = self.shape();
         let most = match self.form() {
@@ -87,7 +87,7 @@ impl<B: Backend> Mask<B> {
             MaskForm::Pattern(pattern) => pattern.sink.saturating_add(pattern.window).min(shape.keys),
         };
         shape.check()?;
-        // Each row is a list of its own.
+        // Each row is a separate list.
         let bytes = most.saturating_mul(size_of::<Kept>()).saturating_add(size_of::<Vec<Kept>>());
         MaskShape { keys: 1, ..shape }
             .check_memory("compressed sparse rows", bytes)
@@ -101,7 +101,7 @@ impl<B: Backend> Mask<B> {
         }
     }
 
-    /// The kept keys of each row on the host.
+    /// The kept keys of each row, on the host.
     pub(crate) fn to_host_rows(&self) -> Vec<Vec<Kept>> {
         let MaskShape { queries, keys, .. } = self.shape();
         let range = |range: std::ops::Range<usize>| range.map(|key| Kept::certainly(key as u32));

@@ -3,16 +3,17 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use super::{Mask, MaskForm, MaskShape};
 use crate::attention::Visibility;
 
-/// Which share of the query-key pairs a mask keeps.
+/// The share of the query-key pairs that a mask keeps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Density {
-    /// Pairs kept and visible over pairs visible: what is left of the work of dense attention. 0 if nothing is visible.
+    /// The share of the visible pairs that is kept. This is the work that is left of dense attention. It is 0 if no
+    /// pair is visible.
     pub visible: f64,
-    /// Pairs kept over all pairs, visible or not, as the Python project counts.
+    /// The share of all pairs that is kept, visible or not. The Python project counts in this way.
     pub all: f64,
 }
 
-/// Pairs of one head.
+/// The numbers of pairs of a head.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pairs {
     kept_and_visible: f64,
@@ -38,15 +39,15 @@ impl Pairs {
 }
 
 impl<B: Backend> Mask<B> {
-    /// Which share of the pairs the mask keeps, over all heads.
+    /// The share of the pairs that the mask keeps, over all heads.
     ///
-    /// A visibility of another shape than the mask is a programming error and panics in the tensor operation;
-    /// [AttentionInputs](crate::attention::AttentionInputs) checks it beforehand.
+    /// If the visibility has another shape than the mask, the tensor operation panics.
+    /// [AttentionInputs](crate::attention::AttentionInputs) checks the shape beforehand.
     pub fn density(&self, visibility: &Visibility<B>) -> Density {
         self.pairs(visibility).into_iter().fold(Pairs::default(), Pairs::add).density()
     }
 
-    /// Which share of the pairs each head keeps, `batch * heads` figures.
+    /// The share of the pairs that each head keeps. There are `batch * heads` entries.
     pub fn density_per_head(&self, visibility: &Visibility<B>) -> Vec<Density> {
         self.pairs(visibility).into_iter().map(Pairs::density).collect()
     }
@@ -102,7 +103,7 @@ impl<B: Backend> Mask<B> {
                 .mask_fill(hidden.expand(shape.dims()), 0.0),
             None => Tensor::ones(shape.dims(), (&self.device(), DType::F32)),
         };
-        // Counts of one row are exact in f32; counts of a head need not be.
+        // The counts of a row are exact in f32. The counts of a head may not be, so they are added up in f64.
         let per_head = |counts: Tensor<B, 4>| {
             let counts = counts.sum_dim(3).into_data().convert::<f32>();
             let counts = counts.iter::<f32>().map(f64::from).collect::<Vec<_>>();

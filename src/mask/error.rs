@@ -27,17 +27,17 @@ pub enum MaskError {
         /// The number it must have.
         expected: usize,
     },
-    /// The row pointers of a CSR mask fall.
+    /// The row pointers of a CSR mask do not rise from 0 to the number of indices.
     #[error("`ptr` must rise from 0 to the number of indices, but ptr[{row}] = {start} and ptr[{row} + 1] = {end}")]
     Pointer {
         /// The row.
         row: usize,
         /// Where the row starts.
         start: usize,
-        /// Where it ends.
+        /// Where the row ends.
         end: usize,
     },
-    /// A key index is outside the keys.
+    /// A key index is out of range.
     #[error("row {row} names key {index}, but there are {keys} keys (and -1 for an unused slot)")]
     Index {
         /// The row, counted over batch, heads and queries.
@@ -47,12 +47,12 @@ pub enum MaskError {
         /// The number of keys.
         keys: usize,
     },
-    /// A key index does not fit in the 32 bits of an index.
+    /// A key index does not fit in 32 bits.
     #[error("row {row} names key {index}, but an index is at most 2147483647 (and -1 for an unused slot)")]
     IndexWidth {
         /// The row, counted over batch, heads and queries.
         row: usize,
-        /// The offending index; one above `i64::MAX` is given as that.
+        /// The offending index. An index above `i64::MAX` is given as `i64::MAX`.
         index: i64,
     },
     /// A row names a key twice.
@@ -75,12 +75,12 @@ pub enum MaskError {
         /// The allowed range.
         allowed: &'static str,
     },
-    /// There are more keys than indices, or more pairs than memory can count or hold.
+    /// There are more keys than indices can number, or more pairs than memory can count or hold.
     #[error(
         "{what} would have the shape {shape}, but a mask has at most 2147483647 keys and no more pairs than memory holds"
     )]
     TooLarge {
-        /// What would be made.
+        /// What would be created.
         what: &'static str,
         /// The shape of the mask.
         shape: MaskShape,

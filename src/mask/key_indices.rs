@@ -9,26 +9,26 @@ use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use super::{Chosen, MaskError, MaskShape, Pattern, convert::as_f32};
 use crate::kernels::as_indices;
 
-/// Kept keys as lists: what a top-k yields and what gather kernels read.
+/// Kept keys as lists. A top-k selection yields them, and gather kernels read them.
 ///
-/// The lists are in the memory of the host, in tensors, or in both, and are carried over when they are first asked for:
-/// a mask that was chosen on the host and is read there never becomes a tensor.
+/// The lists are in host memory, in tensors, or in both. The other form is made when it is first needed, so a mask that
+/// is chosen on the host and read there never becomes a tensor.
 #[derive(Debug, Clone)]
 pub struct KeyIndices<B: Backend> {
     /// `[batch, heads, queries, width]`.
     dims: [usize; 4],
     device: B::Device,
-    // One of the two is filled from the start.
+    // One of the next two fields is filled from the start.
     lists: OnceLock<Arc<Lists>>,
     tensors: OnceLock<(Tensor<B, 4, Int>, Tensor<B, 4>)>,
 }
 
-/// Kept keys as lists in the memory of the host, row after row.
+/// Kept keys as lists in host memory, row after row.
 #[derive(Debug, Clone)]
 pub(crate) struct Lists {
     /// The kept keys of each row, -1 for an unused slot.
     pub indices: Vec<i32>,
-    /// With what probability each was kept, 0 in unused slots; `None` if all were kept for certain.
+    /// The probability with which each key is kept, 0 in unused slots. `None` if all keys have probability 1.
     pub probability: Option<Vec<f32>>,
 }
 
@@ -49,20 +49,20 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// A key that was kept for certain.
+    /// A key with probability 1.
     pub fn certainly(key: u32) -> Self {
         Self { key, probability: 1.0 }
     }
 }
 
 impl<B: Backend> KeyIndices<B> {
-    /// Lists of kept keys, which [Mask::from_indices](super::Mask::from_indices) checks.
+    /// Creates lists of kept keys. [Mask::from_indices](super::Mask::from_indices) checks the keys and probabilities.
     ///
     /// # Shapes
-    /// - indices: `[batch, heads, queries, width]`, the kept keys of each row without repetition; -1 marks an unused
+    /// - indices: `[batch, heads, queries, width]`, the kept keys of each row without repetition. -1 marks an unused
     ///   slot.
-    /// - probability: `[batch, heads, queries, width]`, with what probability each key was kept, in (0, 1]; anything in
-    ///   unused slots.
+    /// - probability: `[batch, heads, queries, width]`, the probability with which each key is kept, in (0, 1]. Unused
+    ///   slots may hold any number.
     ///
     /// # Errors
     /// If the shapes differ, or an index does not fit in 32 bits. Indices of a wider type are read back to check this.
@@ -83,18 +83,18 @@ impl<B: Backend> KeyIndices<B> {
         Ok(Self::from_tensors(indices, probability))
     }
 
-    /// Tensors of the same shape, the probability f32 and 0 in unused slots.
+    /// Creates lists from tensors of the same shape. The probability is f32, and 0 in unused slots.
     pub(super) fn from_tensors(indices: Tensor<B, 4, Int>, probability: Tensor<B, 4>) -> Self {
         let (dims, device) = (indices.dims(), indices.device());
         Self { dims, device, lists: OnceLock::new(), tensors: OnceLock::from((indices, probability)) }
     }
 
-    /// Lists of `dims[3]` slots a row.
+    /// Creates lists from host memory, with `dims[3]` slots in each row.
     fn from_lists(dims: [usize; 4], lists: Lists, device: &B::Device) -> Self {
         Self { dims, device: device.clone(), lists: OnceLock::from(Arc::new(lists)), tensors: OnceLock::new() }
     }
 
-    /// Rows given as lists on the host, padded to the longest. `None` if all are empty.
+    /// Creates lists from rows on the host, which are padded to the longest row. `None` if all rows are empty.
     pub(crate) fn from_host(shape: MaskShape, rows: &[Vec<Kept>], device: &B::Device) -> Option<Self> {
         let width = rows.iter().map(Vec::len).max().unwrap_or(0);
         if width == 0 {
@@ -116,8 +116,8 @@ impl<B: Backend> KeyIndices<B> {
         Some(Self::from_lists([shape.batch, shape.heads, shape.queries, width], lists, device))
     }
 
-    /// The keys of a pattern, if there is one, and others which it does not keep, padded to the longest row. `None` if
-    /// there are none.
+    /// Creates lists of the keys of a pattern, if there is one, and of chosen keys that it does not keep. The rows are
+    /// padded to the longest. `None` if all rows are empty.
     pub(super) fn from_chosen(
         shape: MaskShape,
         pattern: Option<Pattern>,
@@ -156,12 +156,12 @@ impl<B: Backend> KeyIndices<B> {
         self.dims
     }
 
-    /// Slots per row.
+    /// The number of slots in each row.
     pub fn width(&self) -> usize {
         self.dims[3]
     }
 
-    /// Where the tensors live, or would live.
+    /// The device of the tensors. They are created there if they do not exist yet.
     pub fn device(&self) -> B::Device {
         self.device.clone()
     }
@@ -174,7 +174,7 @@ impl<B: Backend> KeyIndices<B> {
         self.tensors().0.clone()
     }
 
-    /// With what probability each key was kept, 0 in unused slots.
+    /// The probability with which each key is kept, 0 in unused slots.
     ///
     /// # Shapes
     /// - output: `[batch, heads, queries, width]`, f32.
@@ -192,11 +192,11 @@ impl<B: Backend> KeyIndices<B> {
         })
     }
 
-    /// The lists in the memory of the host.
+    /// The lists in host memory.
     pub(crate) fn lists(&self) -> &Arc<Lists> {
         self.lists.get_or_init(|| {
             let (indices, probability) = self.tensors();
-            // What does not fit in 32 bits is no key, and stays none.
+            // An index that does not fit in 32 bits is not a key. It becomes another number that is not a key.
             let index = |index: i64| i32::try_from(index).unwrap_or(i32::MIN);
             let indices = indices.to_data().convert::<i64>().iter::<i64>().map(index).collect();
             let probability = probability.to_data().convert::<f32>().iter::<f32>().collect();
@@ -220,7 +220,7 @@ impl<B: Backend> KeyIndices<B> {
         .collect()
     }
 
-    /// The same keys, each kept for certain.
+    /// The same keys, each with probability 1.
     pub(super) fn support(&self) -> Self {
         match self.lists.get() {
             Some(lists) => {
@@ -235,7 +235,7 @@ impl<B: Backend> KeyIndices<B> {
         }
     }
 
-    /// Some batches, heads and queries.
+    /// The lists of some sequences, heads and queries.
     pub(super) fn narrow(&self, ranges: [Range<usize>; 3]) -> Self {
         let [batch, heads, queries] = ranges;
         let width = self.width();
@@ -268,7 +268,7 @@ impl<B: Backend> KeyIndices<B> {
         }
     }
 
-    /// The same row of each query in every batch and head.
+    /// Repeats the lists of one head for all heads of all sequences.
     pub(super) fn repeat(&self, batch: usize, heads: usize) -> Self {
         let lists = self.lists();
         let [_, _, queries, width] = self.dims;
@@ -278,7 +278,7 @@ impl<B: Backend> KeyIndices<B> {
         Self::from_lists([batch, heads, queries, width], lists, &self.device)
     }
 
-    /// The slots of both, side by side.
+    /// Joins the slots of both lists, row by row.
     pub(super) fn concatenate(self, other: Self) -> Self {
         if other.width() == 0 {
             return self;
@@ -302,17 +302,17 @@ impl<B: Backend> KeyIndices<B> {
         Self::from_lists([batch, heads, queries, left + right], lists, &self.device)
     }
 
-    /// The rows without the keys that a pattern keeps anyway.
+    /// The rows without the keys that a pattern keeps.
     pub(super) fn outside(&self, pattern: Pattern) -> Self {
         self.without(pattern, true)
     }
 
-    /// The rows with no other keys than a pattern keeps.
+    /// The rows with only the keys that a pattern keeps.
     pub(crate) fn inside(&self, pattern: Pattern) -> Self {
         self.without(pattern, false)
     }
 
-    /// The rows without the keys that a pattern keeps, or without all others.
+    /// Removes the keys that a pattern keeps if `kept` is true, and all other keys if it is false.
     fn without(&self, pattern: Pattern, kept: bool) -> Self {
         let [_, _, queries, width] = self.dims;
         if width == 0 {
@@ -331,7 +331,7 @@ impl<B: Backend> KeyIndices<B> {
             }
             return Self::from_lists(self.dims, lists, &self.device);
         }
-        // A row has keys of its own only, so that those beyond the greatest index are none.
+        // The numbers of this pattern fit in the backend's integers. It keeps the same keys below `i32::MAX - queries`.
         let pattern = pattern.within_reach(queries, i32::MAX as usize - queries);
         let indices = self.indices();
         let first = pattern.offset as i64;
@@ -344,7 +344,7 @@ impl<B: Backend> KeyIndices<B> {
         Self::from_tensors(indices.mask_fill(gone.clone(), -1), self.probability().mask_fill(gone, 0.0))
     }
 
-    /// Checks what the type promises, on the host.
+    /// Checks the shape, the keys and the probabilities, on the host.
     pub(crate) fn validate(&self, shape: MaskShape) -> Result<(), MaskError> {
         shape.check()?;
         if self.dims[..3] != [shape.batch, shape.heads, shape.queries] {
@@ -361,7 +361,7 @@ impl<B: Backend> KeyIndices<B> {
     }
 }
 
-/// Rows of `widths[0]` and of `widths[1]` elements, joined row by row.
+/// Joins rows of `widths[0]` elements with rows of `widths[1]` elements, row by row.
 fn side_by_side<T: Copy>(rows: usize, parts: [&[T]; 2], widths: [usize; 2]) -> Vec<T> {
     let mut joined = Vec::with_capacity(parts[0].len() + parts[1].len());
     for row in 0..rows {
@@ -372,7 +372,7 @@ fn side_by_side<T: Copy>(rows: usize, parts: [&[T]; 2], widths: [usize; 2]) -> V
     joined
 }
 
-/// Checks that indices of a type that is wider than 32 bits do not lose what makes them wrong.
+/// Checks that indices of a wider type fit in 32 bits. The conversion could turn a wrong index into a valid key.
 fn check_width<B: Backend>(indices: &Tensor<B, 4, Int>) -> Result<(), MaskError> {
     let width = indices.dims()[3].max(1);
     let wrong = match indices.dtype() {
@@ -393,7 +393,7 @@ fn check_width<B: Backend>(indices: &Tensor<B, 4, Int>) -> Result<(), MaskError>
     }
 }
 
-/// Each key at most once in a row, each probability in (0, 1].
+/// Checks that a row has each key at most once, and that each probability is in (0, 1].
 pub(super) fn validate_rows<'a>(rows: impl Iterator<Item = &'a [Kept]>) -> Result<(), MaskError> {
     let mut sorted = Vec::new();
     for (row, kept) in rows.enumerate() {
@@ -403,7 +403,7 @@ pub(super) fn validate_rows<'a>(rows: impl Iterator<Item = &'a [Kept]>) -> Resul
                 return Err(MaskError::Weight { row, key, weight: probability, allowed: "(0, 1]" });
             }
         }
-        // By what the row holds: there may be more keys than memory.
+        // The memory for this check grows with the row. A flag for each key might not fit in memory.
         sorted.clear();
         sorted.extend(kept.iter().map(|kept| kept.key));
         sorted.sort_unstable();
@@ -420,7 +420,7 @@ mod tests {
 
     use super::*;
 
-    /// Each operation on lists and on tensors yields the same.
+    /// Each operation gives the same result on lists and on tensors.
     #[test]
     fn lists_and_tensors_agree() {
         let shape = MaskShape::new([2, 3, 5, 11]);
@@ -450,7 +450,7 @@ mod tests {
             assert_eq!(a.indices().to_data(), b.indices().to_data(), "{name}");
             assert_eq!(a.probability().to_data(), b.probability().to_data(), "{name}");
         }
-        // A window without an end, and one beyond every key, on tensors too.
+        // Tensors also support a window of unlimited size, and a window behind every key.
         for pattern in [Pattern::causal(4), Pattern::causal(isize::MAX), Pattern::local(3, isize::MAX)] {
             for kept in [false, true] {
                 let (a, b) = (lists().without(pattern, kept), tensors().without(pattern, kept));
@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(lists().to_host(), rows);
     }
 
-    /// Lists of no slots are those of rows that keep nothing.
+    /// Lists of width 0 have rows that keep nothing.
     #[test]
     fn lists_of_width_0_keep_their_rows() {
         let shape = MaskShape::new([1, 2, 3, 11]);

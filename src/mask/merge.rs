@@ -5,14 +5,15 @@ use super::{Chosen, Kept, KeyIndices, Mask, MaskError, MaskForm, MaskShape, Patt
 impl<B: Backend> Mask<B> {
     /// The union of two masks.
     ///
-    /// A key kept by both has the larger probability; where both *sampled* it, with probabilities `a` and `b` below 1,
-    /// the draws were independent and it has `a + b - ab`. Merging is commutative, associative up to rounding, and never
-    /// lowers a weight.
+    /// A key that both masks keep gets the larger probability. If both *sampled* it, with probabilities `a` and `b`
+    /// below 1, it gets `a + b - ab`, because the draws were independent. Merging is commutative, and it is associative
+    /// up to rounding. It never lowers a weight.
     ///
-    /// Patterns merge to a pattern, a narrow pattern and rows to rows; other pairs are merged in dense form.
+    /// Two patterns merge to a pattern where possible. A pattern that keeps at most half of the keys merges with lists
+    /// to lists. Other pairs are merged in dense form, unless one of the masks is full or empty.
     ///
     /// # Errors
-    /// If the shapes differ, or the device or memory cannot hold the dense form where it is needed.
+    /// If the shapes differ, or if the dense form is needed and the device or memory cannot hold it.
     pub fn merge(&self, other: &Self) -> Result<Self, MaskError> {
         if self.shape() != other.shape() {
             return Err(MaskError::Shape {
@@ -38,7 +39,7 @@ impl<B: Backend> Mask<B> {
         Ok(Self::with_form(self.shape(), form, &self.device()))
     }
 
-    /// The union with rows that share no key with this mask, which needs no look for duplicates.
+    /// The union with lists that share no key with this mask, so that no duplicates need to be found.
     pub(crate) fn merge_disjoint(&self, rows: &[Vec<Kept>]) -> Result<Self, MaskError> {
         let added = Self::from_host_rows(self.shape(), rows, &self.device());
         let MaskForm::Indices(new) = added.form() else {
@@ -57,7 +58,7 @@ impl<B: Backend> Mask<B> {
         Ok(Self::with_form(self.shape(), form, &self.device()))
     }
 
-    /// The union with chosen keys of which this mask keeps none.
+    /// The union with chosen keys. This mask keeps none of them.
     pub(crate) fn with_chosen(&self, chosen: &Chosen) -> Result<Self, MaskError> {
         let pattern = match self.form() {
             MaskForm::Empty => None,
@@ -67,7 +68,8 @@ impl<B: Backend> Mask<B> {
         Ok(Self::from_chosen(self.shape(), pattern, chosen, &self.device()))
     }
 
-    /// The union of a pattern and chosen keys of which it keeps none, as lists, however many keys the pattern keeps.
+    /// The union of a pattern and chosen keys that the pattern does not keep. It consists of lists, even if the pattern
+    /// keeps most keys.
     pub(crate) fn from_chosen(shape: MaskShape, pattern: Option<Pattern>, chosen: &Chosen, device: &B::Device) -> Self {
         match KeyIndices::from_chosen(shape, pattern, chosen, device) {
             Some(rows) => Self::with_form(shape, MaskForm::Indices(rows), device),
@@ -87,12 +89,12 @@ impl<B: Backend> Mask<B> {
         Ok(MaskForm::Dense(larger.mask_where(both_sampled, independent)))
     }
 
-    /// Whether a pattern keeps at most half of the keys; lists of more would be larger than weights.
+    /// Whether a pattern keeps at most half of the keys. Lists of more keys would be larger than dense weights.
     fn is_narrow(&self, pattern: Pattern) -> bool {
         pattern.sink.saturating_add(pattern.window) <= self.shape().keys / 2
     }
 
-    /// A pattern as lists, or `None` where it is not [narrow](Self::is_narrow).
+    /// A pattern as lists. `None` if the pattern is not [narrow](Self::is_narrow).
     fn pattern_rows(&self, pattern: Pattern) -> Option<KeyIndices<B>> {
         let shape = self.shape();
         if !self.is_narrow(pattern) {

@@ -1,4 +1,4 @@
-//! Which keys each query keeps, and with what probability.
+//! The keys that each query keeps, and the probability with which each key is kept.
 
 mod apply;
 mod chosen;
@@ -24,14 +24,15 @@ pub use key_indices::KeyIndices;
 pub use pattern::Pattern;
 pub use shape::MaskShape;
 
-/// For each query, which keys it keeps and with what probability each was kept.
+/// The keys that each query keeps, and the probability with which each key is kept.
 ///
-/// A weight of 0 means not kept, 1 kept for certain, and `p` in between *sampled* with probability `p`: attention
-/// divides such a key's share by `p`, which makes the sampled sums unbiased. A mask says nothing of what a query may
-/// *see*: that is [Visibility](crate::attention::Visibility), and attention applies both.
+/// A weight of 0 means that the key is not kept. A weight of 1 means that it is kept for certain. A weight `p` in
+/// between means that it was *sampled* with probability `p`. Attention divides the share of a sampled key by `p`, which
+/// makes the sampled sums unbiased. A mask does not say which keys a query may *see*. This is given by
+/// [Visibility](crate::attention::Visibility), and attention applies both.
 ///
-/// A mask is a value: no operation changes the mask it is called on. It is held in the cheapest [form](MaskForm) that
-/// can say it, and every operation works on every form.
+/// A mask is a value: no operation changes the mask on which it is called. It is stored in the cheapest
+/// [form](MaskForm) that can represent it, and every operation works on every form.
 ///
 /// # Example
 /// ```
@@ -54,14 +55,14 @@ pub struct Mask<B: Backend> {
     device: B::Device,
 }
 
-/// How a [Mask] is held.
+/// How a [Mask] is stored.
 #[derive(Debug, Clone)]
 pub enum MaskForm<B: Backend> {
-    /// No key is kept in any row.
+    /// No row keeps a key.
     Empty,
-    /// Every key is kept for certain in every row.
+    /// Every row keeps every key, with probability 1.
     Full,
-    /// Kept by position, the same in every head; never materialised.
+    /// Keys that are kept by position, the same in every head, in closed form.
     Pattern(Pattern),
     /// Lists of kept keys.
     Indices(KeyIndices<B>),
@@ -70,7 +71,7 @@ pub enum MaskForm<B: Backend> {
 }
 
 impl<B: Backend> Mask<B> {
-    /// A mask that keeps nothing. Attention through it is 0: it is not the absence of a mask.
+    /// A mask that keeps no key. Attention through it is 0, so it differs from having no mask.
     pub fn empty(shape: MaskShape, device: &B::Device) -> Self {
         Self::with_form(shape, MaskForm::Empty, device)
     }
@@ -88,12 +89,12 @@ impl<B: Backend> Mask<B> {
     /// A mask from lists of kept keys.
     ///
     /// # Errors
-    /// If a shape does not fit, an index is neither a key nor -1, a row names a key twice, or a probability is not in
-    /// (0, 1]; or if there can be no mask of the shape. The lists are read back to check this.
+    /// If a shape does not fit, an index is neither a key nor -1, a row has a key twice, or a probability is not in
+    /// (0, 1]. Also if no mask can have this shape. The lists are read back to check this.
     pub fn from_indices(shape: MaskShape, rows: KeyIndices<B>) -> Result<Self, MaskError> {
         rows.validate(shape)?;
         let device = rows.device();
-        // Lists of no slots need no tensors, which some backends cannot have without elements.
+        // Lists without slots are stored as empty, because some backends have no tensors without elements.
         let form = if rows.width() == 0 { MaskForm::Empty } else { MaskForm::Indices(rows) };
         Ok(Self::with_form(shape, form, &device))
     }
@@ -101,7 +102,7 @@ impl<B: Backend> Mask<B> {
     /// A mask from weights, `[batch, heads, queries, keys]`, each in [0, 1].
     ///
     /// # Errors
-    /// If a weight is outside [0, 1] or is not a number. The tensor is read back to check this.
+    /// If a weight is outside [0, 1] or NaN. The tensor is read back to check this.
     pub fn from_dense(weights: Tensor<B, 4>) -> Result<Self, MaskError> {
         let shape = MaskShape::new(weights.dims());
         let host = weights.to_data().convert::<f32>();
@@ -120,7 +121,7 @@ impl<B: Backend> Mask<B> {
     }
 
     pub(crate) fn with_form(shape: MaskShape, form: MaskForm<B>, device: &B::Device) -> Self {
-        // Where there is no pair none is kept, and burn's operations have no place for tensors without numbers.
+        // Without pairs no key is kept, and burn's operations do not support tensors without elements.
         let form = match form {
             MaskForm::Full => MaskForm::Full,
             _ if shape.dims().contains(&0) => MaskForm::Empty,
@@ -134,22 +135,22 @@ impl<B: Backend> Mask<B> {
         self.shape
     }
 
-    /// The form in which the mask is held.
+    /// The form in which the mask is stored.
     pub fn form(&self) -> &MaskForm<B> {
         &self.form
     }
 
-    /// Where the mask's tensors live, or would live.
+    /// The device of the mask's tensors. They are created there if they do not exist yet.
     pub fn device(&self) -> B::Device {
         self.device.clone()
     }
 
-    /// Whether the mask is held as [full](MaskForm::Full).
+    /// Whether the mask is stored as [full](MaskForm::Full).
     pub fn is_full(&self) -> bool {
         matches!(self.form, MaskForm::Full)
     }
 
-    /// Whether the mask is held as [empty](MaskForm::Empty).
+    /// Whether the mask is stored as [empty](MaskForm::Empty).
     pub fn is_empty(&self) -> bool {
         matches!(self.form, MaskForm::Empty)
     }

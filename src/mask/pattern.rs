@@ -1,20 +1,20 @@
 use std::ops::Range;
 
-/// Keys kept by position alone, in closed form: the first `sink` keys of the sequence, and the `window` keys that end
-/// with the query's own position.
+/// Keys that are kept by position alone, in closed form. These are the first `sink` keys of the sequence, and the
+/// `window` keys up to and including the query's own position.
 ///
-/// Row `i` stands at position `offset + i` and keeps key `j` if `j < sink`, or if
-/// `position - window < j <= position`. It is three integers whatever the number of queries and keys.
+/// Row `i` is at position `offset + i`. It keeps key `j` if `j < sink`, or if `position - window < j <= position`. A
+/// pattern is three integers for any number of queries and keys.
 ///
-/// The sink is kept in every row, also where the row's position lies before it: what a query may not *see* is the
-/// concern of [Visibility](crate::attention::Visibility), not of the mask.
+/// Every row keeps the whole sink, even the part of it that lies after the row's position. Which keys a query may *see*
+/// is given by [Visibility](crate::attention::Visibility), not by the mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pattern {
-    /// How many keys are kept at the start of the sequence.
+    /// The number of keys that are kept at the start of the sequence.
     pub sink: usize,
-    /// How many keys are kept up to and including the query's own position. [`usize::MAX`]: all of them.
+    /// The number of keys that are kept up to and including the query's own position. [`usize::MAX`] keeps all of them.
     pub window: usize,
-    /// The position of the first query (negative when there are more queries than keys).
+    /// The position of the first query. It is negative if there are more queries than keys.
     pub offset: isize,
 }
 
@@ -34,7 +34,7 @@ impl Pattern {
         Self::local(usize::MAX, offset)
     }
 
-    /// The keys of one row: two ascending, disjoint ranges, either of which may be empty.
+    /// The keys of a row, as two ascending, disjoint ranges. Either range may be empty.
     pub fn row(&self, row: usize, keys: usize) -> [Range<usize>; 2] {
         let sink = self.sink.min(keys);
         let after = self.position(row).saturating_add(1);
@@ -49,7 +49,7 @@ impl Pattern {
         .map(|range| if range.is_empty() { 0..0 } else { range })
     }
 
-    /// The keys that any row of `rows` keeps: two ascending, disjoint ranges.
+    /// Two ascending, disjoint ranges that contain every key that a row of `rows` keeps.
     pub fn columns(&self, rows: Range<usize>, keys: usize) -> [Range<usize>; 2] {
         if rows.is_empty() {
             return [0..0, 0..0];
@@ -57,7 +57,7 @@ impl Pattern {
         let sink = self.sink.min(keys);
         let start = end_minus(self.position(rows.start).saturating_add(1), self.window, keys);
         let end = clamp(self.position(rows.end), keys);
-        if start >= end {
+        if start >= end || self.window == 0 {
             [0..sink, 0..0]
         } else if start <= sink {
             [0..sink.max(end), 0..0]
@@ -78,22 +78,22 @@ impl Pattern {
         self.offset.saturating_add_unsigned(row)
     }
 
-    /// A pattern that keeps the same of some first rows and keys, and whose numbers are no larger than theirs call for:
-    /// what fits in an integer of the backend.
+    /// A pattern that keeps the same keys, for the first `rows` rows and the first `keys` keys. Its numbers are at most
+    /// `rows + keys`, so that they fit in the integers of the backend.
     pub(super) fn within_reach(&self, rows: usize, keys: usize) -> Self {
         let sink = self.sink.min(keys);
-        // Behind the last key only how far the window reaches back into the keys counts.
+        // If the offset is beyond the last key, only the part of the window that reaches back to the keys counts.
         let beyond = usize::try_from(self.offset).map_or(0, |offset| offset.saturating_sub(keys));
-        // No row is further from a key than this.
+        // The distance between a row and a key is at most this.
         let furthest = keys.saturating_add(rows);
         let window = self.window.saturating_sub(beyond).min(furthest);
-        // Further to the left than there are rows, no row reaches the first key.
+        // If the offset is `-rows` or less, no row reaches the first key.
         let first = isize::try_from(rows).map_or(isize::MIN, |rows| -rows);
         Self { sink, window, offset: self.offset.saturating_sub_unsigned(beyond).max(first) }
     }
 
-    /// The union with another pattern, if it is a pattern: it is unless both have a window and differ in the position
-    /// of the first query.
+    /// The union with another pattern. `None` if the union is not a pattern, because both have a window and their
+    /// offsets differ.
     pub fn union(&self, other: &Self) -> Option<Self> {
         let offset = match (self.window, other.window) {
             (0, _) => other.offset,
@@ -104,8 +104,8 @@ impl Pattern {
         Some(Self { sink: self.sink.max(other.sink), window: self.window.max(other.window), offset })
     }
 
-    /// What it keeps of a sliding window, if that is a pattern: it is not where a sink reaches into the window, or the
-    /// two windows stand at different positions.
+    /// The keys that both this pattern and the sliding window `seen` keep. `None` if these keys are not a pattern. This
+    /// is the case if the two offsets differ, or if there is a sink and this pattern's window is smaller than `seen`.
     pub(crate) fn within(&self, seen: Self) -> Option<Self> {
         let aligned = self.offset == seen.offset;
         match self {
@@ -177,6 +177,8 @@ mod tests {
         let pattern = Pattern { sink: 2, window: 4, offset: 5 };
         assert_eq!(pattern.columns(1..3, 20), [0..2, 3..8]);
         assert_eq!(pattern.columns(0..1, 20), [0..6, 0..0]);
+        // Without a window there is nothing but the sink, however many rows there are.
+        assert_eq!(Pattern::sink(3).columns(4..8, 20), [0..3, 0..0]);
     }
 
     #[test]

@@ -4,14 +4,15 @@ use burn::tensor::backend::Backend;
 
 use super::{Mask, MaskForm};
 
-/// From nothing kept to everything kept.
+/// The characters from no pair kept to all pairs kept.
 const SHADES: [char; 5] = ['.', '░', '▒', '▓', '█'];
 
 impl<B: Backend> Mask<B> {
-    /// One head of the mask as text: a line for a group of queries, a character for a group of keys, darker where more
-    /// of the pairs are kept (`.` none, `█` all).
+    /// One head of the mask as text. A line is a group of queries, and a character in it is a group of keys. The
+    /// character is darker the more of its pairs are kept (`.` none, `█` all).
     ///
-    /// At most `size` lines and `size` characters a line; `None` if the batch or the head does not exist.
+    /// There are at most `size` lines with at most `size` characters each. `None` if the batch or the head does not
+    /// exist.
     ///
     /// ```text
     /// █.......

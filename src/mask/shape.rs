@@ -32,7 +32,7 @@ impl MaskShape {
         self.rows().saturating_mul(self.keys)
     }
 
-    /// Checks that every key has an index of 31 bits and the pairs can be counted.
+    /// Checks that every key has an index of 31 bits and that the pairs can be counted.
     pub(crate) fn check(&self) -> Result<(), MaskError> {
         match i32::try_from(self.keys).is_ok() && isize::try_from(self.pairs()).is_ok() {
             true => Ok(()),
@@ -40,8 +40,8 @@ impl MaskShape {
         }
     }
 
-    /// Checks that memory can hold some bytes for each pair. What is as large as the memory of a computer is asked for
-    /// and given back, since a computer that lacks memory later ends the program.
+    /// Checks that memory can hold a number of bytes for each pair. More than 1 GiB is allocated and freed again for
+    /// this check, because running out of memory later would end the program.
     pub(crate) fn check_memory(&self, what: &'static str, bytes: usize) -> Result<(), MaskError> {
         const SMALL: usize = 1 << 30;
         let bytes = self.pairs().saturating_mul(bytes);

@@ -27,17 +27,17 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptiveSamplingConfig {
-    /// Size of the pilot sample: a count of at least 1, or a fraction in (0, 1) of the keys left over. At least two keys
+    /// Size of the pilot sample: a count of at least 1, or a fraction in (0, 1) of the population. At least two keys
     /// are drawn. 0 switches sampling off.
     pub base_rate_sampling: Size,
-    /// The relative error of the softmax denominator to keep to, in (0, 1).
+    /// The bound on the relative error of the softmax denominator, in (0, 1).
     pub epsilon: f64,
-    /// How often each tail of the error may exceed it, in (0, 1).
+    /// The probability with which each tail of the error may exceed `epsilon`, in (0, 1).
     pub delta: f64,
     /// How many keys at the start are never drawn, because a sink keeps them: a count, or a fraction in [0, 1].
     pub init_offset: Size,
-    /// How many keys at the end of those that a query sees are never drawn, because a window keeps them: a count, or a
-    /// fraction in [0, 1].
+    /// How many of the last keys that a query sees are never drawn, because a window keeps them: a count, or a fraction
+    /// in [0, 1].
     pub local_offset: Size,
     /// Draw with replacement and count how often a key was drawn. Default: false.
     #[serde(default)]
@@ -45,19 +45,19 @@ pub struct AdaptiveSamplingConfig {
 }
 
 impl AdaptiveSamplingConfig {
-    /// The keys that may be drawn for a query that sees all keys: all but those at the start and at the end. Empty if the
+    /// The keys that may be drawn for a query that sees all keys: the keys between the two offsets. Empty if the
     /// offsets meet.
     pub fn range(&self, keys: usize) -> Range<usize> {
         self.range_of_row(keys, keys)
     }
 
-    /// The same for a query that sees no key from `end` on. Fractions are of all `keys`.
+    /// The same for a query that sees only keys before `end`. Fractions refer to all `keys`.
     pub fn range_of_row(&self, end: usize, keys: usize) -> Range<usize> {
         let end = end.saturating_sub(self.local_offset.floor_of(keys));
         self.init_offset.floor_of(keys).min(end)..end
     }
 
-    /// The size of the pilot sample from a number of keys: at least two, at most all.
+    /// The size of the pilot sample from a population of `keys` keys: at least two keys, at most all of them.
     pub fn base_count(&self, keys: usize) -> usize {
         self.base_rate_sampling.floor_of(keys).max(2).min(keys)
     }
@@ -93,20 +93,21 @@ impl AdaptiveSamplingConfig {
     }
 }
 
-/// Draws as many keys as each query needs for an (epsilon, delta) bound on its softmax denominator
+/// Draws the number of keys that each query needs for an (epsilon, delta) bound on its softmax denominator
 /// ([vAttention](https://arxiv.org/abs/2510.05688)).
 ///
 /// In each row, the population is the visible keys between the two offsets that no earlier masker kept. A pilot sample
-/// of it gives the standard deviation of the exponentials, and with the exponentials of the kept keys an estimate of the
-/// denominator; from these follows the [budget](AdaptiveBudget). The pilot is extended to the budget without
-/// replacement, so that a budget of the whole population is exact.
+/// of the population gives the standard deviation of the exponentials. Together with the kept keys it also gives an
+/// estimate of the denominator. The [budget](AdaptiveBudget) follows from both. The pilot is extended to the budget
+/// without replacement, so that a budget of the whole population gives the exact result.
 ///
-/// What the bound promises: the quantile is one-sided, as published. Each tail of the error exceeds `epsilon` with
-/// probability `delta` at most, both together with `2 delta`, as far as the sample mean is normal and the pilot has seen
-/// the spread. It has not where few unkept keys hold most of the mass: put a top-k before it. Keys between the offsets
-/// and what sink and window keep are reached by nothing: let the offsets be the sizes of those.
+/// The quantile is one-sided, as published. Each tail of the error exceeds `epsilon` with probability at most `delta`,
+/// and both tails together with probability at most `2 delta`. This holds if the sample mean is normally distributed
+/// and the pilot sample shows the true spread. The pilot misses the spread if a few keys that are not kept hold most of
+/// the mass, so put a top-k before this masker. A key inside an offset is never drawn, and is lost if no sink or window
+/// keeps it. Set the offsets to the sizes of the sink and the window.
 ///
-/// A row with a range of fewer than two keys keeps all that it sees.
+/// A row with fewer than two keys between the offsets keeps all keys that it sees.
 ///
 /// Should be created with [AdaptiveSamplingConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -115,7 +116,7 @@ pub struct AdaptiveSampling {
     budget: AdaptiveBudget,
 }
 
-/// How many keys to draw so that an estimated sum keeps to a relative error.
+/// The number of keys to draw so that an estimated sum stays within a relative error.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdaptiveBudget {
     quantile: f64,
@@ -125,7 +126,8 @@ pub struct AdaptiveBudget {
 impl AdaptiveBudget {
     /// The rule for a relative error `epsilon` that each tail exceeds with probability `delta`. Both are in (0, 1).
     pub fn new(epsilon: f64, delta: f64) -> Self {
-        // A delta above one half asks for nothing; its negative quantile must not be squared into a demand.
+        // A delta above one half has a negative quantile and needs no keys. The quantile is set to 0, because the
+        // budget squares it.
         let quantile = Normal::standard().inverse_cdf(1.0 - delta).max(0.0);
         Self { quantile, epsilon }
     }
@@ -138,12 +140,12 @@ impl AdaptiveBudget {
     /// `(quantile * deviation * population / (epsilon * denominator))^2` keys, rounded up, at least `base` and at most
     /// `population`.
     ///
-    /// `deviation` is the standard deviation of the exponentials over the population, `denominator` the estimate of
-    /// their sum with that of the kept keys.
+    /// `deviation` is the standard deviation of the exponentials over the population. `denominator` is the estimated
+    /// sum of the exponentials of the population and of the kept keys.
     pub fn keys(&self, deviation: f64, denominator: f64, population: usize, base: usize) -> usize {
         let error = self.epsilon * denominator;
         let root = self.quantile * deviation * population as f64 / error;
-        // `as` saturates: an infinite demand, from a denominator of 0, is the whole population.
+        // `as` saturates: a denominator of 0 gives an infinite demand, and so the whole population.
         let demand = if root.is_nan() { 0 } else { (root * root).ceil() as usize };
         demand.max(base).min(population)
     }
@@ -170,7 +172,7 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
             return Ok(mask);
         }
         let (shape, device) = (inputs.mask_shape(), inputs.device());
-        // No row sees more than all keys.
+        // A row that sees all keys has the longest range. If even this range is too short, every row keeps everything.
         if self.config.range(shape.keys).len() < 2 {
             return Ok(Mask::full(shape, &device));
         }
@@ -199,7 +201,7 @@ impl<B: Backend> Masker<B> for AdaptiveSampling {
 }
 
 impl AdaptiveSampling {
-    /// The pilot, extended to the budget that it asks for.
+    /// Draws the pilot sample and extends it to the budget that follows from it.
     fn draw(&self, row: usize, residual: &Residual, logits: &ExactLogits, rng: &mut impl Rng) -> Vec<Kept> {
         let population = &residual.population;
         if population.len() < 2 {

@@ -16,7 +16,7 @@ use crate::{
     scorer::{self, BuiltInScorer, BuiltInScorerRecord, Oracle},
 };
 
-/// The library's maskers as a burn module, which is what a [MaskerChain](super::MaskerChain) is made of.
+/// A masker of the library as a burn module. A [MaskerChain](super::MaskerChain) consists of these.
 ///
 /// Should be created with [from_config](Self::from_config).
 #[derive(Module, Debug)]
@@ -72,17 +72,22 @@ pub(super) const NAMES: [&str; 18] = [
     "verified_sampling",
 ];
 
+/// The advice for a masker that a program registered itself, at the end of the error message.
+const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build such a masker in code, and give it to the \
+                      layer's `with_maskers` or to the configuration's `try_init_with`";
+
 impl<B: Backend> BuiltInMasker<B> {
     /// The names of the maskers in configurations, in alphabetical order.
     pub fn names() -> &'static [&'static str] {
         &NAMES
     }
 
-    /// The masker of a configuration, `{"type": "sink", "sink_size": 4}`. Its scorers are the library's too.
+    /// Builds the masker of a configuration, such as `{"type": "sink", "sink_size": 4}`. Its scorers must be the
+    /// library's scorers.
     ///
     /// # Errors
-    /// If the type is none of the [names](Self::names), a field is missing, unknown or of the wrong type, a value makes no
-    /// sense, or a file cannot be used.
+    /// If the type is not one of the [names](Self::names), a field is missing, unknown or of the wrong type, a value is
+    /// not allowed, or a file cannot be used.
     pub fn from_config(named: &NamedConfig, context: &Context<B>) -> Result<Self, ConfigError> {
         let scorer = |named: &NamedConfig| BuiltInScorer::from_config(named, context);
         let oracle = || BuiltInScorer::Oracle(Oracle::default());
@@ -119,7 +124,7 @@ impl<B: Backend> BuiltInMasker<B> {
             }
             unknown => {
                 let (found, known) = (unknown.to_owned(), NAMES.join(", "));
-                return Err(ConfigError::UnknownType { part: "masker", found, known });
+                return Err(ConfigError::UnknownType { part: "masker", found, known, advice: ADVICE });
             }
         })
     }
@@ -143,7 +148,8 @@ impl<B: Backend> BuiltInMasker<B> {
     }
 }
 
-/// What a record is of, with what its scorers are: enough to tell whether burn can load it.
+/// The kinds of a record's masker and of its scorers, as a text. burn can load a record only into a masker of the same
+/// kinds.
 pub(super) fn kind_of_record<B: Backend>(record: &BuiltInMaskerRecord<B>) -> String {
     use BuiltInMaskerRecord as Record;
     let over = |name: &str, scorer: &BuiltInScorerRecord<B>| format!("{name} over {}", scorer::kind_of_record(scorer));

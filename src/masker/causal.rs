@@ -14,7 +14,7 @@ pub struct CausalConfig {}
 
 /// Keeps every key up to and including the query's own position.
 ///
-/// Under causal [visibility](crate::attention::Visibility) it is dense attention; under full visibility it is what makes
+/// Under causal [visibility](crate::attention::Visibility) it gives dense attention. Under full visibility it makes
 /// attention causal.
 ///
 /// Should be created with [CausalConfig].

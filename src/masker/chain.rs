@@ -20,9 +20,9 @@ use crate::{
 /// as if they were not there to any of these. A record fits a chain of the same maskers in the same order only:
 /// [try_load_record](Self::try_load_record) returns an error for another, which `load_record` panics with.
 ///
-/// Without maskers it keeps every key: dense attention. A method with phases or layers has a chain for each, of which one
-/// is at work in a call, by the [phase](AttentionInputs::phase) and the [layer](AttentionInputs::layer) of the inputs; a
-/// record has the maskers of all chains one after the other. One's own maskers are put into a layer as their own type, or in a
+/// Without maskers it keeps every key: dense attention. A method with phases or layers has several chains. The
+/// [phase](AttentionInputs::phase) and the [layer](AttentionInputs::layer) of the inputs decide which of them runs. A record
+/// holds the maskers of all chains, one chain after the other. One's own maskers are put into a layer as their own type, or in a
 /// tuple with others: a tuple of maskers is a masker.
 ///
 /// Should be created with [MaskerChainConfig].
@@ -56,7 +56,7 @@ impl<B: Backend> MaskerChain<B> {
         Ok(Self::of(maskers, choice))
     }
 
-    /// Maskers of which some are at work in a call. In each chain at most one samples.
+    /// The maskers of all chains, and the choice of those that run in a call. At most one masker of each chain samples.
     pub(super) fn of(maskers: Vec<BuiltInMasker<B>>, choice: Choice) -> Self {
         Self { maskers: Maskers { all: maskers, choice } }
     }
@@ -66,8 +66,8 @@ impl<B: Backend> MaskerChain<B> {
         Self::of(Vec::new(), Choice::all(0))
     }
 
-    /// The maskers in their order. Of a method with phases or layers those of all chains: of `prefill`, of `decode`, and of
-    /// the `layers` that the chain is for.
+    /// The maskers in their order. For a method with phases or layers, these are the maskers of all chains that were built:
+    /// `prefill`, then `decode`, then `layers`.
     pub fn maskers(&self) -> &[BuiltInMasker<B>] {
         &self.maskers.all
     }
@@ -77,12 +77,12 @@ impl<B: Backend> MaskerChain<B> {
         self.maskers.all
     }
 
-    /// Whether some of the maskers are at work in one [phase](Phase) only.
+    /// Whether some of the maskers run in one [phase](Phase) only.
     pub fn has_phases(&self) -> bool {
         self.maskers.choice.has_phases()
     }
 
-    /// The maskers, and which of them are at work in a call.
+    /// The maskers, and the choice of those that run in a call.
     pub(crate) fn into_parts(self) -> (Vec<BuiltInMasker<B>>, Choice) {
         (self.maskers.all, self.maskers.choice)
     }
@@ -118,7 +118,7 @@ impl<B: Backend> MaskerChain<B> {
         };
         phases.into_iter().fold(content, |content, (phase, maskers)| {
             let name = format!("{layer}{phase}");
-            // A list says by having no maskers that it is dense.
+            // A list without maskers shows nothing.
             if maskers.is_empty() && !name.is_empty() {
                 return content.add(name.trim_end(), &"dense".to_owned());
             }

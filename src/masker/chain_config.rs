@@ -12,14 +12,14 @@ use super::{
 };
 use crate::io::from_json;
 
-/// Configuration of [MaskerChain]: what stands in a method file.
+/// Configuration of [MaskerChain], and the content of a method file.
 ///
-/// A list is one chain for every call:
+/// A list of maskers holds for every call:
 /// ```json
 /// [{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 256}]
 /// ```
 ///
-/// An object has chains by [phase](crate::attention::Phase) and by layer, with at least one of these keys:
+/// An object has lists of maskers by [phase](crate::attention::Phase) and by layer:
 /// ```json
 /// {
 ///     "prefill": [],
@@ -29,17 +29,19 @@ use crate::io::from_json;
 /// }
 /// ```
 ///
-/// - `prefill`, `decode`: the maskers of the phase. A phase that is missing, or has none, is dense.
-/// - `dense_layers`: layers that are dense in both phases. They win over `prefill` and `decode`.
-/// - `layers`: the maskers of single layers, which win over all else: a list for both phases, or an object with `prefill`
-///   and `decode`, of which one that is missing is dense.
+/// - `prefill`, `decode`: the maskers of the phase. A phase without maskers is dense.
+/// - `dense_layers`: layers that are dense in both phases. They take precedence over `prefill` and `decode`.
+/// - `layers`: the maskers of single layers. They take precedence over all other keys. A value is a list for both phases, or
+///   an object with `prefill` and `decode`.
 ///
-/// Layers know their index by the `layer` of their configuration. The phase is a property of the call: the first call into
-/// an empty cache is a prefill, a later one with one query is decoding, and a later one with more queries is a prefill,
-/// unless the caller [says otherwise](crate::nn::GqaInput::phase). Without a cache a call is a prefill.
+/// All keys are optional, but an object must have at least one of them.
 ///
-/// The chains of the two phases remember keys apart: one that first sees the keys in a decode step takes all of them in
-/// then.
+/// The `layer` of a layer's configuration is its index. The phase is a property of the call. The first call with an empty
+/// cache is a prefill. A later call is decoding if it has one query, and a prefill if it has more, unless the caller
+/// [sets the phase](crate::nn::GqaInput::phase). A call without a cache is a prefill.
+///
+/// The maskers of each phase have their own memory of the keys. If a scorer sees the keys for the first time in a decode
+/// step, it takes in all of them in that step.
 ///
 /// # Example
 /// ```
@@ -56,20 +58,20 @@ use crate::io::from_json;
 pub struct MaskerChainConfig {
     /// The maskers.
     pub maskers: MaskersConfig,
-    /// The folder from which the maskers name files. It is where the method file lay, and is not saved with it.
+    /// The folder of the files that the maskers name, which is that of the method file. It is not saved.
     #[serde(skip)]
     pub directory: PathBuf,
 }
 
 impl From<MaskersConfig> for MaskerChainConfig {
-    /// Files that the maskers name are looked for from the current folder.
+    /// Paths of files are relative to the current folder.
     fn from(maskers: MaskersConfig) -> Self {
         Self { maskers, directory: PathBuf::new() }
     }
 }
 
 impl From<Vec<NamedConfig>> for MaskerChainConfig {
-    /// Files that the maskers name are looked for from the current folder.
+    /// Paths of files are relative to the current folder.
     fn from(maskers: Vec<NamedConfig>) -> Self {
         MaskersConfig::from(maskers).into()
     }
@@ -79,8 +81,8 @@ impl MaskerChainConfig {
     /// The configuration from the text of a method file. Files that it names are looked for from the current folder.
     ///
     /// # Errors
-    /// If the text is neither a list nor an object of this form, a key is not known, a layer is named twice, or an entry
-    /// has no type.
+    /// If the text is neither a list nor an object of this form, a key is unknown, a layer appears twice, or an entry has no
+    /// type.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
         Self::parse("the text", json, PathBuf::new(), &NAMES.join(", "))
     }
@@ -93,8 +95,8 @@ impl MaskerChainConfig {
         Self::read(path.as_ref(), &NAMES.join(", "))
     }
 
-    /// The chain for all layers, which chooses what holds in a layer by the [layer](crate::attention::AttentionInputs::layer)
-    /// of the inputs.
+    /// The chain for all layers. The [layer](crate::attention::AttentionInputs::layer) of the inputs decides which maskers
+    /// run.
     ///
     /// # Errors
     /// If a type is not known, a field or a value makes no sense, a file cannot be used, or more than one masker samples in
@@ -103,7 +105,7 @@ impl MaskerChainConfig {
         self.init_in(Context::new(device))
     }
 
-    /// The chain of one layer of a model: it has the maskers of that layer, and what it learns is that layer's alone.
+    /// The chain of one layer of a model. It has the maskers and the learned parameters of that layer only.
     ///
     /// # Errors
     /// As [init](Self::init).
@@ -118,7 +120,8 @@ impl MaskerChainConfig {
         Ok(MaskerChain::of(maskers, choice))
     }
 
-    /// The maskers of all chains one after the other, and which of them are at work when: those of one layer, or of all.
+    /// The maskers of all chains, one chain after the other, and the choice of those that run in a call. With a layer, only
+    /// the chains of that layer are built.
     ///
     /// # Errors
     /// If a masker cannot be built, or a chain has two that sample; the error says in which phase of which layer.
@@ -164,8 +167,7 @@ impl MaskerChainConfig {
         Ok((all, choice))
     }
 
-    /// The configuration from the text of a method file; `origin` is what errors call it, and `known` the types that they
-    /// name.
+    /// The configuration from the text of a method file. Errors call the text `origin`, and list the types in `known`.
     pub(super) fn parse(origin: &str, json: &str, directory: PathBuf, known: &str) -> Result<Self, ConfigError> {
         let value = from_json::<Value>(json)
             .map_err(|error| ConfigError::NotAChain { origin: origin.to_owned(), reason: error.to_string() })?;

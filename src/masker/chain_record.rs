@@ -60,8 +60,8 @@ impl<B: Backend> MaskerChain<B> {
     }
 }
 
-/// The maskers of a chain: a list as a burn module, which says what is wrong with a record before burn panics. Which of
-/// them are at work when is the method's, and not in the record.
+/// The maskers of a chain: a list as a burn module, which says what is wrong with a record before burn panics. The
+/// choice of those that run in a call is not in the record.
 #[derive(Debug, Clone)]
 pub(super) struct Maskers<B: Backend> {
     pub all: Vec<BuiltInMasker<B>>,

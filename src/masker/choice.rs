@@ -1,4 +1,4 @@
-//! Which maskers are at work in a call, and what they keep.
+//! The maskers that run in a call, and the keys that they keep.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -10,15 +10,15 @@ use crate::{
     mask::Mask,
 };
 
-/// Which of a list of maskers are at work in which layer and phase.
+/// Which maskers of a list run in which layer and phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
-    /// In all layers that are not named.
+    /// The maskers of all layers that the method does not name.
     pub others: Chains,
-    /// In the layers that are named.
+    /// The maskers of the layers that the method names.
     pub layers: BTreeMap<usize, Chains>,
-    /// Whether the method says nothing of phases and layers. As one masker of several, a list without maskers then adds no
-    /// key; a phase without maskers is dense there too.
+    /// Whether the method is a list. As one masker among others, a list without maskers adds no key, while a phase without
+    /// maskers adds all keys.
     pub is_list: bool,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Choice {
 pub(crate) enum Chains {
     /// The same in both phases.
     Both(Range<usize>),
-    /// Those of each phase, in the order of [Phase::ALL], which remember apart.
+    /// Those of each phase, in the order of [Phase::ALL]. Each phase has its own memory.
     Phases([Range<usize>; 2]),
 }
 
@@ -37,12 +37,12 @@ impl Choice {
         Self { others: Chains::Both(0..count), layers: BTreeMap::new(), is_list: true }
     }
 
-    /// Whether some maskers are at work in one phase only.
+    /// Whether some maskers run in one phase only.
     pub fn has_phases(&self) -> bool {
         self.layers.values().chain([&self.others]).any(|chains| matches!(chains, Chains::Phases(_)))
     }
 
-    /// The maskers of a call, and the phase whose memory they work with, if phases remember apart.
+    /// The maskers of a call, and the phase if its memory is separate from that of the other phase.
     fn of_call<B: Backend>(&self, inputs: &AttentionInputs<B>) -> (Range<usize>, Option<Phase>) {
         match self.layers.get(&inputs.layer()).unwrap_or(&self.others) {
             Chains::Both(maskers) => (maskers.clone(), None),
@@ -53,7 +53,7 @@ impl Choice {
         }
     }
 
-    /// What the maskers keep that are the whole method. Without maskers: all.
+    /// The keys that the maskers of a call keep as the whole method. Without maskers, all keys.
     pub fn mask<'a, B: Backend, T>(
         &self,
         maskers: &'a [T],
@@ -66,7 +66,7 @@ impl Choice {
         state.in_phase(phase, |state| mask_of_all(chosen, inputs, state))
     }
 
-    /// The mask with what the maskers add that are one masker of a method.
+    /// The mask with the keys that the maskers of a call add as one masker among others.
     pub fn add<'a, B: Backend, T>(
         &self,
         maskers: &'a [T],

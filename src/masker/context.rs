@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 use super::ConfigError;
 use crate::scorer::{self, Scorer};
 
-/// What a configuration becomes a masker or a scorer with: a device, the scorers by name, and the folder from which it
-/// names files.
+/// What a configuration needs to build a masker or a scorer: a device, the registered scorers, and the folder to which
+/// file names are relative.
 pub struct Context<B: Backend> {
     device: B::Device,
     directory: PathBuf,
@@ -22,7 +22,7 @@ pub struct Context<B: Backend> {
 }
 
 impl<B: Backend> Context<B> {
-    /// A context with the library's scorers, for files named from the current folder.
+    /// A context with the library's scorers. File names are relative to the current folder.
     pub fn new(device: &B::Device) -> Self {
         Self::with_scorers(device, Arc::new(scorer::built_in()))
     }
@@ -31,24 +31,25 @@ impl<B: Backend> Context<B> {
         Self { device: device.clone(), directory: PathBuf::new(), layer: None, scorers }
     }
 
-    /// The same context for files named from another folder.
+    /// The same context, with file names relative to another folder.
     pub fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = directory.into();
         self
     }
 
-    /// The same context for what one layer of a model alone will use: weights of other layers are not kept.
+    /// The same context for a masker or scorer that only one layer of a model uses. Weights of other layers are then
+    /// not kept.
     pub fn for_layer(mut self, layer: usize) -> Self {
         self.layer = Some(layer);
         self
     }
 
-    /// The layer that alone will use what is made, if it is for one.
+    /// The layer that was set with [for_layer](Self::for_layer), if any.
     pub fn layer(&self) -> Option<usize> {
         self.layer
     }
 
-    /// Where tensors are made.
+    /// The device on which tensors are created.
     pub fn device(&self) -> &B::Device {
         &self.device
     }
@@ -58,7 +59,7 @@ impl<B: Backend> Context<B> {
         self.directory.join(file)
     }
 
-    /// The scorer of a description.
+    /// Builds the scorer of a configuration.
     ///
     /// # Errors
     /// If its type is not registered, or its configuration does not work.
@@ -73,8 +74,8 @@ impl<B: Backend> fmt::Debug for Context<B> {
     }
 }
 
-/// A configuration that says by `"type"` what it is for, and is understood where that type is known:
-/// `{"type": "oracle"}`.
+/// A configuration whose `"type"` names the part that it configures: `{"type": "oracle"}`. The other fields are checked
+/// when the part is built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NamedConfig {
     /// The name under which the part is registered.
@@ -94,7 +95,7 @@ impl NamedConfig {
 
 type Build<B, T> = fn(&NamedConfig, &Context<B>) -> Result<Box<T>, ConfigError>;
 
-/// How parts of one kind, maskers or scorers, are built by name.
+/// The builders of the parts of one kind (maskers or scorers), by name.
 pub(crate) struct Registry<B: Backend, T: ?Sized> {
     kind: &'static str,
     builders: BTreeMap<String, Build<B, T>>,
@@ -107,12 +108,12 @@ impl<B: Backend, T: ?Sized> Clone for Registry<B, T> {
 }
 
 impl<B: Backend, T: ?Sized> Registry<B, T> {
-    /// No parts yet; `kind` is what errors call one.
+    /// An empty registry. Error messages call a part `kind`.
     pub fn new(kind: &'static str) -> Self {
         Self { kind, builders: BTreeMap::new() }
     }
 
-    /// Adds a part under a name, in place of one that had it.
+    /// Adds a part under a name. A part of the same name is replaced.
     pub fn insert(&mut self, name: impl Into<String>, build: Build<B, T>) {
         self.builders.insert(name.into(), build);
     }
@@ -122,18 +123,18 @@ impl<B: Backend, T: ?Sized> Registry<B, T> {
         self.builders.keys().map(String::as_str)
     }
 
-    /// The names of all parts as a text, for errors.
+    /// The names of all parts as one text, for error messages.
     pub fn known(&self) -> String {
         self.names().collect::<Vec<_>>().join(", ")
     }
 
-    /// Makes the part that a configuration names.
+    /// Builds the part that a configuration names.
     pub fn build(&self, named: &NamedConfig, context: &Context<B>) -> Result<Box<T>, ConfigError> {
         match self.builders.get(&named.name) {
             Some(build) => build(named, context),
             None => {
                 let (part, found) = (self.kind, named.name.clone());
-                Err(ConfigError::UnknownType { part, found, known: self.known() })
+                Err(ConfigError::UnknownType { part, found, known: self.known(), advice: "" })
             }
         }
     }
@@ -145,7 +146,7 @@ impl<B: Backend, T: ?Sized> fmt::Debug for Registry<B, T> {
     }
 }
 
-/// The fields of a configuration as its type, with errors that name the field.
+/// Reads the fields of a configuration into its type. Errors name the field.
 pub(crate) fn fields<C: DeserializeOwned>(named: &NamedConfig) -> Result<C, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(named.fields.clone())).map_err(|error| ConfigError::Field {
         part: named.name.clone(),

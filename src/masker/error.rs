@@ -27,27 +27,27 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
-    /// An object in a method has a key that is not known.
+    /// An object in a method has an unknown key.
     #[error("{} has the unknown key \"{key}\"; allowed keys: {allowed}", place_or_method(place))]
     UnknownKey {
-        /// Where the object stands (`layers.5`), `None` for the method as a whole.
+        /// The place of the object, such as `layers.5`. `None` for the whole method.
         place: Option<String>,
         /// The key.
         key: String,
-        /// The keys that are known.
+        /// The allowed keys.
         allowed: String,
     },
-    /// A part of a method is of another form than it must be.
+    /// A part of a method has the wrong form.
     #[error("`{place}` is {found}, but must be {expected}")]
     Form {
-        /// Where it stands: `decode`, `layers.5.prefill`.
+        /// The place of the part, such as `decode` or `layers.5.prefill`.
         place: String,
-        /// What stands there.
+        /// What was found.
         found: String,
         /// What is allowed.
         expected: &'static str,
     },
-    /// A method names a layer twice.
+    /// A layer appears twice in a method.
     #[error("`{field}` names layer {layer} twice")]
     LayerTwice {
         /// `dense_layers` or `layers`.
@@ -55,10 +55,10 @@ pub enum ConfigError {
         /// The layer.
         layer: usize,
     },
-    /// What is wrong with the maskers of a phase or a layer.
+    /// The maskers of a phase or a layer are wrong.
     #[error("`{place}`: {source}")]
     At {
-        /// Where they stand: `decode`, `layers.5`, `layers.5.prefill`.
+        /// The place of the maskers, such as `decode`, `layers.5` or `layers.5.prefill`.
         place: String,
         /// What is wrong.
         source: Box<ConfigError>,
@@ -72,7 +72,7 @@ pub enum ConfigError {
         known: String,
     },
     /// No masker, scorer or other part is registered under this name.
-    #[error("there is no {part} of type \"{found}\"; known types: {known}")]
+    #[error("there is no {part} of type \"{found}\"; known types: {known}{advice}")]
     UnknownType {
         /// What kind of part was asked for.
         part: &'static str,
@@ -80,6 +80,8 @@ pub enum ConfigError {
         found: String,
         /// The registered names.
         known: String,
+        /// What to do with a name that is registered elsewhere; may be empty.
+        advice: &'static str,
     },
     /// A field is missing, unknown, or of the wrong type.
     #[error("\"{part}\", field `{field}`: {reason}")]

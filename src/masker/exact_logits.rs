@@ -8,18 +8,18 @@ use crate::{
     kernels::{HostTensor, cpu::listed_logits, host_tensor},
 };
 
-/// The exact logits of the keys that are asked for, row by row.
+/// Exact logits of the requested keys, row by row.
 pub(crate) enum ExactLogits {
-    /// Computed when they are asked for, from queries and keys where they lie.
+    /// The logits are computed on request, from queries and keys in host memory.
     Listed {
         queries: Box<dyn HostTensor>,
         keys: Box<dyn HostTensor>,
-        /// Queries of each head.
+        /// Number of queries of each head.
         count: usize,
         scale: f64,
         softcap: Option<f64>,
     },
-    /// All of them, where they had to be computed elsewhere: on a device, or with a bias.
+    /// All logits, computed in advance: the tensors are on a device, or the visibility is a tensor.
     All { logits: Vec<f32>, keys: usize },
 }
 
@@ -39,7 +39,7 @@ impl ExactLogits {
         Ok(Self::All { logits: host(visible_logits(inputs)?), keys: shape.keys })
     }
 
-    /// The logits of some keys of a row, counted over batch, heads and queries. The row must see them.
+    /// The logits of some keys of a row. Rows are counted over batch, heads and queries. The row must see the keys.
     pub fn row(&self, row: usize, listed: &[u32]) -> Vec<f32> {
         match self {
             Self::Listed { queries, keys, count, scale, softcap } => {

@@ -1,28 +1,28 @@
-//! The largest values of fields whose memory grows with them: sizes that cannot be are refused before anything is
-//! allocated.
+//! Upper limits of configuration fields that determine how much memory is allocated. A value above its limit is refused
+//! before any memory is allocated.
 
 use super::ConfigError;
 
-/// The range of a field, from 1 on.
+/// The range of a field, from 1 to `most`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     most: usize,
     allowed: &'static str,
 }
 
-/// Hash tables, of which each has directions of the width of a key.
+/// Number of hash tables. Each table has directions of the width of a key.
 pub(crate) const TABLES: Limit = Limit { most: 16_384, allowed: "in 1..=16384" };
-/// Bits of a hash that is held as numbers.
+/// Number of bits of a hash that is stored as numbers.
 pub(crate) const HASH_BITS: Limit = Limit { most: 1_024, allowed: "in 1..=1024" };
-/// Directions of all hash tables together, each of the width of a key.
+/// Number of directions of all hash tables together. Each direction has the width of a key.
 pub(crate) const DIRECTIONS: Limit = Limit { most: 1_048_576, allowed: "in 1..=1048576" };
-/// Keys to a page: the indices of keys have 31 bits.
+/// Number of keys in a page. The indices of keys have 31 bits.
 pub(crate) const PAGE_SIZE: Limit = Limit { most: 1_073_741_824, allowed: "in 1..=1073741824" };
-/// Channels to a part of a key.
+/// Number of channels in a part of a key.
 pub(crate) const CHANNELS: Limit = Limit { most: 65_536, allowed: "in 1..=65536" };
-/// Matrices of a perceptron.
+/// Number of matrices of a perceptron.
 pub(crate) const MATRICES: Limit = Limit { most: 256, allowed: "in 1..=256" };
-/// Width of a perceptron, or bits of a learned signature.
+/// Width of a perceptron, or number of bits of a learned signature.
 pub(crate) const WIDTH: Limit = Limit { most: 65_536, allowed: "in 1..=65536" };
 
 impl Limit {

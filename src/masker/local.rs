@@ -18,9 +18,9 @@ pub struct LocalConfig {
 /// Keeps the keys just before each query: a *sliding window*, as in [Longformer](https://arxiv.org/abs/2004.05150) and
 /// [StreamingLLM](https://arxiv.org/abs/2309.17453).
 ///
-/// Query `i` stands at position `offset + i` ([AttentionInputs::offset]) and keeps the `window_size` keys that end with
-/// that position, in a prefill as in decoding. A window of at least all keys keeps everything, also the keys after the
-/// query where those are visible.
+/// Query `i` is at position `offset + i` ([AttentionInputs::offset]). It keeps the `window_size` keys that end with
+/// that position, in a prefill and in a decode step. A window at least as long as all keys keeps everything, including
+/// visible keys after the query.
 ///
 /// Should be created with [LocalConfig].
 #[derive(Module, Debug, Clone, Copy)]

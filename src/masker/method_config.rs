@@ -1,4 +1,4 @@
-//! What a method file says: a list of maskers, or lists by phase and by layer.
+//! The content of a method file: a list of maskers, or lists of maskers by phase and by layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,23 +12,23 @@ use crate::attention::Phase;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum MaskersConfig {
-    /// The maskers in their order, in every phase of every layer.
+    /// The maskers in their order, for every call.
     List(Vec<NamedConfig>),
-    /// Others by phase and by layer.
+    /// Maskers by phase and by layer.
     Phases(PhasesConfig),
 }
 
-/// Maskers by phase and by layer: the form of a method file that is an object.
+/// Maskers by phase and by layer: the content of a method file that is an object.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PhasesConfig {
-    /// The maskers of a [prefill](Phase::Prefill). Without any it is dense.
+    /// The maskers of a [prefill](Phase::Prefill). Without maskers it is dense.
     pub prefill: Vec<NamedConfig>,
-    /// The maskers of [decoding](Phase::Decode). Without any it is dense.
+    /// The maskers of [decoding](Phase::Decode). Without maskers it is dense.
     pub decode: Vec<NamedConfig>,
-    /// The layers that are dense in both phases.
+    /// The layers that are dense in both phases. They take precedence over the phases.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub dense_layers: BTreeSet<usize>,
-    /// The maskers of single layers, which come before all else.
+    /// The maskers of single layers. They take precedence over all other fields.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub layers: BTreeMap<usize, LayerMaskers>,
 }
@@ -37,13 +37,13 @@ pub struct PhasesConfig {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum LayerMaskers {
-    /// The same in both phases, which remember the keys together.
+    /// The same maskers in both phases, with one memory of the keys.
     Both(Vec<NamedConfig>),
-    /// Those of each phase.
+    /// The maskers of each phase.
     Phases {
-        /// The maskers of a prefill. Without any it is dense.
+        /// The maskers of a prefill. Without maskers it is dense.
         prefill: Vec<NamedConfig>,
-        /// The maskers of decoding. Without any it is dense.
+        /// The maskers of decoding. Without maskers it is dense.
         decode: Vec<NamedConfig>,
     },
 }
@@ -80,10 +80,10 @@ impl<'de> Deserialize<'de> for MaskersConfig {
 }
 
 impl MaskersConfig {
-    /// The maskers of a JSON value. Errors call it `origin`, and name the types that are known.
+    /// The maskers in a JSON value. Errors call the value `origin`, and list the types in `known`.
     ///
     /// # Errors
-    /// If it is of neither form, has an unknown key, names a layer twice, or an entry has no type.
+    /// If the value has neither form, a key is unknown, a layer appears twice, or an entry has no type.
     pub(super) fn from_value(value: Value, origin: &str, known: &str) -> Result<Self, ConfigError> {
         let neither = |reason: String| ConfigError::NotAChain { origin: origin.to_owned(), reason };
         match value {
@@ -142,7 +142,7 @@ impl LayerMaskers {
     }
 }
 
-/// The lists of maskers at work in a method or a layer, each with its place in the file.
+/// The lists of maskers of a layer, each with its place in the file.
 pub(super) enum Lists<'a> {
     /// One list in both phases.
     Both(&'a [NamedConfig], Option<String>),
@@ -151,7 +151,7 @@ pub(super) enum Lists<'a> {
 }
 
 impl MaskersConfig {
-    /// What holds in all layers that are not named.
+    /// The lists of all layers that the method does not name.
     pub(super) fn of_other_layers(&self) -> Lists<'_> {
         match self {
             Self::List(list) => Lists::Both(list, None),
@@ -161,7 +161,7 @@ impl MaskersConfig {
         }
     }
 
-    /// What holds in the layers that are named: `layers` wins over `dense_layers`.
+    /// The lists of the layers that the method names. `layers` takes precedence over `dense_layers`.
     pub(super) fn of_named_layers(&self) -> BTreeMap<usize, Lists<'_>> {
         let Self::Phases(config) = self else { return BTreeMap::new() };
         let dense = config.dense_layers.iter().map(|&layer| (layer, Lists::Both(&[], None)));
@@ -180,7 +180,7 @@ impl MaskersConfig {
     }
 }
 
-/// A result with the place of its error in the file.
+/// Adds the place in the file to an error.
 pub(super) fn at<T>(place: &str, result: Result<T, ConfigError>) -> Result<T, ConfigError> {
     result.map_err(|source| ConfigError::At { place: place.to_owned(), source: Box::new(source) })
 }
@@ -230,7 +230,7 @@ fn layers(value: Value, known: &str) -> Result<BTreeMap<usize, LayerMaskers>, Co
     let Value::Object(fields) = value else { return Err(wrong(kind(&value).to_owned())) };
     let mut layers = BTreeMap::new();
     for (key, value) in fields {
-        // Parsing takes a sign, which no layer has.
+        // `parse` accepts a leading plus sign.
         let digits = key.bytes().all(|byte| byte.is_ascii_digit());
         let Some(layer) = key.parse::<usize>().ok().filter(|_| digits) else {
             return Err(wrong(format!("an object with the key \"{key}\"")));
@@ -247,7 +247,7 @@ fn allowed(keys: &[&str]) -> String {
     format!("allowed keys: {}", keys.join(", "))
 }
 
-/// What a value is, for errors.
+/// The kind of a value, for errors.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

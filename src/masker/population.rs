@@ -1,4 +1,4 @@
-//! The keys of a row that may be drawn, and uniform draws from them, without a list of them.
+//! The keys of a row that may be drawn, and uniform draws from them. The keys are stored as runs, not one by one.
 
 use std::ops::Range;
 
@@ -6,14 +6,14 @@ use rand::{Rng, RngExt};
 
 use crate::attention::RowKeys;
 
-/// The keys of a row that may be drawn, as runs of neighbouring keys: a key is found by its rank among them.
+/// The keys of a row that may be drawn, as runs of neighbouring keys. The rank of a key is its index among these keys.
 #[derive(Debug)]
 pub(crate) struct Population {
     runs: Vec<Run>,
     size: usize,
 }
 
-/// Neighbouring keys.
+/// A run of neighbouring keys.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     first_key: u32,
@@ -71,7 +71,7 @@ impl Population {
         first_key + (rank - first)
     }
 
-    /// The keys of ascending ranks.
+    /// The keys of some ranks, which must be in ascending order.
     fn keys(&self, ranks: impl Iterator<Item = usize>) -> Vec<u32> {
         let mut run = 0;
         ranks
@@ -94,22 +94,23 @@ impl Population {
 #[derive(Debug)]
 pub(crate) struct Sample<'a> {
     population: &'a Population,
-    /// A bit for each rank, set where it was drawn.
+    /// One bit for each rank, set if the rank was drawn.
     drawn: Vec<u64>,
     size: usize,
 }
 
 impl<'a> Sample<'a> {
-    /// No keys yet.
+    /// An empty sample.
     pub fn from(population: &'a Population) -> Self {
         Self { population, drawn: vec![0; population.len().div_ceil(64)], size: 0 }
     }
 
-    /// Draws until there are `size` keys, or all of them if there are fewer.
+    /// Draws until the sample has `size` keys, or all keys if the population is smaller.
     pub fn extend_to(&mut self, size: usize, rng: &mut impl Rng) {
         let count = self.population.len();
         let size = size.min(count);
-        // A rank that was drawn before is drawn again, as long as that is seldom.
+        // A rank that was already drawn is rejected. At most half of the population is drawn this way, so rejections
+        // are rare enough.
         while self.size < size.min(count / 2) {
             let rank = rng.random_range(0..count);
             if !self.is_drawn(rank) {
@@ -118,7 +119,7 @@ impl<'a> Sample<'a> {
         }
         if self.size < size {
             let mut left = (0..count).filter(|&rank| !self.is_drawn(rank)).collect::<Vec<_>>();
-            // Fisher and Yates, stopped early.
+            // A Fisher-Yates shuffle, stopped early.
             for at in 0..size - self.size {
                 let other = rng.random_range(at..left.len());
                 left.swap(at, other);

@@ -28,10 +28,10 @@ use crate::{
 pub struct PpsSamplingConfig {
     /// How many keys to draw for each query: a count of at least 1 or a fraction in (0, 1].
     pub sampling_size: Size,
-    /// What tells the logit of each key. Default: the exact one.
+    /// The scorer that estimates the logit of each key. Default: the exact logit.
     #[serde(default = "oracle")]
     pub scorer: NamedConfig,
-    /// Which share of the draws is uniform, in [0, 1]. Default: 0.5.
+    /// The share of the draws that is uniform, in [0, 1]. Default: 0.5.
     #[serde(default = "half")]
     pub uniform_share: f64,
 }
@@ -44,17 +44,18 @@ fn half() -> f64 {
     0.5
 }
 
-/// Draws keys with probability in proportion to a scorer's estimate of their weight, mixed with the uniform one:
-/// *sampling with probability proportional to size*, with the estimator of
+/// Draws keys by *sampling with probability proportional to size*. The probability of a key is in proportion to a
+/// scorer's estimate of its weight, mixed with a uniform probability. Sums use the estimator of
 /// [Horvitz and Thompson (1952)](https://doi.org/10.1080/01621459.1952.10483446).
 ///
-/// In each row, a visible key that is not kept yet is drawn with probability
-/// `b (u / n + (1 - u) w / sum w)`, with `b` the number to draw, `u` the uniform share, `n` the number of such keys and
-/// `w = exp(score)`; a probability above 1 is 1, and the others are raised so that they still sum to `b`. The draw is
-/// systematic over a random order: exactly `b` keys, each with exactly its probability. The uniform share is the
-/// defence against a scorer that takes a heavy key for a light one; the estimate is unbiased over any.
+/// In each row, a visible key that is not kept yet is drawn with probability `b (u / n + (1 - u) w / sum w)`. Here `b`
+/// is the number of keys to draw, `u` the uniform share, `n` the number of visible keys that are not kept yet, and
+/// `w = exp(score)`. A probability above 1 is set to 1, and the other probabilities are raised so that the sum stays
+/// `b`. The draw is systematic sampling over a random order of the keys. It draws exactly `b` keys, each with exactly
+/// its probability. The estimate is unbiased over any scorer. The uniform share limits the error if the scorer gives a
+/// heavy key a low score.
 ///
-/// Over a scorer that is a burn module it is one too. Should be created with [PpsSamplingConfig].
+/// It is a burn module if its scorer is one. Should be created with [PpsSamplingConfig].
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct PpsSampling<B: Backend, E = Box<dyn Scorer<B>>> {
@@ -75,7 +76,7 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for PpsSampling<B, 
 }
 
 impl PpsSamplingConfig {
-    /// The sampler with its scorer made already.
+    /// The sampler over a scorer that is already built.
     pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<PpsSampling<B, E>, ConfigError> {
         self.sampling_size.validate_positive("sampling_size")?;
         if !(0.0..=1.0).contains(&self.uniform_share) {
@@ -94,8 +95,9 @@ impl<B: Backend> MaskerConfig<B> for PpsSamplingConfig {
 }
 
 impl<B: Backend, E: Scorer<B>> PpsSampling<B, E> {
-    /// The mask with the drawn keys, and what each row drew. The standard error is that of the sum of the scorer's
-    /// weights, relative to that sum, by the approximation of Deville (1999) for samples of fixed size.
+    /// The mask with the drawn keys, and a report of the draws of each row. The standard error is the error of the sum
+    /// of the scorer's weights, relative to this sum. It uses the approximation of Deville (1999) for samples of fixed
+    /// size.
     ///
     /// # Errors
     /// If the scorer cannot work with the inputs.
@@ -121,7 +123,7 @@ fn draw(scores: &[f32], size: usize, uniform_share: f64, rng: &mut impl Rng) -> 
     let (mut keys, others) = numbers_and_others(scores);
     let population = keys.len() + others.len();
     if !others.is_empty() || population <= size {
-        // Where a score is not a number, neither is the sum that the drawn keys would stand for.
+        // If a score is NaN, so is the sum that a sample would estimate. Only the keys with a NaN score are then kept.
         if !others.is_empty() {
             keys = others;
         }
@@ -137,7 +139,8 @@ fn draw(scores: &[f32], size: usize, uniform_share: f64, rng: &mut impl Rng) -> 
         .map(|&key| uniform_share / population as f64 + (1.0 - uniform_share) * weight(key) / total)
         .collect::<Vec<_>>();
     let probabilities = inclusion_probabilities(&shares, size);
-    // A comb of distance 1, thrown once over the probabilities laid end to end.
+    // Systematic sampling: the probabilities are laid end to end as intervals. A key is drawn if its interval contains
+    // one of the points `tooth, tooth + 1, tooth + 2, ...`, whose start is random in [0, 1).
     let mut tooth = rng.random::<f64>();
     let mut end = 0.0;
     let mut kept = Vec::with_capacity(size);
@@ -153,8 +156,8 @@ fn draw(scores: &[f32], size: usize, uniform_share: f64, rng: &mut impl Rng) -> 
     (kept, RowSample { population, drawn: size, standard_error, half_width: standard_error })
 }
 
-/// Probabilities in proportion to the shares, at most 1, that sum to `size`, of which there are more shares. Where a
-/// share is 0 the probability is 0, and if too few are left the sum is lower.
+/// Probabilities in proportion to the shares, each at most 1, that sum to `size`. There must be more shares than
+/// `size`. A share of 0 has the probability 0. The sum is lower than `size` if fewer than `size` shares are positive.
 fn inclusion_probabilities(shares: &[f64], size: usize) -> Vec<f64> {
     let mut certain = vec![false; shares.len()];
     loop {
@@ -181,7 +184,7 @@ fn inclusion_probabilities(shares: &[f64], size: usize) -> Vec<f64> {
     }
 }
 
-/// Deville's estimate of the standard error of the sum of the weights, over the estimated sum.
+/// Deville's estimate of the standard error of the sum of the weights, relative to the estimated sum.
 fn standard_error(kept: &[Kept], weight: impl Fn(u32) -> f64) -> f64 {
     let expanded = kept
         .iter()

@@ -1,4 +1,4 @@
-//! The names under which the Python project has a scorer with a top-k.
+//! Configurations of a top-k together with its scorer, under the names that the Python project uses.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use crate::scorer::{
     Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, Fit, HashConfig, PqConfig, Scorer, ScorerConfig,
 };
 
-/// Configuration of [TopK] over [hash scores](crate::scorer::Hash): HashAttention. The fields are `heavy_size` and those
-/// of [HashConfig].
+/// Configuration of [TopK] over [hash scores](crate::scorer::Hash): HashAttention. The fields are `heavy_size`,
+/// `share_group` and the fields of [HashConfig].
 ///
 /// ```json
 /// {"type": "hash_attention_top_k", "heavy_size": 0.05, "hat_bits": 32, "hat_mlp_layers": 3,
@@ -22,24 +22,24 @@ use crate::scorer::{
 pub struct HashAttentionTopKConfig {
     /// How many keys to add for each query.
     pub heavy_size: Size,
-    /// Length of a signature.
+    /// Length of a signature, in bits.
     pub hat_bits: usize,
     /// Number of matrices of each perceptron.
     pub hat_mlp_layers: usize,
     /// Width between the matrices.
     pub hat_mlp_hidden_size: usize,
-    /// What stands between the matrices.
+    /// The activation between the matrices.
     pub hat_mlp_activation: Activation,
     /// The file with the weights.
     #[serde(default)]
     pub hat_weights: Option<PathBuf>,
-    /// Whether the heads of a group choose together. Default: each for itself.
+    /// Whether the query heads of a GQA group choose their keys together. Default: each head chooses for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
 }
 
-/// Configuration of [TopK] over [outlier channels](crate::scorer::Channels): Double Sparsity. The fields are `heavy_size`
-/// and those of [ChannelsConfig].
+/// Configuration of [TopK] over [outlier channels](crate::scorer::Channels): Double Sparsity. The fields are
+/// `heavy_size`, `share_group` and the fields of [ChannelsConfig].
 ///
 /// ```json
 /// {"type": "double_sparsity_top_k", "heavy_size": 0.05, "sorted_channel_file": "channels.json", "group_factor": 4,
@@ -52,19 +52,19 @@ pub struct DoubleSparsityTopKConfig {
     pub heavy_size: Size,
     /// The JSON file with the channels of each layer and head.
     pub sorted_channel_file: PathBuf,
-    /// One in so many channels is used.
+    /// One in `group_factor` channels is used.
     pub group_factor: usize,
-    /// To how many bits the chosen channels are quantised, in 1..=16; 16: not at all.
+    /// The number of bits to which the chosen channels are quantised, in 1..=16. 16 switches quantisation off.
     pub label_bits: u32,
-    /// By what the channels were sorted.
+    /// The criterion by which the channels were sorted.
     pub channel_selection: ChannelSelection,
-    /// Whether the heads of a group choose together. Default: each for itself.
+    /// Whether the query heads of a GQA group choose their keys together. Default: each head chooses for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
 }
 
-/// Configuration of [TopK] over [quantised products](crate::scorer::Pq): PQCache. The fields are `heavy_size` and those
-/// of [PqConfig].
+/// Configuration of [TopK] over [quantised products](crate::scorer::Pq): PQCache. The fields are `heavy_size`,
+/// `share_group` and the fields of [PqConfig].
 ///
 /// ```json
 /// {"type": "pq_cache", "heavy_size": 0.1, "pq_sub_dim": 32, "pq_bits": 6}
@@ -74,15 +74,15 @@ pub struct DoubleSparsityTopKConfig {
 pub struct PqCacheConfig {
     /// How many keys to add for each query.
     pub heavy_size: Size,
-    /// Channels to a part.
+    /// Number of channels in each part of a key.
     pub pq_sub_dim: usize,
-    /// Bits of a code.
+    /// Number of bits of each code.
     pub pq_bits: u32,
-    /// To which keys the centroids are fitted. Default: to the first 256 of the sequence, and again whenever there are
-    /// twice as many.
+    /// The keys to which the centroids are fitted. Default: the first 256 keys of the sequence. The fit is repeated
+    /// each time the number of keys has doubled.
     #[serde(default)]
     pub fit: Fit,
-    /// Whether the heads of a group choose together. Default: each for itself.
+    /// Whether the query heads of a GQA group choose their keys together. Default: each head chooses for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
 }

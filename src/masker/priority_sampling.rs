@@ -28,7 +28,7 @@ use crate::{
 pub struct PrioritySamplingConfig {
     /// How many keys to keep for each query: a count of at least 1 or a fraction in (0, 1].
     pub k: Size,
-    /// What tells the logit of each key. Default: the exact one.
+    /// The scorer that estimates the logit of each key. Default: the exact logit.
     #[serde(default = "oracle")]
     pub scorer: NamedConfig,
 }
@@ -37,18 +37,21 @@ fn oracle() -> NamedConfig {
     NamedConfig::new("oracle")
 }
 
-/// Keeps a fixed number of keys, the heavy ones nearly always and the light ones in proportion to their weight, so that
-/// no sum is biased: *priority sampling* ([Duffield, Lund and Thorup, 2007](https://doi.org/10.1145/1314690.1314696)),
-/// in attention known as the softmax lift.
+/// Keeps a fixed number of keys by *priority sampling* ([Duffield, Lund and Thorup,
+/// 2007](https://doi.org/10.1145/1314690.1314696)). Heavy keys are kept nearly always, and light keys with a
+/// probability in proportion to their weight. Sums over the kept keys are unbiased. In attention the method is known as
+/// the softmax lift.
 ///
-/// In each row, every visible key that is not kept yet has the weight `w = exp(score)`, and the priority `w / u` for
-/// `u` uniform in (0, 1]: its score plus an exponential. The `k` highest priorities are kept, and with `t` the next one,
-/// each with probability `min(1, w / t)`. A row with no more than `k` keys left keeps them all.
+/// In each row, every visible key that is not kept yet has the weight `w = exp(score)` and the priority `w / u`, with
+/// `u` uniform in (0, 1]. The logarithm of the priority is the score plus an exponential random number. The `k` keys
+/// with the highest priorities are kept. A kept key has the probability `min(1, w / t)`, where `t` is the next highest
+/// priority. A row with at most `k` keys left keeps all of them.
 ///
-/// It is a top-k that does not pretend the rest is nothing: at equal budgets its error is below that of top-k as soon as
-/// the dropped keys matter. It works over any [scorer](Scorer) that estimates logits, and stays unbiased over a bad one.
+/// Unlike in a top-k, the kept keys also stand for the dropped keys. At equal budgets the error is below the error of a
+/// top-k if the dropped keys hold a relevant share of the mass. The method works over any [scorer](Scorer) that
+/// estimates logits. It stays unbiased if the estimates are bad.
 ///
-/// Over a scorer that is a burn module it is one too. Should be created with [PrioritySamplingConfig].
+/// It is a burn module if its scorer is one. Should be created with [PrioritySamplingConfig].
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct PrioritySampling<B: Backend, E = Box<dyn Scorer<B>>> {
@@ -64,7 +67,7 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for PrioritySamplin
 }
 
 impl PrioritySamplingConfig {
-    /// The sampler with its scorer made already.
+    /// The sampler over a scorer that is already built.
     pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<PrioritySampling<B, E>, ConfigError> {
         self.k.validate_positive("k")?;
         Ok(PrioritySampling { size: self.k, scorer, backend: PhantomData })
@@ -80,8 +83,9 @@ impl<B: Backend> MaskerConfig<B> for PrioritySamplingConfig {
 }
 
 impl<B: Backend, E: Scorer<B>> PrioritySampling<B, E> {
-    /// The mask with the drawn keys, and what each row drew. The standard error is that of the sum of the drawn weights,
-    /// relative to that sum: of the denominator's residual, if the scorer is exact.
+    /// The mask with the drawn keys, and a report of the draws of each row. The standard error is the error of the sum
+    /// of the drawn weights, relative to this sum. With an exact scorer, this sum is the part of the softmax
+    /// denominator that earlier maskers did not keep.
     ///
     /// # Errors
     /// If the scorer cannot work with the inputs.
@@ -107,14 +111,14 @@ fn draw(scores: &[f32], size: usize, rng: &mut impl rand::Rng) -> (Vec<Kept>, Ro
     let (mut keys, others) = numbers_and_others(scores);
     let population = keys.len() + others.len();
     if !others.is_empty() || population <= size {
-        // Where a score is not a number, neither is the sum that the drawn keys would stand for.
+        // If a score is NaN, so is the sum that a sample would estimate. Only the keys with a NaN score are then kept.
         if !others.is_empty() {
             keys = others;
         }
         let report = RowSample { population, drawn: keys.len(), standard_error: 0.0, half_width: 0.0 };
         return (keys.into_iter().map(Kept::certainly).collect(), report);
     }
-    // Logarithms of the priorities: the score plus an exponential variable.
+    // The logarithms of the priorities: the score plus an exponential random number.
     let mut priorities = keys
         .into_iter()
         .map(|key| (f64::from(scores[key as usize]) - (1.0 - rng.random::<f64>()).ln(), key))

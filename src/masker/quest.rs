@@ -15,17 +15,17 @@ use crate::{
 pub struct QuestTopKConfig {
     /// How many keys to add for each query, in whole pages.
     pub heavy_size: Size,
-    /// Keys to a page, in 1..=1073741824.
+    /// Number of keys in a page, in 1..=1073741824.
     pub page_size: usize,
-    /// To how many bits the bounds of a page are quantised, in 1..=16; 16: not at all.
+    /// The number of bits to which the bounds of a page are quantised, in 1..=16. 16 switches quantisation off.
     pub label_bits: u32,
-    /// How many pages to take at least. Default: 3, as in the paper's code.
+    /// The smallest number of pages to take. Default: 3, as in the paper's code.
     #[serde(default = "three")]
     pub minimum_pages: usize,
-    /// Over which keys of a page its bounds go. Default: those that the query sees.
+    /// The keys of a page that its bounds cover. Default: the keys that the query sees.
     #[serde(default)]
     pub fit: PageFit,
-    /// Whether the heads of a group choose together. Default: each for itself.
+    /// Whether the query heads of a GQA group choose their keys together. Default: each head chooses for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
 }
@@ -36,10 +36,11 @@ fn three() -> usize {
 
 /// Adds the pages of keys with the highest [bounds](Pages) ([Quest](https://arxiv.org/abs/2406.10774)).
 ///
-/// It takes `heavy_size / page_size` pages, rounded down, and at least `minimum_pages`. A page competes by the bound of
-/// its logits as long as one of its keys is visible and not kept yet, and brings all of these; among equal bounds the
-/// lower page wins. A row in which no more than `heavy_size` keys compete gains them all. (With `"fit": "prompt"` it does
-/// so only where there are no more keys than that at all.)
+/// It takes `heavy_size / page_size` pages, rounded down, but at least `minimum_pages`. A page competes if at least one
+/// of its keys is visible and not kept yet. Its score is the upper bound of its logits. A chosen page adds all of its
+/// visible keys that are not kept yet. Among equal bounds the lower page wins. A row with at most `heavy_size`
+/// competing keys gains all of them. With `"fit": "prompt"`, this happens only if the sequence has at most `heavy_size`
+/// keys.
 ///
 /// Should be created with [QuestTopKConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -79,8 +80,8 @@ impl<B: Backend> Masker<B> for QuestTopK {
     }
 }
 
-/// All candidates, if they are no more than `few`. A prompt in one call then keeps what its first steps would keep, in
-/// which there are no more keys.
+/// All candidates, if there are at most `few`. The first queries of a prompt then keep the same keys as the first
+/// decode steps do, which have so few keys that they keep all of them.
 fn all_of_few(scores: &[f32], few: usize) -> Option<Vec<u32>> {
     let candidates = (0..).zip(scores).filter(|(_, score)| **score != f32::NEG_INFINITY).map(|(key, _)| key);
     let candidates = candidates.take(few + 1).collect::<Vec<u32>>();
@@ -89,7 +90,7 @@ fn all_of_few(scores: &[f32], few: usize) -> Option<Vec<u32>> {
 
 /// The candidates of the `count` pages with the highest scores.
 fn best_pages(scores: &[f32], page_size: usize, count: usize) -> Vec<u32> {
-    // What is not a number is above all numbers.
+    // NaN is above all numbers.
     let higher = |best: f32, score: f32| if score > best || score.is_nan() { score } else { best };
     let best = |page: &[f32]| page.iter().copied().fold(f32::NEG_INFINITY, higher);
     let pages = scores.chunks(page_size).map(best).collect::<Vec<_>>();

@@ -17,17 +17,17 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RandomSamplingConfig {
-    /// Which share of the keys left over to draw, in (0, 1].
+    /// The share of keys to draw, in (0, 1]. It refers to the visible keys that are not kept yet.
     pub sampling_rate: f64,
     /// Draw with replacement and count how often a key was drawn. Default: false.
     #[serde(default)]
     pub replacement: bool,
 }
 
-/// Draws keys uniformly from those that are visible and not kept yet, and lets them stand for all of these.
+/// Draws keys uniformly from the visible keys that are not kept yet. The drawn keys stand for all of them.
 ///
-/// Of `n` keys left over in a row it draws `m = ceil(rate * n)` without replacement, each then kept with probability
-/// `m / n`: sums over keys are unbiased, and a rate of 1 is dense attention.
+/// If `n` keys of a row are visible and not kept yet, it draws `m = ceil(rate * n)` of them without replacement. Each
+/// drawn key has the probability `m / n`. Sums over keys are unbiased, and a rate of 1 gives dense attention.
 ///
 /// Should be created with [RandomSamplingConfig].
 #[derive(Module, Debug, Clone, Copy)]

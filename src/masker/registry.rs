@@ -139,7 +139,7 @@ impl<B: Backend> MaskerRegistry<B> {
         self.attention(&MaskerChainConfig::read(path.as_ref(), &self.maskers.known())?, device)
     }
 
-    /// A method from the value of a configuration file that lies in a folder.
+    /// A method from the JSON value of a method file in a folder.
     pub(crate) fn research_attention_of(
         &self,
         method: Value,

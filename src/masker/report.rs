@@ -1,21 +1,21 @@
-/// What a sampler drew, and how far it says its estimates may be off, row by row.
+/// The draws of a sampler and its estimated errors, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingReport {
-    /// One entry a row, counted over batch, heads and queries.
+    /// One entry for each row. Rows are counted over batch, heads and queries.
     pub rows: Vec<RowSample>,
 }
 
-/// What a sampler drew in one row.
+/// The draws of a sampler in one row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowSample {
-    /// The keys from which it drew.
+    /// The number of keys from which the sampler drew.
     pub population: usize,
-    /// The keys that it drew.
+    /// The number of keys that the sampler drew.
     pub drawn: usize,
-    /// The standard error of the sampler's target over its norm, estimated from the sample: of the denominator, unless
-    /// the sampler says otherwise. 0 if everything was drawn.
+    /// The standard error of the sampler's target, relative to the norm of the target and estimated from the sample.
+    /// The target is the softmax denominator, unless the sampler documents another one. 0 if all keys were drawn.
     pub standard_error: f64,
-    /// What the relative error exceeds with the sampler's probability `delta`; the standard error where there is no
-    /// `delta`.
+    /// The bound that the relative error exceeds with the sampler's probability `delta`. Equal to the standard error if
+    /// the sampler has no `delta`.
     pub half_width: f64,
 }

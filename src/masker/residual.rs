@@ -1,4 +1,4 @@
-//! What earlier maskers left of a row, and what a sample of it says of its sums.
+//! The keys of a row that earlier maskers did not keep, and estimates of the row's sums from a sample of these keys.
 
 use std::ops::Range;
 
@@ -12,20 +12,20 @@ use crate::{
     scorer::Host,
 };
 
-/// What earlier maskers left of a row.
+/// The keys of a row that earlier maskers did not keep, with what is known of the kept keys.
 #[derive(Debug)]
 pub(crate) struct Residual {
     /// The keys that may be drawn.
     pub population: Population,
-    /// The keys kept already that the row sees, each with the inverse of its probability.
+    /// The kept keys that the row sees, each with the inverse of its probability.
     pub kept: Vec<(u32, f64)>,
     kept_logits: Vec<f32>,
     sink: Option<f32>,
 }
 
 impl Residual {
-    /// From what a row sees, what is kept of it in ascending order, the keys that may be drawn at all, and the logit of
-    /// the sink. Only the logits of the kept keys are computed.
+    /// The residual of a row that sees `seen` and keeps `kept`, in ascending order. Only keys of `range` may be drawn.
+    /// `sink` is the logit of the row's sink. Only the logits of the kept keys are computed.
     pub fn of(
         row: usize,
         seen: &RowKeys,
@@ -41,7 +41,7 @@ impl Residual {
         Self { population, kept_logits: logits.row(row, &keys), kept, sink }
     }
 
-    /// The sums of a row as a sample of its population lets them be estimated.
+    /// Estimates the sums of a row from the logits of a sample of its population.
     pub fn sums(&self, sample: &[f32]) -> Sums {
         let first = self.sink.unwrap_or(f32::NEG_INFINITY);
         let maximum = self.kept_logits.iter().chain(sample).copied().fold(first, f32::max);
@@ -61,7 +61,7 @@ impl Residual {
         }
     }
 
-    /// The whole population for certain: nothing is estimated.
+    /// Keeps the whole population with certainty. Nothing is estimated.
     pub fn keep_all(&self) -> (Vec<Kept>, RowSample) {
         let population = self.population.len();
         let report = RowSample { population, drawn: population, standard_error: 0.0, half_width: 0.0 };
@@ -69,16 +69,16 @@ impl Residual {
     }
 }
 
-/// What a sample says of the sums of a row. Exponentials are relative to the largest logit that is known.
+/// The estimated sums of a row. Exponentials are relative to the largest known logit.
 #[derive(Debug)]
 pub(crate) struct Sums {
     /// The exponentials of the kept keys, each times the inverse of its probability.
     pub kept: Vec<f64>,
     /// The exponentials of the sampled keys.
     pub sample: Vec<f64>,
-    /// The sum of all exponentials and of the sink's, estimated.
+    /// The estimated sum of all exponentials, including the sink's.
     pub denominator: f64,
-    /// The standard deviation of the exponentials of the population, estimated from at least two.
+    /// The standard deviation of the exponentials of the population, estimated from at least two keys.
     pub deviation: f64,
 }
 
@@ -89,24 +89,24 @@ pub(crate) struct SinkLogits {
 }
 
 impl SinkLogits {
-    /// The sinks of the inputs, if there are any.
+    /// The sink logits of the inputs, if there are any.
     pub fn of<B: Backend>(inputs: &AttentionInputs<B>) -> Self {
         let logits =
             inputs.sink_logits().map(|sink_logits| sink_logits.to_data().convert::<f32>().iter::<f32>().collect());
         Self { logits, queries: inputs.mask_shape().queries }
     }
 
-    /// The sink of a row, counted over batch, heads and queries.
+    /// The sink logit of a row. Rows are counted over batch, heads and queries.
     pub fn row(&self, row: usize) -> Option<f32> {
         let logits = self.logits.as_ref()?;
         logits.get(row / self.queries % logits.len()).copied()
     }
 }
 
-/// The values of all heads in the memory of the host, borrowed where they lie there.
+/// The values of all heads in host memory. A tensor that is already in host memory is borrowed.
 pub(crate) struct Values {
     tensor: Box<dyn HostTensor>,
-    /// Rows of the mask for each key-value head.
+    /// Number of rows of the mask for each key-value head.
     rows: usize,
 }
 
@@ -133,12 +133,12 @@ pub(crate) struct RowValues<'a> {
 }
 
 impl RowValues<'_> {
-    /// The numbers of a value.
+    /// The number of channels of a value.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Calls back for each number of a key's value, with its place.
+    /// Calls `work` with the index and the number of each channel of a key's value.
     pub fn each(&self, key: u32, mut work: impl FnMut(usize, f64)) {
         let range = key as usize * self.width..(key as usize + 1) * self.width;
         match &self.heads {

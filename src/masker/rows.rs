@@ -1,4 +1,4 @@
-//! Work on one row of keys at a time, on the host: selection and sampling.
+//! Selection and sampling on the host, one row of keys at a time.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,8 @@ use crate::{
     scorer::Scorer,
 };
 
-/// The scores of the keys that a selector may still choose: visible and not yet kept. Minus infinity elsewhere.
+/// The scores of the keys that a selector may still choose: the visible keys that are not kept yet. Other keys have the
+/// score minus infinity.
 pub(crate) fn candidate_scores<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -32,10 +33,10 @@ pub(crate) fn candidate_scores<B: Backend>(
     host(scores)
 }
 
-/// What `work` makes of each row, given the row's number and its scores as [candidate_scores] has them; rows are worked
-/// in parallel.
+/// Calls `work` with the number and the scores of each row, and returns the results. The scores are those of
+/// [candidate_scores]. Rows are processed in parallel.
 ///
-/// Where the scorer, the visibility and the mask so far allow it, the scores of all pairs never stand in memory together.
+/// If the scorer, the visibility and the mask allow it, the scores of all pairs are never in memory at the same time.
 pub(crate) fn by_candidates<B: Backend, T: Send>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -46,7 +47,7 @@ pub(crate) fn by_candidates<B: Backend, T: Send>(
     by_candidates_of(inputs, mask, scorer, state, ShareGroup::No, work)
 }
 
-/// What `choose` chooses of the candidates of each row, or of each group of heads together.
+/// The keys that `choose` selects from the candidates of each row, or of each GQA group if its heads choose together.
 pub(crate) fn choose_together<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -60,7 +61,7 @@ pub(crate) fn choose_together<B: Backend>(
     Ok(Chosen { rows, heads_per_row })
 }
 
-/// Heads that share their group are worked once, by the group's first row.
+/// The same as [by_candidates]. Heads that choose together are processed once, as the first row of their group.
 fn by_candidates_of<B: Backend, T: Send>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -118,7 +119,8 @@ struct Grouped {
 }
 
 thread_local! {
-    /// Scores of a group, kept for the next one: fresh memory costs more than what is computed in it.
+    /// A buffer for the scores of a group. The next group uses it again, because fresh memory costs more time than the
+    /// scores.
     static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -131,7 +133,8 @@ impl Grouped {
         (kv_head * self.group + head) * self.shape.queries + query
     }
 
-    /// Head by head, or group by group where heads share. `score` fills in the scores of a group, in its first row where
+    /// Calls `work` for each row, or once for each group if its heads choose together. `score` fills in the scores of a
+    /// group. If heads choose together, it writes the combined scores to the first row.
     /// heads share.
     fn work<T: Send>(
         &self,
@@ -142,7 +145,7 @@ impl Grouped {
         let units = self.shape.rows() / self.group;
         let of_group = |unit: usize| {
             let (kv_head, query) = (unit / queries, unit % queries);
-            // KeptKeys and not borrowed: another row may be worked on this thread while this one waits.
+            // The buffer is taken and not borrowed: while this row waits, the thread may work on another row.
             let mut scores = SCORES.take();
             scores.resize(self.group * keys, 0.0);
             score(kv_head, query, &mut scores);
@@ -164,7 +167,7 @@ impl Grouped {
     }
 }
 
-/// What a mask keeps already, in a form that tells it row by row.
+/// The keys that a mask already keeps, in a form that can be read row by row.
 pub(crate) enum KeptKeys {
     Nothing,
     Everything,
@@ -174,7 +177,7 @@ pub(crate) enum KeptKeys {
 }
 
 impl KeptKeys {
-    /// What a mask in any form keeps.
+    /// The kept keys of a mask in any form.
     pub(crate) fn of<B: Backend>(mask: &Mask<B>) -> Self {
         match mask.form() {
             MaskForm::Empty => Self::Nothing,
@@ -185,7 +188,7 @@ impl KeptKeys {
         }
     }
 
-    /// What a mask keeps, unless it is held as a weight for every pair.
+    /// The kept keys of a mask. `None` if the mask is dense, with a weight for every pair.
     fn of_sparse<B: Backend>(mask: &Mask<B>) -> Option<Self> {
         match mask.form() {
             MaskForm::Dense(_) => None,
@@ -212,7 +215,7 @@ impl KeptKeys {
         }
     }
 
-    /// The keys that are kept of a row, in ascending order.
+    /// The kept keys of a row, in ascending order.
     pub(crate) fn kept(&self, row: usize, query: usize, keys: usize) -> Vec<Kept> {
         let certainly = |key: usize| Kept::certainly(key as u32);
         match self {
@@ -256,8 +259,8 @@ pub(crate) fn host<B: Backend>(tensor: Tensor<B, 4>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
-/// The mask with what `choose` adds to each row, given the row's number and its scores; `choose` must not add a key
-/// that the mask keeps.
+/// The mask with the keys that `choose` adds to each row. `choose` gets the number and the scores of the row. It must
+/// not add a key that the mask already keeps.
 pub(crate) fn add_by_row<B: Backend>(
     mask: &Mask<B>,
     scores: &[f32],
@@ -267,18 +270,18 @@ pub(crate) fn add_by_row<B: Backend>(
     Ok(mask.merge_disjoint(&rows.collect::<Vec<_>>())?)
 }
 
-/// The keys that can be chosen, by falling score; the lower key first among equals.
+/// The order of keys by falling score. Among equal scores the lower key comes first.
 pub(crate) fn by_falling_score(scores: &[f32]) -> impl Fn(&u32, &u32) -> std::cmp::Ordering + '_ {
     |&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b))
 }
 
-/// The keys that can be chosen, in ascending order: those with another score than minus infinity.
+/// The keys that can be chosen, in ascending order: all keys whose score is not minus infinity.
 pub(crate) fn candidates(scores: &[f32]) -> Vec<u32> {
     (0..scores.len() as u32).filter(|&key| scores[key as usize] != f32::NEG_INFINITY).collect()
 }
 
-/// The [candidates] whose score is a number, and those whose score is not. The latter are kept for certain by every
-/// selector, so that what is not a number shows in the output.
+/// The [candidates] whose score is a number, and the candidates whose score is NaN. Every selector keeps the latter
+/// with certainty, so that the NaN shows in the output.
 pub(crate) fn numbers_and_others(scores: &[f32]) -> (Vec<u32>, Vec<u32>) {
     candidates(scores).into_iter().partition(|&key| !scores[key as usize].is_nan())
 }

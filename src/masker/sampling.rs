@@ -1,23 +1,26 @@
-//! Drawing keys, and what a drawn key stands for.
+//! Draws of keys, and the weights of drawn keys.
 
 use rand::{Rng, RngExt};
 
 use super::population::Population;
 use crate::mask::Kept;
 
-/// Each of `drawn`, a sample without replacement from `population` keys, with the probability of being in it.
+/// The keys of `drawn`, a sample without replacement from `population` keys. Each key has the probability of being in
+/// the sample.
 pub(crate) fn without_replacement(drawn: &[u32], population: usize) -> Vec<Kept> {
     let probability = (drawn.len() as f64 / population as f64) as f32;
     drawn.iter().map(|&key| Kept { key, probability }).collect()
 }
 
-/// The keys of a sample drawn *with* replacement, each once, with the weight that makes sums over them unbiased.
+/// The keys of a sample drawn *with* replacement. Each key appears once, with the weight that makes sums over the keys
+/// unbiased.
 ///
-/// A key drawn `m` times in `draws` draws from `population` keys has the weight `draws / (m * population)`, so that it
-/// counts `m * population / draws` times (Hansen and Hurwitz, 1943). Keys come out in ascending order; `draws` may count
-/// draws that fell on keys which are kept anyway and are left out of `drawn`.
+/// A key drawn `m` times in `draws` draws from `population` keys has the weight `draws / (m * population)`. It then
+/// counts `m * population / draws` times (Hansen and Hurwitz, 1943). The keys are returned in ascending order. `draws`
+/// may be larger than the length of `drawn`: it may include draws of keys that are kept anyway and are left out of
+/// `drawn`.
 ///
-/// It is the rule behind `"replacement": true`, and open for replaying recorded draws.
+/// `"replacement": true` uses this rule. The function is public so that recorded draws can be replayed.
 pub fn with_replacement(drawn: &[u32], draws: usize, population: usize) -> Vec<(u32, f32)> {
     let mut sorted = drawn.to_vec();
     sorted.sort_unstable();
@@ -30,7 +33,7 @@ pub fn with_replacement(drawn: &[u32], draws: usize, population: usize) -> Vec<(
         .collect()
 }
 
-/// `draws` keys of a population drawn with replacement, `drawn` among them, as [with_replacement] weighs them.
+/// Extends `drawn` to `draws` keys of a population, drawn with replacement, and weighs them by [with_replacement].
 pub(crate) fn draw_with_replacement(
     population: &Population,
     drawn: Vec<u32>,

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 /// Whether the query heads that share a key-value head (GQA) choose their keys together, so that each key and value is
 /// read once for the whole group.
 ///
-/// In a file: `"share_group": false` (the default), `true` (which is `"mean"`), `"mean"` or `"max"`.
+/// In a configuration: `"share_group": false` (the default), `true` (the same as `"mean"`), `"mean"` or `"max"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Field", into = "Field")]
 pub enum ShareGroup {
@@ -16,7 +16,7 @@ pub enum ShareGroup {
     Max,
 }
 
-/// What stands in a file.
+/// The value in a configuration.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Field {
@@ -53,8 +53,9 @@ impl From<ShareGroup> for Field {
 }
 
 impl ShareGroup {
-    /// The scores of a group in those of its first head (for the mean their sum, which orders alike). What one head cannot
-    /// choose, the group cannot. Heads that do not share keep theirs.
+    /// Combines the scores of a group in the scores of its first head. For the mean it computes the sum, which has the
+    /// same order. A key that one head cannot choose is not available to the group. Without sharing, the scores stay
+    /// unchanged.
     pub(crate) fn combine(self, scores: &mut [f32], heads: usize) {
         if self == Self::No {
             return;

@@ -15,8 +15,8 @@ pub struct SinkConfig {
     pub sink_size: Size,
 }
 
-/// Keeps the first keys of the sequence, on which attention rests when it has nothing else to look at: the *attention
-/// sinks* of [StreamingLLM](https://arxiv.org/abs/2309.17453).
+/// Keeps the first keys of the sequence: the *attention sinks* of [StreamingLLM](https://arxiv.org/abs/2309.17453).
+/// Attention puts much of its weight on them when no other key is relevant.
 ///
 /// Should be created with [SinkConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -49,7 +49,8 @@ impl<B: Backend> Masker<B> for Sink {
     }
 
     fn keys_before_window(&self) -> Option<usize> {
-        // The first of the keys that are there are then hidden, as the first of all are.
+        // If this many cached keys come before the window, the sink keeps only keys that the window hides. The same is
+        // true if all keys are cached.
         self.size.count()
     }
 }

@@ -4,22 +4,22 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::ConfigError;
 
-/// A number of keys: a count, or a fraction of the keys that there are.
+/// A number of keys: a count, or a fraction of all keys.
 ///
-/// In JSON a whole number is a count and a number with a point is a fraction: `128` against `0.05`, and `1` (one key)
-/// against `1.0` (all of them).
+/// In JSON, a whole number is a count and a number with a decimal point is a fraction. `128` is 128 keys and `0.05` is
+/// 5% of the keys. `1` is one key and `1.0` is all keys.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Size {
-    /// So many keys.
+    /// A number of keys.
     Count(usize),
-    /// This share of the keys.
+    /// A share of all keys.
     Fraction(f64),
 }
 
 impl Size {
-    /// How many of `keys` keys: the count, or the fraction rounded down but at least 1, so that a small fraction of a
-    /// short context does not silently keep nothing.
+    /// The number of keys out of `keys`: the count, or the fraction rounded down but at least 1. A small fraction of a
+    /// short context thus keeps at least one key.
     pub fn of(&self, keys: usize) -> usize {
         match self {
             Self::Count(count) => *count,
@@ -27,7 +27,7 @@ impl Size {
         }
     }
 
-    /// How many of `keys` keys: the count, or the fraction rounded down.
+    /// The number of keys out of `keys`: the count, or the fraction rounded down.
     pub fn floor_of(&self, keys: usize) -> usize {
         match self {
             Self::Count(count) => *count,
@@ -43,7 +43,7 @@ impl Size {
         }
     }
 
-    /// Whether it is no keys, as a count or as a fraction.
+    /// Whether it is 0, as a count or as a fraction.
     pub fn is_zero(&self) -> bool {
         matches!(self, Self::Count(0)) || *self == Self::Fraction(0.0)
     }

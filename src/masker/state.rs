@@ -23,7 +23,7 @@ pub struct LayerState {
     seed: u64,
     layer: usize,
     place: usize,
-    /// The phase at work, where the phases of a method remember apart.
+    /// The phase whose memory is in use, if the phases of the method have separate memories.
     phase: Option<Phase>,
     sequence: Option<Sequence>,
     memories: HashMap<(Option<Phase>, usize, TypeId), Memory>,
@@ -31,12 +31,12 @@ pub struct LayerState {
     calls: Calls,
 }
 
-/// What a state knows of the calls of a [function](crate::nn::sparse_attention) that has no cache of its own.
+/// The calls of a [function](crate::nn::sparse_attention) that has no cache of its own.
 #[derive(Debug, Clone, Copy, Default)]
 struct Calls {
-    /// How many keys the last one had.
+    /// The number of keys in the last call.
     keys: usize,
-    /// What the caller says the next ones are.
+    /// The phase of the next calls, if it was set.
     phase: Option<Phase>,
 }
 
@@ -79,19 +79,19 @@ impl LayerState {
         self.layer
     }
 
-    /// Says what the next calls are for, for [functions](crate::nn::sparse_attention) that take the phase from here. `None`,
-    /// the default: the first call is a prefill, a later one with one query is decoding, and a later one with more queries
-    /// is a prefill. Layers say the phase themselves and do not ask.
+    /// Sets the phase of the next calls of [functions](crate::nn::sparse_attention) that take the phase from the state. With
+    /// `None`, the default, the first call is a prefill. A later call is decoding if it has one query, and a prefill if it
+    /// has more. Layers do not use this phase: they have their own rule.
     pub fn set_phase(&mut self, phase: Option<Phase>) {
         self.calls.phase = phase;
     }
 
-    /// The phase of the next call of a function, which has a number of queries.
+    /// The phase of the next call of a function with a number of queries.
     pub(crate) fn phase_of_call(&self, queries: usize) -> Phase {
         self.calls.phase.unwrap_or_else(|| Phase::of_call(self.calls.keys == 0, queries))
     }
 
-    /// Takes a call of a function as done.
+    /// Records that a call of a function has succeeded.
     pub(crate) fn call_is_done(&mut self, keys: usize) {
         self.calls.keys = keys;
     }
@@ -228,8 +228,8 @@ impl LayerState {
         result
     }
 
-    /// Lets the maskers of a phase work, so that they remember apart from those of the other phase. What they draw does not
-    /// depend on the phase: the two never draw for the same query.
+    /// Runs the maskers of a phase with a memory that is separate from that of the other phase. Random numbers do not depend
+    /// on the phase, since no query belongs to both.
     pub(super) fn in_phase<T>(&mut self, phase: Option<Phase>, work: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.phase;
         self.phase = phase.or(before);

@@ -22,17 +22,17 @@ use crate::{
 pub struct ThresholdConfig {
     /// The least share of the attention mass that a key must have, in [0, 1].
     pub threshold: f64,
-    /// What tells the mass of each key.
+    /// The scorer that estimates the attention mass of each key.
     pub scorer: NamedConfig,
 }
 
 /// Adds every key whose share of the attention mass reaches a threshold, as the gates of
-/// [SeerAttention](https://arxiv.org/abs/2410.13276) do: how many that are follows from the query.
+/// [SeerAttention](https://arxiv.org/abs/2410.13276) do. The number of keys depends on the query.
 ///
-/// The share is of the mass of all visible keys, by the scorer's estimate. A threshold of 0 keeps every visible key. A
-/// row in which no key reaches the threshold gains nothing.
+/// The share refers to the mass of all visible keys, as the scorer estimates it. A threshold of 0 keeps every visible
+/// key. A row in which no key reaches the threshold gains nothing.
 ///
-/// Over a scorer that is a burn module it is one too. Should be created with [ThresholdConfig].
+/// It is a burn module if its scorer is one. Should be created with [ThresholdConfig].
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct Threshold<B: Backend, E = Box<dyn Scorer<B>>> {
@@ -48,7 +48,7 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for Threshold<B, E>
 }
 
 impl ThresholdConfig {
-    /// The selector with its scorer made already.
+    /// The selector over a scorer that is already built.
     pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<Threshold<B, E>, ConfigError> {
         match (0.0..=1.0).contains(&self.threshold) {
             true => Ok(Threshold { threshold: self.threshold, scorer, backend: PhantomData }),
@@ -80,7 +80,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
         let chosen = by_candidates(inputs, &nothing, &self.scorer, state, |row, scores| {
             let kept = kept.weights(row, row % shape.queries, shape.keys);
             let limit = limit(scores, self.threshold);
-            // What is not a number is kept, so that it shows.
+            // A key with a NaN score is kept, so that the NaN shows in the output.
             let reaches = |score: f32| score.is_nan() || score > f32::NEG_INFINITY && f64::from(score) >= limit;
             let is_new = |key: u32| kept.as_ref().is_none_or(|kept| kept[key as usize] == 0.0);
             let chosen = (0..).zip(scores).filter(|&(key, &score)| reaches(score) && is_new(key));
@@ -94,7 +94,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for Threshold<B, E> {
     }
 }
 
-/// The score at which a key has a share of the mass; minus infinity if no key has any.
+/// The score of a key that has exactly the given share of the mass. Minus infinity if no key has any mass.
 fn limit(scores: &[f32], share: f64) -> f64 {
     let maximum = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mass = scores.iter().filter(|score| **score > f32::NEG_INFINITY);

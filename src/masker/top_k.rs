@@ -22,9 +22,9 @@ use crate::{
 pub struct TopKConfig {
     /// How many keys to add for each query.
     pub heavy_size: Size,
-    /// What tells their importance.
+    /// The scorer that estimates their importance.
     pub scorer: NamedConfig,
-    /// Whether the heads of a group choose together. Default: each for itself.
+    /// Whether the query heads of a GQA group choose their keys together. Default: each head chooses for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
 }
@@ -35,18 +35,18 @@ pub struct TopKConfig {
 pub struct OracleTopKConfig {
     /// How many keys to add for each query.
     pub heavy_size: Size,
-    /// Whether the heads of a group choose together. Default: each for itself.
+    /// Whether the query heads of a GQA group choose their keys together. Default: each head chooses for itself.
     #[serde(default)]
     pub share_group: ShareGroup,
 }
 
 /// Adds the keys with the highest scores: the *heavy hitters* of each query.
 ///
-/// The budget comes on top of what is kept already, and only visible keys that are not kept yet compete for it; a row
-/// with fewer of them keeps them all. Among equal scores the lower key wins. They are found by partial selection, without
-/// sorting the row.
+/// The budget is in addition to the keys that are already kept. Only visible keys that are not kept yet compete for it.
+/// A row with fewer such keys than the budget keeps all of them. Among equal scores the lower key wins. The keys are
+/// found by partial selection, without sorting the row.
 ///
-/// Over a scorer that is a burn module it is one too. Should be created with [TopKConfig] or [OracleTopKConfig].
+/// It is a burn module if its scorer is one. Should be created with [TopKConfig] or [OracleTopKConfig].
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct TopK<B: Backend, E = Box<dyn Scorer<B>>> {
@@ -67,7 +67,7 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for TopK<B, E> {
 }
 
 impl<B: Backend, E: Scorer<B>> TopK<B, E> {
-    /// The selector of `heavy_size` keys by a scorer.
+    /// A selector of the `heavy_size` keys with the highest scores.
     ///
     /// # Errors
     /// If the size is neither a count of at least 1 nor a fraction in (0, 1].
@@ -76,7 +76,7 @@ impl<B: Backend, E: Scorer<B>> TopK<B, E> {
         Ok(Self { size: heavy_size, scorer, share: ShareGroup::No, backend: PhantomData })
     }
 
-    /// What each row gains; `None`: every key.
+    /// The keys that each row gains. `None` stands for every key.
     pub(crate) fn choose(
         &self,
         inputs: &AttentionInputs<B>,
@@ -92,21 +92,21 @@ impl<B: Backend, E: Scorer<B>> TopK<B, E> {
         Ok(Some(choose_together(inputs, mask, &self.scorer, state, self.share, choose)?))
     }
 
-    /// Lets the heads of a group choose together, or not.
+    /// Sets whether the query heads of a GQA group choose their keys together.
     pub fn with_share_group(self, share: ShareGroup) -> Self {
         Self { share, ..self }
     }
 }
 
 impl TopKConfig {
-    /// The selector with its scorer made already.
+    /// The selector over a scorer that is already built.
     pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<TopK<B, E>, ConfigError> {
         Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
     }
 }
 
 impl OracleTopKConfig {
-    /// The selector with its scorer made already.
+    /// The selector over a scorer that is already built.
     pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<TopK<B, E>, ConfigError> {
         Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
     }

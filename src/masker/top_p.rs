@@ -28,10 +28,10 @@ use crate::{
 pub struct TopPConfig {
     /// Which share of the attention mass to keep, in [0, 1].
     pub top_p: f64,
-    /// What tells the mass of each key.
+    /// The scorer that estimates the attention mass of each key.
     pub scorer: NamedConfig,
-    /// A coarser selection to choose from; the share is then of the mass of its keys and of those kept before. Default:
-    /// none, every visible key.
+    /// A coarser top-k whose keys are the candidates. The share then refers to the mass of the candidates and of the
+    /// keys that earlier maskers kept. Default: none, so that every visible key is a candidate.
     #[serde(default)]
     pub candidates: Option<TopKConfig>,
 }
@@ -44,15 +44,17 @@ pub struct OracleTopPConfig {
     pub top_p: f64,
 }
 
-/// Adds the fewest keys with which the kept share of the attention mass reaches `p`: as many as the query needs, few
-/// where attention is peaked and many where it is flat ([Twilight](https://arxiv.org/abs/2502.02770)).
+/// Adds the fewest keys with which the kept share of the attention mass reaches `p`
+/// ([Twilight](https://arxiv.org/abs/2502.02770)). A query with peaked attention needs few keys, and a query with flat
+/// attention needs many.
 ///
-/// The share is of the mass of *all* visible keys, and what earlier maskers kept counts towards it (a sampled key as
-/// `1 / probability` keys): a sink and a window before it lower the number of keys it adds, not the quality. A row that
-/// keeps nothing gets at least its heaviest key, and `p = 1` keeps every visible key. Among equal scores the lower key
-/// wins. With candidates, a coarse and generous top-k comes first, and the share is counted among what it found.
+/// The share refers to the mass of *all* visible keys. Keys that earlier maskers kept count towards it, and a sampled
+/// key counts as `1 / probability` keys. A sink and a window earlier in the chain therefore lower the number of keys
+/// that are added, but not the quality. A row that keeps nothing yet gets at least its heaviest key. `p = 1` keeps
+/// every visible key. Among equal scores the lower key wins. With [candidates](TopPConfig::candidates), a coarse top-k
+/// runs first, and the share refers to the keys that it found.
 ///
-/// Over a scorer that is a burn module it is one too. Should be created with [TopPConfig] or [OracleTopPConfig].
+/// It is a burn module if its scorer is one. Should be created with [TopPConfig] or [OracleTopPConfig].
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct TopP<B: Backend, E = Box<dyn Scorer<B>>> {
@@ -73,7 +75,7 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for TopP<B, E> {
 }
 
 impl<B: Backend, E: Scorer<B>> TopP<B, E> {
-    /// The selector of a share of the mass by a scorer.
+    /// A selector of the share `top_p` of the mass that a scorer estimates.
     ///
     /// # Errors
     /// If the share is not in [0, 1].
@@ -86,7 +88,7 @@ impl<B: Backend, E: Scorer<B>> TopP<B, E> {
 }
 
 impl TopPConfig {
-    /// The selector with scorers that are made as said.
+    /// The selector, with scorers that `scorer` builds.
     pub(crate) fn over<B: Backend, E: Scorer<B>>(
         &self,
         scorer: impl Fn(&NamedConfig) -> Result<E, ConfigError>,
@@ -135,7 +137,7 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
         let chosen = by_candidates(inputs, &nothing, &self.scorer, state, |row, visible| {
             let query = row % shape.queries;
             let kept = kept.weights(row, query, shape.keys);
-            // No candidate at all is not the same as every key.
+            // A row without candidates has an empty list here. `None` would mean that every key is a candidate.
             let reach = reach.as_ref().map(|reach| reach.weights(row, query, shape.keys).unwrap_or_default());
             let reached = |key: u32| {
                 reach.as_ref().is_none_or(|reach| reach.get(key as usize).is_some_and(|weight| *weight > 0.0))
@@ -152,8 +154,8 @@ impl<B: Backend, E: Scorer<B>> Masker<B> for TopP<B, E> {
     }
 }
 
-/// The fewest of some keys, in ascending order, that bring the kept mass to a share of the mass of all these; where a
-/// score is not a number, all whose score is none.
+/// The fewest of `keys`, in ascending order, that bring the kept mass to a share of the mass of all `keys`. If any
+/// score is NaN, these are all keys with a NaN score that are not kept yet.
 fn nucleus(scores: &[f32], mut keys: Vec<u32>, kept: Option<&[f32]>, share: f64) -> Vec<u32> {
     if keys.iter().any(|&key| scores[key as usize].is_nan()) {
         let is_new = |key: u32| kept.is_none_or(|kept| kept[key as usize] == 0.0);
@@ -175,7 +177,7 @@ fn nucleus(scores: &[f32], mut keys: Vec<u32>, kept: Option<&[f32]>, share: f64)
     let at_least = usize::from(!keeps_something).min(keys.len());
     let chosen = heaviest(&mut keys, by_falling_score(scores), mass, share * total - reached).max(at_least);
     if chosen == 1 {
-        // `heaviest` leaves the order open where it needs none of them.
+        // `heaviest` does not order the keys if it needs none of them.
         let first = keys.iter().copied().min_by(by_falling_score(scores));
         return first.into_iter().collect();
     }

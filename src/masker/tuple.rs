@@ -1,4 +1,4 @@
-//! A tuple of maskers is a masker: a chain whose maskers may be of one's own.
+//! A tuple of maskers is itself a masker: a chain that can also hold maskers that a program defines.
 
 use burn::tensor::backend::Backend;
 
@@ -51,7 +51,8 @@ tuples_are_maskers! {
     (M0 0, M1 1, M2 2, M3 3, M4 4, M5 5)
 }
 
-/// A tuple is made without asking anyone, so that it is checked where it is used.
+/// Returns an error if more than one masker samples. A tuple has no constructor that could check this, so it is checked
+/// at each use.
 fn at_most_one_sampler<B: Backend>(maskers: &[&dyn Masker<B>]) -> Result<(), AttentionError> {
     match maskers.iter().filter(|masker| masker.samples()).count() {
         0 | 1 => Ok(()),

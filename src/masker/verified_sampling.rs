@@ -26,17 +26,19 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifiedSamplingConfig {
-    /// What is to keep to the error.
+    /// The quantity whose relative error is bounded.
     pub target: Target,
-    /// The relative error to keep to, in (0, 1).
+    /// The bound on the relative error, in (0, 1).
     pub epsilon: f64,
-    /// How often it may be exceeded, in (0, 1).
+    /// The probability with which the error may exceed the bound, in (0, 1). At most 0.215 for the targets `numerator`
+    /// and `output`.
     pub delta: f64,
-    /// How many of the keys left over to draw first: a count of at least 2 or a fraction in (0, 1]. At least 2 are drawn.
+    /// The size of the pilot sample: a count of at least 1, or a fraction in (0, 1] of the visible keys that are not
+    /// kept yet. At least 2 keys are drawn.
     pub pilot_size: Size,
 }
 
-/// What [VerifiedSampling] bounds the relative error of.
+/// The quantity whose relative error [VerifiedSampling] bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -44,30 +46,31 @@ pub enum Target {
     Denominator,
     /// The sum of exponentials times values, in the Euclidean norm.
     Numerator,
-    /// Their quotient, which is what attention gives, in the Euclidean norm.
+    /// The numerator over the denominator, which is the output of attention, in the Euclidean norm.
     Output,
 }
 
-/// Draws as many keys as each query needs for an (epsilon, delta) bound on the denominator, the numerator or the output
-/// of its attention (verified sparse attention, [vAttention](https://arxiv.org/abs/2510.05688), with the output
-/// linearised).
+/// Draws the number of keys that each query needs for an (epsilon, delta) bound on the denominator, the numerator or
+/// the output of its attention. The method is verified sparse attention
+/// ([vAttention](https://arxiv.org/abs/2510.05688)), with the output linearised.
 ///
-/// In each row, the population is the `n` visible keys that no earlier masker kept. With `w` the exponentials and `v`
-/// the values, the sampled sums are linear in `z = w` (denominator), `z = w v` (numerator), or, to first order, in
-/// `z = w (v - O)` for the output `O`. A pilot sample of `m` keys gives the estimates and the trace `t` of the
-/// covariance of `z`; with the two-sided Student quantile `q` of `1 - delta / 2` at `m - 1` degrees of freedom, and the
-/// norm `T` of what is bounded,
+/// In each row, the population is the `n` visible keys that no earlier masker kept. Let `w` be the exponentials and `v`
+/// the values. The sampled sums are linear in `z`: `z = w` for the denominator, `z = w v` for the numerator, and to
+/// first order `z = w (v - O)` for the output `O`. A pilot sample of `m` keys gives estimates of the sums and the trace
+/// `t` of the covariance of `z`. Let `q` be the Student quantile of `1 - delta / 2` at `m - 1` degrees of freedom,
+/// which gives a two-sided bound, and `T` the norm of the bounded quantity. Then `b` keys are enough:
 ///
 /// ```text
 /// b0 = (q n sqrt(t) / (epsilon T))^2,    1 / b = 1 / b0 + 1 / n
 /// ```
 ///
-/// keys are enough, the second formula because they are drawn without replacement. The pilot is extended to `b` keys. A
-/// row that would need more than half of its population keeps it all and is exact.
+/// The second formula accounts for draws without replacement. The pilot is extended to `b` keys. A row that would need
+/// more than half of its population keeps the whole population and is exact.
 ///
-/// The bound is asymptotic, with a variance from the pilot: it fails where a few unkept keys hold most of the mass and
-/// the pilot misses them, so put a top-k before it. The quantile of the trace bounds the norm of several components for
-/// `delta` up to 0.215 (Székely and Bakirov, 2003), which is as large as `delta` may be for vectors.
+/// The bound is asymptotic and takes its variance from the pilot. It fails if a few keys that are not kept hold most of
+/// the mass and the pilot misses them, so put a top-k before this masker. For a vector (the numerator or the output),
+/// the quantile bounds the norm for `delta` up to 0.215 (Székely and Bakirov, 2003). A larger `delta` is refused for
+/// these targets.
 ///
 /// Should be created with [VerifiedSamplingConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -99,7 +102,7 @@ impl<B: Backend> MaskerConfig<B> for VerifiedSamplingConfig {
 }
 
 impl VerifiedSampling {
-    /// The mask with the drawn keys, and what each row drew and may be off by.
+    /// The mask with the drawn keys, and a report of the draws and the estimated error of each row.
     ///
     /// # Errors
     /// If attention cannot be computed over the inputs.
@@ -139,7 +142,7 @@ impl VerifiedSampling {
         let estimate = self.estimate(row, &sample.keys());
         let needed =
             (quantile * population as f64 * estimate.deviation / (self.config.epsilon * estimate.norm)).powi(2);
-        // From a norm of 0 comes no demand that a number can hold.
+        // A norm of 0 gives an infinite or undefined demand. It stands for the whole population.
         let corrected =
             if needed.is_finite() { needed / (1.0 + needed / population as f64) } else { population as f64 };
         let budget = (corrected.ceil() as usize).max(pilot);
@@ -160,7 +163,8 @@ impl VerifiedSampling {
         (without_replacement(&drawn, population), report)
     }
 
-    /// The norm of the target and the square root of the trace of the covariance of `z`, from some drawn keys.
+    /// The norm of the target and the square root of the trace of the covariance of `z`, estimated from some drawn
+    /// keys.
     fn estimate(&self, row: &Row, drawn: &[u32]) -> Estimate {
         let Row { residual, logits, .. } = row;
         let population = residual.population.len() as f64;
@@ -177,7 +181,7 @@ impl VerifiedSampling {
             values.add_to(&mut numerator, *key, *exponential);
         }
         let norm = numerator.iter().map(|x| x * x).sum::<f64>().sqrt();
-        // Around `w O` for the output; around the mean of `w v` for the numerator.
+        // `z` is `w v - w O` for the output, and `w v` for the numerator.
         let center = |exponential: f64, at: usize| match self.config.target {
             Target::Output => exponential * numerator[at] / sums.denominator,
             _ => 0.0,
@@ -196,12 +200,12 @@ impl VerifiedSampling {
     }
 }
 
-/// What a row is drawn for.
+/// A row and the data that its draw needs.
 struct Row<'a> {
     row: usize,
     residual: &'a Residual,
     logits: &'a ExactLogits,
-    /// Where the target has to do with values.
+    /// The values, if the target depends on them.
     values: Option<RowValues<'a>>,
 }
 
@@ -210,7 +214,7 @@ struct Estimate {
     deviation: f64,
 }
 
-/// The two-sided quantile of `1 - delta / 2` for a mean of `count` draws, of which there are at least 2.
+/// Student's quantile of `1 - delta / 2` for a mean of `count` draws. `count` is at least 2.
 fn student_quantile(delta: f64, count: usize) -> f64 {
     match StudentsT::new(0.0, 1.0, (count - 1) as f64) {
         Ok(student) => student.inverse_cdf(1.0 - delta / 2.0),

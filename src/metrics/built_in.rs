@@ -1,57 +1,59 @@
 //! The metrics of the library, by name.
 //!
-//! Those of a head have no query, and those of a query have both. Metrics of queries make a log as many times longer as
-//! there are queries: they are left out by [name](super::Enabled).
+//! Metrics whose names begin with `head` have one value for each head. Those that begin with `query` have one value for
+//! each head and query. A log with metrics of queries is longer by a factor of the number of queries; leave them out by
+//! [name](super::Enabled) if that is too much.
 //!
-//! Errors and the mass are against dense attention: logging them costs a dense pass each time they are sampled.
-//! Everything else is known anyway.
+//! Output errors, log-sum-exp errors and the kept mass are measured against dense attention: each step that logs them
+//! costs a dense pass. The other metrics cost no extra attention.
 
 use std::borrow::Cow;
 
 use super::{Metric, MetricKind};
 
-/// Pairs kept over all pairs, visible or not, of a layer: as the Python project counts.
+/// Kept pairs divided by all pairs of a layer, visible or not. This is how the Python project counts.
 pub const RESEARCH_ATTENTION_DENSITY: &str = "research_attention_density";
-/// Norm of the difference from dense attention over the norm of that, of a whole layer: as the Python project counts.
+/// Norm of the difference from the dense output, divided by the norm of the dense output, over a whole layer. This is
+/// how the Python project counts.
 pub const RESEARCH_ATTENTION_OUTPUT_ERROR: &str = "research_attention_output_error";
-/// Visible pairs that were kept, over visible pairs.
+/// Kept visible pairs divided by visible pairs.
 pub const HEAD_DENSITY: &str = "head_density";
-/// Visible keys that were kept, over visible keys.
+/// Kept visible keys divided by visible keys.
 pub const QUERY_DENSITY: &str = "query_density";
-/// Norm of the difference from dense attention over the norm of that.
+/// Norm of the difference from the dense output, divided by the norm of the dense output.
 pub const HEAD_OUTPUT_ERROR: &str = "head_output_error";
-/// Norm of the difference from dense attention over the norm of that.
+/// Norm of the difference from the dense output, divided by the norm of the dense output.
 pub const QUERY_OUTPUT_ERROR: &str = "query_output_error";
-/// Mean over the queries of the absolute difference of the log-sum-exp from the dense one.
+/// Absolute difference between the log-sum-exp and the dense log-sum-exp, averaged over the queries.
 pub const HEAD_LOG_SUM_EXP_ERROR: &str = "head_log_sum_exp_error";
-/// The log-sum-exp less the dense one.
+/// The log-sum-exp minus the dense log-sum-exp.
 pub const QUERY_LOG_SUM_EXP_ERROR: &str = "query_log_sum_exp_error";
-/// Mean over the queries of the dense weights that lie on kept keys.
+/// Sum of the dense weights of the kept keys, averaged over the queries.
 pub const HEAD_MASS_KEPT: &str = "head_mass_kept";
-/// Dense weights that lie on kept keys.
+/// Sum of the dense weights of the kept keys.
 pub const QUERY_MASS_KEPT: &str = "query_mass_kept";
-/// Keys that are kept with a probability below 1, over all queries.
+/// Number of keys that are kept with a probability below 1, over all queries.
 pub const HEAD_SAMPLER_BUDGET: &str = "head_sampler_budget";
-/// Keys that are kept with a probability below 1.
+/// Number of keys that are kept with a probability below 1.
 pub const QUERY_SAMPLER_BUDGET: &str = "query_sampler_budget";
-/// The relative standard error that the sampler estimates, largest over the queries.
+/// The relative standard error that the sampler estimates: the largest over the queries.
 pub const HEAD_STANDARD_ERROR: &str = "head_standard_error";
 /// The relative standard error that the sampler estimates.
 pub const QUERY_STANDARD_ERROR: &str = "query_standard_error";
-/// The relative error that the sampler says it keeps to, largest over the queries.
+/// The relative error that the sampler guarantees with its probability: the largest over the queries.
 pub const HEAD_BOUND: &str = "head_bound";
-/// The relative error that the sampler says it keeps to.
+/// The relative error that the sampler guarantees with its probability.
 pub const QUERY_BOUND: &str = "query_bound";
-/// Bytes of the kept and visible rows of K and V, over all queries.
+/// Bytes of the kept visible rows of K and V, over all queries.
 pub const HEAD_KV_BYTES: &str = "head_kv_bytes";
-/// Bytes of the kept and visible rows of K and V.
+/// Bytes of the kept visible rows of K and V.
 pub const QUERY_KV_BYTES: &str = "query_kv_bytes";
-/// Milliseconds until it is known which keys are kept: scores, what is remembered of the keys, and the selection.
+/// Milliseconds until the kept keys are known: scores, memory of the keys, and selection.
 pub const MILLISECONDS_SELECT: &str = "milliseconds_select";
 /// Milliseconds of attention over the kept keys.
 pub const MILLISECONDS_ATTEND: &str = "milliseconds_attend";
 
-/// All of them, with their kinds, units and descriptions.
+/// All built-in metrics, with their kinds, units and descriptions.
 pub static METRICS: [Metric; 20] = [
     real(RESEARCH_ATTENTION_DENSITY, "", "Pairs kept over all pairs of a layer, visible or not."),
     real(RESEARCH_ATTENTION_OUTPUT_ERROR, "", "Relative error of the output of a layer."),
@@ -75,7 +77,7 @@ pub static METRICS: [Metric; 20] = [
     real(MILLISECONDS_ATTEND, "ms", "Time of attention over the kept keys."),
 ];
 
-/// Those that need a dense reference.
+/// The metrics that need a dense reference.
 pub const AGAINST_DENSE: [&str; 7] = [
     RESEARCH_ATTENTION_OUTPUT_ERROR,
     HEAD_OUTPUT_ERROR,

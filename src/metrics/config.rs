@@ -18,15 +18,15 @@ use super::{
 /// Which of the registered metrics are logged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Enabled {
-    /// All of them.
+    /// All registered metrics.
     #[default]
     All,
-    /// Some, by name.
+    /// The metrics with these names.
     Only(Vec<String>),
 }
 
 impl Enabled {
-    /// Some, by name.
+    /// Logs the metrics with these names.
     pub fn only<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
         Self::Only(names.into_iter().map(Into::into).collect())
     }
@@ -35,23 +35,25 @@ impl Enabled {
 /// Configuration of [MetricLogger].
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricLoggerConfig {
-    /// The metrics that there are. Default: the [built-in](super::built_in) ones.
+    /// The registered metrics. Default: the [built-in](super::built_in) ones.
     pub registry: MetricRegistry,
-    /// Which of them are logged. Default: all.
+    /// The metrics that are logged. Default: all registered metrics.
     pub metrics: Enabled,
     /// The file to write to, as JSON lines. Without it, records stay in [memory](MetricLogger::records).
     pub log_path: Option<PathBuf>,
-    /// Whether a log that is there already is continued. Otherwise a file with content is an error. Default: false.
+    /// Whether to continue an existing log. If false, a file that has content is an error. Default: false.
     pub append: bool,
-    /// After how many records the file is written, at least 1. Default: 1,024.
+    /// The number of waiting records at which they are written to the file, at least 1. Default: 1,024.
     pub flush_every: usize,
-    /// After what time the file is written, looked at whenever something is logged. Default: 5 seconds.
+    /// The time after which waiting records are written to the file. It is checked at each call that logs. Default: 5
+    /// seconds.
     pub flush_interval: Duration,
-    /// The most records in memory, at least 1. With a file: those that wait for it, for as long as it cannot be written;
-    /// further ones are refused with an error. Without: the newest. Default: 1,048,576.
+    /// The largest number of records in memory, at least 1. With a file, these are the records that wait while the file
+    /// cannot be written; further records are refused with an error. Without a file, the newest records are kept.
+    /// Default: 1,048,576.
     pub max_records: usize,
-    /// Which share of the steps is logged, in (0, 1]: 0.1 takes the steps 0, 10, 20 and so on, the same in every run.
-    /// Records without a step are always taken. Default: 1.
+    /// The share of the steps that is logged, in (0, 1]. 0.1 logs the steps 0, 10, 20 and so on, the same in every run.
+    /// Records without a step are always logged. Default: 1.
     pub sampling_factor: f64,
 }
 
@@ -71,15 +73,16 @@ impl Default for MetricLoggerConfig {
 }
 
 impl MetricLoggerConfig {
-    /// All metrics to a file.
+    /// Logs all metrics to a file.
     pub fn to_file(path: impl Into<PathBuf>) -> Self {
         Self { log_path: Some(path.into()), ..Self::default() }
     }
 
-    /// The logger.
+    /// Creates the logger.
     ///
     /// # Errors
-    /// If a value makes no sense, a metric is not registered, or the file has content already or cannot be written.
+    /// If a value is out of its range, a metric is not registered, or the file already has content or cannot be
+    /// written.
     pub fn init(self) -> Result<MetricLogger, MetricError> {
         self.validate()?;
         let destination = match &self.log_path {
@@ -89,10 +92,10 @@ impl MetricLoggerConfig {
         Ok(self.with_destination(destination))
     }
 
-    /// The logger over a writer other than a file, such as a compressor or a socket.
+    /// Creates a logger over a writer other than a file, such as a compressor or a socket.
     ///
     /// # Errors
-    /// If a value makes no sense, `log_path` is set besides, a metric is not registered, or the writer fails.
+    /// If a value is out of its range, `log_path` is also set, a metric is not registered, or the writer fails.
     pub fn init_with_writer(self, writer: impl Write + Send + 'static) -> Result<MetricLogger, MetricError> {
         self.validate()?;
         if let Some(path) = &self.log_path {
@@ -134,7 +137,7 @@ impl MetricLoggerConfig {
             (_, false) => return Err(MetricError::Exists { path: path.to_owned() }),
             (_, true) => {
                 if reader::can_continue(path, &self.registry)? == End::CutOff {
-                    // The next record gets a line to itself.
+                    // Ends the line that was cut off, so that the next record begins a new line.
                     output.push(b"\n", 0);
                 }
             }
@@ -142,7 +145,7 @@ impl MetricLoggerConfig {
         Ok(output)
     }
 
-    /// Writes the header, by which it shows whether anything can be written.
+    /// Writes the header. This finds out at once whether the output can be written.
     fn begin(&self, output: &mut Output) -> Result<(), MetricError> {
         let mut header = json(&Header::of(self.registry.metrics()));
         header.push(b'\n');

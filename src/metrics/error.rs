@@ -6,7 +6,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MetricError {
-    /// A field of the configuration has a value that makes no sense.
+    /// A field of the configuration has a value that is not allowed.
     #[error("`{field}` is {value}, but must be {allowed}")]
     Config {
         /// The field.
@@ -24,13 +24,13 @@ pub enum MetricError {
         /// The names that are registered.
         known: String,
     },
-    /// A metric is registered again with another definition.
+    /// A metric is registered again with a different definition.
     #[error("the metric `{name}` is registered already, with another kind, unit or description")]
     Registered {
         /// The name.
         name: String,
     },
-    /// A value that is not of the metric's kind.
+    /// A value does not fit the kind of its metric.
     #[error("the metric `{metric}` has the value {value}, but must be {allowed}")]
     Value {
         /// The metric.
@@ -40,13 +40,13 @@ pub enum MetricError {
         /// What is allowed.
         allowed: &'static str,
     },
-    /// A file to be made has content already.
+    /// A file that is to be created already has content.
     #[error("{} holds something already; name another file, or append to it", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// The file cannot be opened, read or made.
+    /// The file cannot be opened, read or created.
     #[error("cannot open {}: {source}", path.display())]
     Open {
         /// The file.
@@ -59,17 +59,17 @@ pub enum MetricError {
     Write {
         /// Where to.
         to: String,
-        /// Records that were taken and are written as soon as that is possible.
+        /// The number of records that were taken. They are written as soon as the output works again.
         kept: usize,
-        /// Records that were not taken, because the memory is full too.
+        /// The number of records that were refused because the memory is full.
         refused: usize,
         /// Why.
         source: io::Error,
     },
-    /// Something is logged after the end.
+    /// A record is logged after the logger is finished.
     #[error("the metric logger is finished and takes no more records")]
     Finished,
-    /// A file that is no log of metrics, or of another version.
+    /// A file is not a log of metrics, or a log of another version.
     #[error("line {line} of {}: `{field}` is {found}, but must be {expected}", path.display())]
     Header {
         /// The file.
@@ -78,12 +78,12 @@ pub enum MetricError {
         line: usize,
         /// The field.
         field: &'static str,
-        /// What it is.
+        /// The value that was found.
         found: String,
-        /// What it must be.
+        /// The value that is expected.
         expected: String,
     },
-    /// A line that cannot be understood.
+    /// A line that cannot be read.
     #[error("line {line} of {}, field `{field}`: {reason}", path.display())]
     Line {
         /// The file.

@@ -1,4 +1,4 @@
-//! The lines of a log: a header, and a record each.
+//! The lines of a log: a header, then one record per line.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Metric, Place, Record, Timestamp};
 
-/// What the header says the file is.
+/// The name of the format in the header.
 pub(super) const FORMAT: &str = "sparse-attention-hub metrics";
 
-/// The version of the format. It changes with every field that a reader of the version before would not understand.
+/// The version of the format. It increases with every change that a reader of the previous version cannot read.
 pub(super) const VERSION: u64 = 1;
 
-/// The first line.
+/// The header, which is the first line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Header<'a> {
@@ -27,7 +27,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Every other line.
+/// A record, which is every other line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Line<'a> {
@@ -58,7 +58,7 @@ impl<'a> Line<'a> {
         Self { timestamp: timestamp.into(), metric: metric.into(), value, layer, batch, head, query, step, location }
     }
 
-    /// The record; an error of the timestamp in words.
+    /// Converts the line into a record. The error says in words what is wrong with the timestamp.
     pub fn record(self, mut shared: impl FnMut(&str) -> Arc<str>) -> Result<Record, &'static str> {
         let Self { layer, batch, head, query, step, .. } = self;
         Ok(Record {
@@ -71,7 +71,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// JSON has no infinities and no NaN: they are text.
+/// JSON has no infinities and no NaN, so these are written as text.
 fn write_number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     match value.is_finite() {
         true if value.fract() == 0.0 && value.abs() < 1e15 => serializer.serialize_i64(*value as i64),
@@ -114,8 +114,9 @@ fn read_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
     deserializer.deserialize_any(Visitor)
 }
 
-/// One line, without its end.
+/// A value as one line of JSON, without the line break.
 pub(super) fn json(line: &impl Serialize) -> Vec<u8> {
-    // Writing to memory does not fail, and these types have neither maps with keys other than text nor errors of their own.
+    // Writing to memory does not fail. These types only have maps with text keys, and their serializers return no
+    // errors.
     serde_json::to_vec(line).expect("a header or a record is JSON")
 }

@@ -5,18 +5,18 @@ use super::{Metric, MetricError, MetricRegistry, Record};
 /// A whole log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricLog {
-    /// The file from which it was read, if it was.
+    /// The file that the log was read from, if any.
     pub path: Option<PathBuf>,
-    /// The metrics that its header names.
+    /// The metrics that the header names.
     pub metrics: Vec<Metric>,
     /// The records in the order of the file.
     pub records: Vec<Record>,
-    /// The lines that are cut off, counted from 1.
+    /// The numbers of the lines that are cut off, counted from 1.
     pub cut_off: Vec<usize>,
 }
 
 impl MetricLog {
-    /// Records that were not in a file, such as those of a [logger](super::MetricLogger::records) without one.
+    /// A log of records that are not from a file, such as those of a [logger](super::MetricLogger::records) in memory.
     pub fn in_memory(metrics: Vec<Metric>, records: Vec<Record>) -> Self {
         Self { path: None, metrics, records, cut_off: Vec::new() }
     }
@@ -26,10 +26,10 @@ impl MetricLog {
         self.path.as_ref().map_or("the log in memory".to_owned(), |path| path.display().to_string())
     }
 
-    /// Checks that there are records.
+    /// Checks that the log has records.
     ///
     /// # Errors
-    /// If there is none, as after a run that logged nothing.
+    /// If there are no records, as after a run that logged nothing.
     pub fn not_empty(self) -> Result<Self, MetricError> {
         match self.records.is_empty() {
             true => Err(MetricError::NoRecords { origin: self.origin() }),
@@ -37,10 +37,11 @@ impl MetricLog {
         }
     }
 
-    /// The records of several runs as one log, to be shown beside one another: each location becomes that of its run.
+    /// Joins the records of several runs into one log, so that they can be shown side by side. The location of each
+    /// record becomes the name of its run.
     ///
     /// # Errors
-    /// If two of them have different metrics under one name.
+    /// If two logs have different metrics under one name.
     pub fn side_by_side(runs: impl IntoIterator<Item = (String, Self)>) -> Result<Self, MetricError> {
         let mut registry = MetricRegistry::of([]);
         let mut all = Self::in_memory(Vec::new(), Vec::new());

@@ -2,11 +2,11 @@ use std::sync::Arc;
 
 use super::{MetricError, Place, Record, memory::Memory, shared::Shared};
 
-/// Logs metrics, or nothing where it is [off](Self::off).
+/// Logs metrics. It logs nothing if it is [off](Self::off).
 ///
-/// A logger is a handle: clones of it write to the same place, from any thread. The last one that goes away writes what
-/// is left; since that cannot return an error, [finish](Self::finish) does it beforehand. Each record is a
-/// [tracing](https://docs.rs/tracing) event of the target `sparse_attention_hub::metrics` and the level `TRACE` besides.
+/// A logger is a handle: clones write to the same place, from any thread. When the last clone is dropped, the waiting
+/// records are written. Dropping cannot return an error, so call [finish](Self::finish) before. Each record is also a
+/// [tracing](https://docs.rs/tracing) event with the target `sparse_attention_hub::metrics` and the level `TRACE`.
 ///
 /// Should be created with [MetricLoggerConfig](super::MetricLoggerConfig).
 ///
@@ -37,17 +37,17 @@ impl MetricLogger {
         Self { shared: Some(Arc::new(shared)), location: None }
     }
 
-    /// Whether it logs anything at all.
+    /// Whether anything is logged.
     pub fn is_on(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// A handle to the same logger whose records say where they come from.
+    /// A handle to the same logger, whose records carry a location: what they come from.
     pub fn at(&self, location: impl AsRef<str>) -> Self {
         Self { shared: self.shared.clone(), location: Some(Arc::from(location.as_ref())) }
     }
 
-    /// Whether a metric is logged in a step: what costs something to find out need not be found out otherwise.
+    /// Whether a metric is logged in a step. A caller can skip the computation of values that are not logged.
     pub fn takes(&self, metric: &str, step: u64) -> bool {
         self.shared.as_deref().is_some_and(|shared| shared.samples(Some(step)) && shared.enabled(metric))
     }
@@ -64,10 +64,10 @@ impl MetricLogger {
         }
     }
 
-    /// Logs many values of a metric at one time.
+    /// Logs many values of a metric with one timestamp.
     ///
     /// # Errors
-    /// As [log](Self::log). Values before the one that is at fault are logged.
+    /// As [log](Self::log). The values before the one that fails are logged.
     pub fn log_many(&self, metric: &str, values: impl IntoIterator<Item = (Place, f64)>) -> Result<(), MetricError> {
         match &self.shared {
             Some(shared) => shared.log(metric, values, self.location.as_ref()),
@@ -75,21 +75,21 @@ impl MetricLogger {
         }
     }
 
-    /// The records in memory, the oldest first, of a logger without a file. At most
-    /// [max_records](super::MetricLoggerConfig::max_records), the newest.
+    /// The records in memory of a logger without a file, the oldest first. Only the newest
+    /// [max_records](super::MetricLoggerConfig::max_records) are kept.
     pub fn records(&self) -> Vec<Record> {
         self.shared.as_deref().and_then(|shared| shared.memory(Memory::records)).unwrap_or_default()
     }
 
-    /// How many records made room for newer ones in a logger without a file.
+    /// The number of records that a logger without a file dropped to make room for newer ones.
     pub fn left_out(&self) -> u64 {
         self.shared.as_deref().and_then(|shared| shared.memory(Memory::left_out)).unwrap_or(0)
     }
 
-    /// Writes what waits in memory.
+    /// Writes the waiting records.
     ///
     /// # Errors
-    /// If it cannot be written; then it goes on waiting.
+    /// If they cannot be written. They continue to wait.
     pub fn flush(&self) -> Result<(), MetricError> {
         match &self.shared {
             Some(shared) => shared.flush(),
@@ -97,11 +97,11 @@ impl MetricLogger {
         }
     }
 
-    /// Writes what waits in memory and ends the log: when this returns, everything is on the disk, and nothing more is
-    /// taken from any handle. Ending twice does no harm.
+    /// Writes the waiting records and ends the log. When this returns, all records are on the disk, and every handle
+    /// refuses further records. A second call does nothing.
     ///
     /// # Errors
-    /// If it cannot be written; then the log is not ended, and this can be tried again.
+    /// If the records cannot be written. The log is then not ended, and this can be called again.
     pub fn finish(&self) -> Result<(), MetricError> {
         match &self.shared {
             Some(shared) => shared.finish(),

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use super::Record;
 
-/// The newest records, up to a number of them.
+/// The newest records, up to a limit.
 #[derive(Debug)]
 pub(super) struct Memory {
     records: VecDeque<Record>,
@@ -27,7 +27,7 @@ impl Memory {
         self.records.iter().cloned().collect()
     }
 
-    /// How many made room for newer ones.
+    /// The number of records that were dropped to make room for newer ones.
     pub fn left_out(&self) -> u64 {
         self.left_out
     }

@@ -4,21 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{MetricError, built_in};
 
-/// What the values of a metric are.
+/// The kind of a metric's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricKind {
-    /// Any number. Infinities and NaN too, which are written as text.
+    /// Any number. Infinities and NaN are written as text.
     Real,
-    /// A whole number of at least 0, up to 2^53.
+    /// A whole number from 0 to 2^53.
     Count,
 }
 
-/// The largest count up to which every whole number is an `f64`.
+/// The largest number up to which `f64` holds every whole number.
 const LARGEST_COUNT: f64 = 9_007_199_254_740_992.0;
 
 impl MetricKind {
-    /// What the values must be, in words.
+    /// The allowed values, in words.
     pub fn allowed(self) -> &'static str {
         match self {
             Self::Real => "a number",
@@ -34,22 +34,22 @@ impl MetricKind {
     }
 }
 
-/// A metric: what it is called and what its values are.
+/// A metric: its name and the kind and unit of its values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metric {
-    /// The name under which it is logged.
+    /// The name that it is logged under.
     pub name: Cow<'static, str>,
-    /// What its values are.
+    /// The kind of its values.
     pub kind: MetricKind,
     /// The unit of its values; empty if they have none.
     pub unit: Cow<'static, str>,
-    /// What it says, in a sentence.
+    /// A description in one sentence.
     pub about: Cow<'static, str>,
 }
 
 impl Metric {
-    /// A metric of your own.
+    /// Defines a metric.
     pub fn new(
         name: impl Into<Cow<'static, str>>,
         kind: MetricKind,
@@ -59,10 +59,10 @@ impl Metric {
         Self { name: name.into(), kind, unit: unit.into(), about: about.into() }
     }
 
-    /// Checks that a value is of the metric's kind.
+    /// Checks that a value fits the metric's kind.
     ///
     /// # Errors
-    /// If it is not.
+    /// If it does not.
     pub fn check(&self, value: f64) -> Result<(), MetricError> {
         match self.kind.admits(value) {
             true => Ok(()),
@@ -71,7 +71,7 @@ impl Metric {
     }
 }
 
-/// The metrics that a logger knows.
+/// The metrics that a logger can log.
 ///
 /// # Example
 /// ```
@@ -94,7 +94,7 @@ impl MetricRegistry {
         Self::of(built_in::METRICS.iter().cloned())
     }
 
-    /// No metrics but some; of several with one name the first.
+    /// Only these metrics. If several have the same name, the first is taken.
     pub(super) fn of(metrics: impl IntoIterator<Item = Metric>) -> Self {
         let mut registry = Self { metrics: Vec::new(), places: HashMap::new() };
         for metric in metrics {
@@ -110,10 +110,10 @@ impl MetricRegistry {
         self.metrics.push(metric);
     }
 
-    /// Adds a metric. One that is there already, the same in all, stays.
+    /// Adds a metric. Adding an identical metric again changes nothing.
     ///
     /// # Errors
-    /// If another metric has the name.
+    /// If a different metric has the same name.
     pub fn register(&mut self, metric: Metric) -> Result<(), MetricError> {
         match self.get(&metric.name) {
             Some(known) if *known == metric => Ok(()),

@@ -1,7 +1,7 @@
-//! What attention does, as numbers: logged while a model runs, read back for plots and reports.
+//! Numbers about attention: logged while a model runs, and read back for plots and reports.
 //!
-//! A [MetricLogger] is a value that is handed to whatever shall log. It writes JSON lines, and [MetricReader] reads them:
-//! a header with the version and the registered metrics, then one record a line.
+//! A [MetricLogger] is a value that is passed to the code that logs. It writes JSON lines, which [MetricReader] reads.
+//! The first line is a header with the version and the registered metrics. Every other line is a record.
 //!
 //! ```text
 //! {"format":"sparse-attention-hub metrics","version":1,"metrics":[{"name":"head_density","kind":"real",...},...]}

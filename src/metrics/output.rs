@@ -5,10 +5,10 @@ use std::{
     path::Path,
 };
 
-/// Whole lines on their way to a file or another writer.
+/// Whole lines that wait to be written to a file or another writer.
 ///
-/// What could not be written stays, from the very byte at which the writer stopped: a line is neither torn nor written
-/// twice, however often the writer fails in between.
+/// Bytes that could not be written are kept, from the first byte that the writer did not take. A line is therefore
+/// neither torn nor written twice, even if the writer fails several times.
 pub(super) struct Output {
     writer: Writer,
     name: String,
@@ -36,7 +36,7 @@ impl Writer {
         }
     }
 
-    /// Until it is on the disk, where there is one.
+    /// Waits until the data is on the disk, if the writer has one.
     fn sync(&mut self) -> io::Result<()> {
         match self {
             Self::File(file) if file.metadata()?.is_file() => file.sync_all(),
@@ -54,23 +54,23 @@ impl Output {
         Self { writer: Writer::Other(writer), name: "the writer".to_owned(), bytes: Vec::new(), records: 0 }
     }
 
-    /// Where the lines go, in words.
+    /// The name of the output, for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Records that are not written yet.
+    /// The number of records that are not written yet.
     pub fn waiting(&self) -> usize {
         self.records
     }
 
-    /// Takes whole lines, of which some are records.
+    /// Takes whole lines. `records` is the number of records among them.
     pub fn push(&mut self, lines: &[u8], records: usize) {
         self.bytes.extend_from_slice(lines);
         self.records += records;
     }
 
-    /// Writes what waits.
+    /// Writes the waiting lines.
     pub fn flush(&mut self) -> io::Result<()> {
         let mut written = 0;
         let result = loop {
@@ -85,13 +85,13 @@ impl Output {
             }
         };
         self.bytes.drain(..written);
-        // A header may wait as well: then it is the first of the lines, and no record.
+        // A header may wait too. It is the first of the lines and does not count as a record.
         let lines = self.bytes.iter().filter(|byte| **byte == b'\n').count();
         self.records = self.records.min(lines);
         result
     }
 
-    /// Writes what waits, and sees to it that it is on the disk.
+    /// Writes the waiting lines and waits until they are on the disk.
     pub fn sync(&mut self) -> io::Result<()> {
         self.flush()?;
         self.writer.sync()

@@ -15,7 +15,8 @@ use super::{
 
 /// Reads the records of a log one by one.
 ///
-/// Lines that are cut off, as by a full disk or the end of a process, are skipped and [named](Self::cut_off).
+/// Lines that are cut off, for example by a full disk or a killed process, are skipped. Their numbers are
+/// [listed](Self::cut_off).
 ///
 /// # Example
 /// ```
@@ -75,7 +76,7 @@ impl MetricReader {
         self.registry.metrics()
     }
 
-    /// The lines so far that are cut off, counted from 1.
+    /// The numbers of the lines read so far that are cut off, counted from 1.
     pub fn cut_off(&self) -> &[usize] {
         &self.cut_off
     }
@@ -83,7 +84,7 @@ impl MetricReader {
     /// All records.
     ///
     /// # Errors
-    /// If the file cannot be read, or a line that is not cut off is no record of a metric that the header names.
+    /// If the file cannot be read, or a complete line is not a record of a metric in the header.
     pub fn read_all(mut self) -> Result<MetricLog, MetricError> {
         let records = self.by_ref().collect::<Result<_, _>>()?;
         let metrics = self.registry.metrics().to_vec();
@@ -94,7 +95,7 @@ impl MetricReader {
         let Some(text) = self.next_line()? else {
             return Err(self.not_a_log("format", "missing, since the file is empty".to_owned()));
         };
-        // The version comes first: what else a header holds depends on it.
+        // The version is checked first, because it determines the other fields of the header.
         let value = serde_json::from_slice::<Value>(&text);
         let value = value.map_err(|_| self.not_a_log("format", "missing, since the line is no JSON".to_owned()))?;
         match value.get("format") {
@@ -161,12 +162,12 @@ impl MetricReader {
         record.map_err(|reason| self.fault("timestamp".to_owned(), reason))
     }
 
-    /// What is wrong with a line, by field.
+    /// Finds the field of a line that is wrong, and what is wrong with it.
     fn explain(&self, text: &[u8]) -> MetricError {
         let mut json = serde_json::Deserializer::from_slice(text);
         match serde_path_to_error::deserialize::<_, Line>(&mut json) {
             Err(error) => self.fault(error.path().to_string(), error.into_inner()),
-            // Then it is what follows the record.
+            // The record itself is right, so the fault is in the text after it.
             Ok(_) => self.fault(".".to_owned(), "more follows the record"),
         }
     }
@@ -184,7 +185,7 @@ fn described(value: Option<&Value>) -> String {
     value.map_or("missing".to_owned(), |value| format!("`{value}`"))
 }
 
-/// Whether a log can be continued with some metrics, and how it ends.
+/// Checks that a log can be continued with these metrics, and returns how it ends.
 pub(super) fn can_continue(path: &Path, registry: &MetricRegistry) -> Result<End, MetricError> {
     let mut reader = MetricReader::open(path)?;
     let known = reader.metrics().to_vec();

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::Timestamp;
 
-/// What a value belongs to. What is `None` does not apply: a value of a head has no query.
+/// The place that a value belongs to. Fields that do not apply are `None`: a value of a head has no query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// The layer of the model.
@@ -11,14 +11,14 @@ pub struct Place {
     pub batch: Option<usize>,
     /// The query head.
     pub head: Option<usize>,
-    /// The query, counted from the first of the step.
+    /// The query, counted from the first query of the step.
     pub query: Option<usize>,
-    /// The step, as the caller counts: of decoding, of training, or the call of a layer.
+    /// The step, in the caller's count: a decode step, a training step, or a call of a layer.
     pub step: Option<u64>,
 }
 
 impl Place {
-    /// A place in a step of a layer.
+    /// A layer in a step.
     pub fn of_layer(layer: usize, step: u64) -> Self {
         Self { layer: Some(layer), step: Some(step), ..Self::default() }
     }
@@ -43,8 +43,8 @@ pub struct Record {
     pub metric: Arc<str>,
     /// The value.
     pub value: f64,
-    /// What it belongs to.
+    /// The place that the value belongs to.
     pub place: Place,
-    /// What logged it: a method, a part of a model, a run.
+    /// The source of the record: a method, a part of a model, or a run.
     pub location: Option<Arc<str>>,
 }

@@ -14,10 +14,10 @@ use super::{
     output::Output,
 };
 
-/// The target of the events.
+/// The target of the tracing events.
 const TARGET: &str = "sparse_attention_hub::metrics";
 
-/// What the handles of a logger have in common.
+/// The state that all handles of a logger share.
 pub(super) struct Shared {
     registry: MetricRegistry,
     /// The names of the registry's metrics, and whether they are logged.
@@ -57,7 +57,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while the lock is held, of a writer that is not ours, leaves whole lines.
+        // A writer of the caller can panic while the lock is held. The state still holds whole lines.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -65,7 +65,7 @@ impl Shared {
         self.registry.place(metric).is_some_and(|at| self.metrics[at].1)
     }
 
-    /// Whether a step is one of the share that is logged.
+    /// Whether a step is logged under the sampling factor.
     pub fn samples(&self, step: Option<u64>) -> bool {
         let taken_before = |step: u64| (step as f64 * self.sampling_factor).ceil();
         step.is_none_or(|step| self.sampling_factor == 1.0 || taken_before(step + 1) > taken_before(step))
@@ -78,7 +78,7 @@ impl Shared {
         }
     }
 
-    /// Takes the values of a metric. The lines are made before the lock is taken.
+    /// Logs the values of a metric. The lines are formatted before the lock is taken.
     pub fn log(
         &self,
         metric: &str,
@@ -110,7 +110,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes some records, at most `flush_every`.
+    /// Takes at most `flush_every` records.
     fn accept(&self, records: Vec<Record>) -> Result<(), MetricError> {
         if tracing::enabled!(target: TARGET, tracing::Level::TRACE) {
             records.iter().for_each(trace);
@@ -156,7 +156,7 @@ impl Shared {
 }
 
 impl State {
-    /// Writes what waits. `refused` records are lost to the caller if it cannot be done.
+    /// Writes the waiting records. `refused` is the number of records that are lost if this fails.
     fn flush(&mut self, refused: usize) -> Result<(), MetricError> {
         if let Destination::Output(output) = &mut self.destination {
             output.flush().map_err(|source| failed(output, refused, source))?;
@@ -176,7 +176,7 @@ fn trace(record: &Record) {
     tracing::trace!(target: TARGET, metric, value = record.value, layer, batch, head, query, step, location);
 }
 
-/// The records as lines. Those of a batch are of one time.
+/// The records as lines. All records of a batch have the same timestamp.
 fn lines(records: &[Record]) -> Vec<u8> {
     let Some(first) = records.first() else { return Vec::new() };
     let timestamp = first.timestamp.to_string();
@@ -189,7 +189,7 @@ fn lines(records: &[Record]) -> Vec<u8> {
     bytes
 }
 
-/// The last handle is gone: what is left is written, and what cannot be written is at least said.
+/// When the last handle is dropped, the waiting records are written. An error can only be reported as a message.
 impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -17,16 +17,16 @@ const SECOND: u64 = 1_000_000;
 const DAY: u64 = 86_400 * SECOND;
 
 impl Timestamp {
-    /// Now, by the system's clock; 1970 if that stands before.
+    /// The current time of the system's clock. 1970 if the clock is set before 1970.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { microseconds: u64::try_from(since.as_micros()).unwrap_or(u64::MAX) }
     }
 }
 
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
+/// The year, month and day of a day number counted from 1970-01-01, in the Gregorian calendar.
 fn date(day: u64) -> (u64, u64, u64) {
-    // Years begin in March here, so that the leap day is the last of a year; eras have 400 years.
+    // Years begin in March here, so that the leap day is the last day of a year. An era has 400 years.
     let day = day + 719_468;
     let (era, of_era) = (day / 146_097, day % 146_097);
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -37,7 +37,7 @@ fn date(day: u64) -> (u64, u64, u64) {
     (400 * era + year + u64::from(calendar_month <= 2), calendar_month, of_month)
 }
 
-/// The day counted from 1970-01-01; `None` before it.
+/// The day number counted from 1970-01-01. `None` before that day.
 fn day(year: u64, month: u64, of_month: u64) -> Option<u64> {
     let year = year.checked_sub(u64::from(month <= 2))?;
     let (era, of_era) = (year / 400, year % 400);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn known_times_are_written_and_read() {
-        // By `date --utc --date=@... --iso-8601=seconds`.
+        // From `date --utc --date=@... --iso-8601=seconds`.
         let known = [
             (0, "1970-01-01T00:00:00.000000Z"),
             (951_782_400 * SECOND, "2000-02-29T00:00:00.000000Z"),

@@ -2,22 +2,22 @@ use burn::tensor::backend::Backend;
 
 use crate::{attention::AttentionError, nn::KvCache};
 
-/// The keys and values of a sequence in all layers of a [LanguageModel](super::LanguageModel), and what their methods
-/// remember of them.
+/// The keys and values of a sequence in all layers of a [LanguageModel](super::LanguageModel), with the state of the
+/// methods.
 #[derive(Debug)]
 pub struct LanguageModelCache<B: Backend> {
     layers: Vec<KvCache<B>>,
 }
 
 impl<B: Backend> LanguageModelCache<B> {
-    /// An empty cache for a number of layers. The seed is that of what the methods draw.
+    /// An empty cache for a number of layers. The methods draw random numbers from the seed.
     pub fn new(layers: usize, seed: u64) -> Self {
         Self::with_capacity(layers, seed, 0)
     }
 
-    /// An empty cache whose buffers, once the first tokens come, take a number of tokens without growing.
+    /// An empty cache whose buffers hold `capacity` tokens without growing. They are allocated with the first tokens.
     ///
-    /// Layers with a sliding window keep all tokens too, so that a question can be taken back to any length.
+    /// Layers with a sliding window also keep all tokens, so that the cache can be truncated to any length.
     pub fn with_capacity(layers: usize, seed: u64, capacity: usize) -> Self {
         let layer = || KvCache::with_capacity(seed, capacity).with_spare(usize::MAX);
         Self { layers: (0..layers).map(|_| layer()).collect() }
@@ -28,12 +28,12 @@ impl<B: Backend> LanguageModelCache<B> {
         &self.layers
     }
 
-    /// The same, to be written to.
+    /// The cache of each layer, mutable.
     pub(super) fn layers_mut(&mut self) -> &mut [KvCache<B>] {
         &mut self.layers
     }
 
-    /// How many tokens are cached, which is the position of the next one.
+    /// The number of cached tokens, which is the position of the next token.
     pub fn len(&self) -> usize {
         self.layers.first().map_or(0, KvCache::len)
     }
@@ -43,23 +43,23 @@ impl<B: Backend> LanguageModelCache<B> {
         self.len() == 0
     }
 
-    /// Forgets all tokens but the first `length`, as [KvCache::truncate] does in each layer.
+    /// Keeps the first `length` tokens and drops the others, as [KvCache::truncate] does in each layer.
     ///
     /// # Errors
-    /// If a layer no longer has the tokens that it would need.
+    /// If a layer no longer holds the tokens that it needs.
     pub fn truncate(&mut self, length: usize) -> Result<(), AttentionError> {
         self.layers.iter_mut().try_for_each(|layer| layer.truncate(length))
     }
 
-    /// Forgets what the methods remember of the keys, and nothing else: they draw again from the seed, and look at all
-    /// keys anew when they are next asked. Where they have not been asked yet, that changes nothing.
+    /// Clears the state of the methods and keeps the tokens. The methods draw again from the seed, and read all keys
+    /// again at their next call. If they have not run yet, this changes nothing.
     pub fn forget_states(&mut self) {
         for layer in &mut self.layers {
             layer.state_mut().clear();
         }
     }
 
-    /// Forgets everything and keeps the capacity, for another sequence.
+    /// Clears everything except the capacity, for another sequence.
     pub fn reset(&mut self) {
         for layer in &mut self.layers {
             layer.reset();

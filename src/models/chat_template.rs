@@ -8,23 +8,24 @@ use super::ModelError;
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
-    /// Who says it, as the template of the model calls them: mostly `system`, `user` and `assistant`.
+    /// The role of the speaker, by the names of the model's template: usually `system`, `user` and `assistant`.
     pub role: String,
-    /// What is said.
+    /// The text of the message.
     pub content: String,
 }
 
 impl ChatMessage {
-    /// A message of a role.
+    /// Creates a message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 }
 
-/// A template in the language [Jinja](https://jinja.palletsprojects.com) that turns a conversation into the text that a
-/// model was trained on. The methods of Python's texts, lists and dictionaries can be called in it.
+/// A [Jinja](https://jinja.palletsprojects.com) template that turns a conversation into the text format that the model
+/// was trained on. Templates can call the methods of Python's strings, lists and dictionaries.
 ///
-/// `strftime_now` is not there: the same conversation is the same text every day. Templates fall back on a fixed date.
+/// `strftime_now` is not defined, so that the same conversation gives the same text every day. Templates then use a
+/// fixed date.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
@@ -32,24 +33,24 @@ pub struct ChatTemplate {
     end: String,
 }
 
-/// How many instructions a template may run, so that a loop without an end does not hang the program.
+/// The largest number of instructions that a template may run. It stops an endless loop.
 const FUEL: u64 = 10_000_000;
 
 impl ChatTemplate {
-    /// The template of a text, with the tokens that begin and end a sequence.
+    /// Compiles a template. `begin` and `end` are the tokens that begin and end a sequence.
     ///
     /// # Errors
-    /// If the text is not a template.
+    /// If the text is not a valid template.
     pub fn new(source: String, begin: String, end: String) -> Result<Self, ModelError> {
         let template = Self { source, begin, end };
         template.environment()?;
         Ok(template)
     }
 
-    /// The text of a conversation; with `answer` up to where the assistant begins to answer.
+    /// Renders a conversation. With `answer`, the text ends where the assistant's answer begins.
     ///
     /// # Errors
-    /// If the template refuses the conversation or cannot be carried out.
+    /// If the template refuses the conversation or fails.
     pub fn render(&self, messages: &[ChatMessage], answer: bool) -> Result<String, ModelError> {
         let context = context! {
             messages => messages,
@@ -64,7 +65,7 @@ impl ChatTemplate {
 
     fn environment(&self) -> Result<Environment<'_>, ModelError> {
         let mut environment = Environment::new();
-        // As transformers sets them.
+        // The same settings as in transformers.
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_fuel(Some(FUEL));
@@ -78,14 +79,14 @@ impl ChatTemplate {
     }
 }
 
-/// The name of the one template.
+/// The name of the only template.
 const NAME: &str = "chat";
 
 fn unusable(error: &minijinja::Error) -> ModelError {
     ModelError::ChatTemplate { reason: format!("{error:#}") }
 }
 
-/// JSON as Python writes it: with spaces after commas and colons, and nothing escaped for HTML.
+/// JSON in Python's format: with spaces after commas and colons, and without HTML escapes.
 fn to_json(value: Value) -> Result<Value, minijinja::Error> {
     let mut text = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, PythonFormatter);
@@ -127,7 +128,7 @@ mod tests {
             ChatMessage::new("user", "a<b, \"c\"?"),
             ChatMessage::new("assistant", "Yes."),
         ];
-        // Python's methods, namespaces, blocks that leave no line behind, and loops that are left early.
+        // Python's methods, namespaces, blocks that leave no empty line, and loops with an early exit.
         let source = "{{ bos_token }}{% set state = namespace(count=0) %}\n\
             {% for message in messages %}\n\
             {%- if message['role'].startswith('sys') %}\n\

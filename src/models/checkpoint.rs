@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::ModelError;
 use crate::FileError;
 
-/// The tensors of a folder, mapped into memory: a tensor is read from the disk when it is asked for.
+/// The tensors of a folder, mapped into memory. A tensor is read from the disk when it is used.
 pub(super) struct Checkpoint {
     /// The folder.
     pub path: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Checkpoint {
     pub tensors: BTreeMap<String, TensorSnapshot>,
 }
 
-/// Where the tensors lie whose files are several.
+/// The file of each tensor, for checkpoints in several files.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
@@ -43,13 +43,13 @@ impl Checkpoint {
     }
 }
 
-/// The tensors of all files of an index, each from the file that the index names for it.
+/// The tensors of all files of an index. Each tensor is taken from the file that the index names for it.
 fn shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, TensorSnapshot>, ModelError> {
     let unusable = |reason: String| FileError::Format { path: index.to_owned(), format: "an index of weights", reason };
     let text = std::fs::read_to_string(index).map_err(|source| FileError::Open { path: index.to_owned(), source })?;
     let Index { weight_map } = serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
     let names = weight_map.values().collect::<BTreeSet<_>>();
-    // A name with folders in it could lead out of the model's.
+    // A name with folders in it could lead out of the model's folder.
     if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
         return Err(unusable(format!("it names the file {name:?}, which is not the name of a file beside it")).into());
     }
@@ -61,7 +61,7 @@ fn shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, TensorSnaps
     let mut all = BTreeMap::new();
     for name in names {
         for (tensor, snapshot) in tensors(&directory.join(name))? {
-            // Another file may have a tensor of this name that the index does not mean.
+            // Another file may also have a tensor with this name, which the index does not refer to.
             if weight_map.get(&tensor).is_none_or(|file| file == name) {
                 all.insert(tensor, snapshot);
             }

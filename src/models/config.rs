@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{ModelError, fields::Fields, rotary_parameters::rotary};
 use crate::nn::{GroupedQueryAttentionConfig, RotaryEncodingConfig};
 
-/// The architectures that can be loaded, by the names that HuggingFace's configuration files have for them.
+/// The supported architectures. Their names are those in HuggingFace's configuration files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Architecture {
@@ -13,17 +13,17 @@ pub enum Architecture {
     Llama,
     /// `MistralForCausalLM`: [Mistral](https://arxiv.org/abs/2310.06825), with a sliding window.
     Mistral,
-    /// `Qwen2ForCausalLM`: [Qwen2](https://arxiv.org/abs/2407.10671), with biases of queries, keys and values.
+    /// `Qwen2ForCausalLM`: [Qwen2](https://arxiv.org/abs/2407.10671), with biases for queries, keys and values.
     Qwen2,
-    /// `Qwen3ForCausalLM`: [Qwen3](https://arxiv.org/abs/2505.09388), with norms of queries and keys.
+    /// `Qwen3ForCausalLM`: [Qwen3](https://arxiv.org/abs/2505.09388), with norms for queries and keys.
     Qwen3,
-    /// `Gemma2ForCausalLM`: [Gemma 2](https://arxiv.org/abs/2408.00118), with softcaps, alternating windows and norms
-    /// after attention and the feed-forward network too.
+    /// `Gemma2ForCausalLM`: [Gemma 2](https://arxiv.org/abs/2408.00118), with softcaps, alternating sliding windows,
+    /// and norms also after attention and the feed-forward network.
     Gemma2,
 }
 
 impl Architecture {
-    /// All of them.
+    /// All architectures.
     pub const ALL: [Self; 5] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gemma2];
 
     /// The name in configuration files.
@@ -49,44 +49,45 @@ impl Architecture {
     }
 }
 
-/// The activation function of a gate.
+/// The activation function of a gated feed-forward network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateActivation {
     /// `silu`: the network is a [SwiGLU](https://arxiv.org/abs/2002.05202).
     Silu,
     /// `gelu`: the network is a GeGLU.
     Gelu,
-    /// `gelu_pytorch_tanh`: the same, with the approximation by the hyperbolic tangent.
+    /// `gelu_pytorch_tanh`: a GeGLU with the tanh approximation of GELU.
     GeluTanh,
 }
 
-/// The configuration of a [LanguageModel](super::LanguageModel): what a `config.json` says.
+/// The configuration of a [LanguageModel](super::LanguageModel), as a `config.json` describes it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LanguageModelConfig {
     /// The architecture.
     pub architecture: Architecture,
-    /// How many tokens the model knows.
+    /// The size of the vocabulary.
     pub vocab_size: usize,
-    /// The size of the vectors between the layers.
+    /// The size of the hidden vectors between the layers.
     pub hidden_size: usize,
-    /// The size of the vectors inside the feed-forward networks.
+    /// The size of the hidden vectors inside the feed-forward networks.
     pub intermediate_size: usize,
-    /// How many query heads a layer has.
+    /// The number of query heads of a layer.
     pub heads: usize,
-    /// How many key-value heads a layer has.
+    /// The number of key-value heads of a layer.
     pub kv_heads: usize,
     /// The size of a head.
     pub head_dim: usize,
-    /// For each layer, how many keys up to its own a query sees; `None`: all.
+    /// For each layer, the size of the sliding window: the number of keys up to its position that a query sees. `None`:
+    /// all keys.
     pub windows: Vec<Option<usize>>,
-    /// How many positions the model tells apart: the longest sequence.
+    /// The number of positions, which is the length of the longest sequence.
     pub max_positions: usize,
     /// The rotary positions.
     pub rotary: RotaryEncodingConfig,
     /// The epsilon of all norms.
     pub norm_epsilon: f64,
-    /// Whether queries and keys are normed.
+    /// Whether queries and keys have norms.
     pub query_key_norm: bool,
     /// Whether the projections of queries, keys and values have a bias.
     pub attention_bias: bool,
@@ -96,13 +97,13 @@ pub struct LanguageModelConfig {
     pub feed_forward_bias: bool,
     /// The activation function of the feed-forward networks.
     pub activation: GateActivation,
-    /// What the products of queries and keys are multiplied with; `None`: `1 / sqrt(head_dim)`.
+    /// The factor of the products of queries and keys. `None`: `1 / sqrt(head_dim)`.
     pub attention_scale: Option<f64>,
-    /// What bounds the logits of attention.
+    /// The softcap of the attention logits.
     pub attention_softcap: Option<f64>,
-    /// What bounds the logits of the model.
+    /// The softcap of the model's logits.
     pub final_softcap: Option<f64>,
-    /// Whether the logits come from the embeddings instead of a matrix of their own.
+    /// Whether the logits are computed with the embedding matrix instead of a separate matrix.
     pub tied_embeddings: bool,
     /// The token that begins a sequence, if the configuration names one.
     pub begin_token: Option<u32>,
@@ -110,10 +111,11 @@ pub struct LanguageModelConfig {
     pub end_tokens: Vec<u32>,
 }
 
-/// The most layers that a configuration may have, so that a wrong number does not fill the memory.
+/// The largest number of layers that a configuration may have. It stops a wrong number from filling the memory.
 const MOST_LAYERS: usize = 4096;
 
-/// Fields that change nothing here: how the model was trained, where it is stored, and what other programs do with it.
+/// Fields that do not change the model's output here: they describe training, storage, or the behaviour of other
+/// programs.
 const WITHOUT_EFFECT: &[&str] = &[
     "add_cross_attention",
     "attention_dropout",
@@ -170,13 +172,13 @@ impl LanguageModelConfig {
     /// Reads the `config.json` of a folder.
     ///
     /// # Errors
-    /// If it cannot be read, is of another architecture, or has a field whose value makes no sense or of which nobody
-    /// here knows what it does.
+    /// If the file cannot be read, is of another architecture, has a field with a value that is not supported, or has a
+    /// field whose effect is not known.
     pub fn from_directory(directory: impl AsRef<Path>) -> Result<Self, ModelError> {
         Self::from_fields(Fields::open(&directory.as_ref().join("config.json"))?)
     }
 
-    /// The configuration of a text. `origin` is what errors call it.
+    /// Parses the configuration from a text. Error messages name it by `origin`.
     ///
     /// # Errors
     /// As [from_directory](Self::from_directory).
@@ -184,12 +186,12 @@ impl LanguageModelConfig {
         Self::from_fields(Fields::parse(origin.as_ref(), json)?)
     }
 
-    /// How many layers the model has.
+    /// The number of layers.
     pub fn layers(&self) -> usize {
         self.windows.len()
     }
 
-    /// The configuration of a layer's attention, without a method.
+    /// The configuration of a layer's attention, without a sparse method.
     pub(super) fn attention(&self, layer: usize) -> GroupedQueryAttentionConfig {
         GroupedQueryAttentionConfig::new(self.hidden_size, self.heads, self.kv_heads)
             .with_head_dim(Some(self.head_dim))
@@ -215,7 +217,7 @@ impl LanguageModelConfig {
         let head_dim = head_dim(&mut fields, architecture, hidden_size, heads)?;
         let max_positions = fields.needed_count("max_position_embeddings")?;
         fields.only("quantization_config", &Value::Null)?;
-        // In Llama one flag is for all four projections; Qwen2 has fixed biases.
+        // In Llama, one flag covers all four projections. Qwen2 has fixed biases.
         let bias = match architecture {
             Llama | Qwen3 => fields.flag("attention_bias", false)?,
             Mistral | Qwen2 | Gemma2 => {
@@ -292,7 +294,7 @@ fn head_dim(
 }
 
 fn activation(fields: &mut Fields, architecture: Architecture) -> Result<GateActivation, ModelError> {
-    // Gemma 2 has a field of its own, beside which the common one is there too and means nothing.
+    // Gemma 2 has its own field. Its files also contain the common field, which has no effect.
     let common = fields.text("hidden_act")?;
     let (field, name, default) = match architecture {
         Architecture::Gemma2 => ("hidden_activation", fields.text("hidden_activation")?, "gelu_pytorch_tanh"),
@@ -306,7 +308,7 @@ fn activation(fields: &mut Fields, architecture: Architecture) -> Result<GateAct
     }
 }
 
-/// A softcap of Gemma 2, where null is none.
+/// A softcap of Gemma 2. `null` means that there is none.
 fn softcap(
     fields: &mut Fields,
     architecture: Architecture,
@@ -316,12 +318,12 @@ fn softcap(
     match (architecture, fields.has(field)) {
         (Architecture::Gemma2, true) => fields.positive(field),
         (Architecture::Gemma2, false) => Ok(Some(default)),
-        // Left there, and refused with all other fields that are not known.
+        // The field stays in the map and is refused later as an unknown field.
         _ => Ok(None),
     }
 }
 
-/// The window of each layer.
+/// The sliding window of each layer.
 fn windows(fields: &mut Fields, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>, ModelError> {
     use Architecture::{Gemma2, Llama, Mistral, Qwen2, Qwen3};
     let given = fields.has("sliding_window");

@@ -12,20 +12,20 @@ use crate::{
 };
 
 /// A layer of a [LanguageModel](super::LanguageModel): attention and a feed-forward network, each with a norm before it
-/// (in Gemma 2 after it too) and a way around it.
+/// and a residual connection. Gemma 2 also has a norm after each.
 #[derive(Module, Debug)]
 pub struct DecoderLayer<B: Backend> {
-    /// Before attention.
+    /// The norm before attention.
     pub input_norm: RmsNorm<B>,
-    /// Attention, with the method of the layer.
+    /// Attention, with the sparse method of the layer.
     pub attention: GroupedQueryAttention<B>,
-    /// After attention (Gemma 2).
+    /// The norm after attention (Gemma 2).
     pub attention_output_norm: Option<RmsNorm<B>>,
-    /// Before the feed-forward network.
+    /// The norm before the feed-forward network.
     pub feed_forward_norm: RmsNorm<B>,
     /// The feed-forward network.
     pub feed_forward: GatedFeedForward<B>,
-    /// After the feed-forward network (Gemma 2).
+    /// The norm after the feed-forward network (Gemma 2).
     pub feed_forward_output_norm: Option<RmsNorm<B>>,
 }
 
@@ -50,14 +50,14 @@ impl<B: Backend> DecoderLayer<B> {
         })
     }
 
-    /// The output for the next tokens.
+    /// The output for new tokens.
     ///
     /// # Shapes
     /// - input: `[batch, tokens, hidden]`, a tensor or a [GqaInput] with padding, positions and the phase.
     /// - output: the same
     ///
     /// # Errors
-    /// As [GroupedQueryAttention::forward_hooked]. The cache then holds what it held before.
+    /// As [GroupedQueryAttention::forward_hooked]. The cache is then unchanged.
     pub fn forward(
         &self,
         input: impl Into<GqaInput<B>>,

@@ -8,7 +8,7 @@ use crate::{FileError, attention::AttentionError, masker::ConfigError};
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The folder is not there.
+    /// The folder does not exist.
     #[error("there is no model folder {}: {source}", path.display())]
     Directory {
         /// The folder.
@@ -19,14 +19,14 @@ pub enum ModelError {
     /// A file of the folder cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The architecture is not one of this library's.
+    /// The architecture is not supported.
     #[error("{} is of a model of the architecture {found}; known architectures: {known}", path.display())]
     Architecture {
         /// The configuration file.
         path: PathBuf,
-        /// What it names.
+        /// The architecture in the file.
         found: String,
-        /// What can be loaded.
+        /// The supported architectures.
         known: String,
     },
     /// A field of a configuration file has a value that cannot be used.
@@ -36,12 +36,12 @@ pub enum ModelError {
         path: PathBuf,
         /// The field.
         field: String,
-        /// Its value, "missing" if it is not there.
+        /// Its value, or "missing".
         value: String,
         /// What is allowed.
         allowed: String,
     },
-    /// A configuration file has fields of which this library does not know what they do to the model.
+    /// A configuration file has fields whose effect on the model is not known.
     #[error(
         "{} has fields that are not supported and may change what the model computes: {fields}; remove them if they do \
          not",
@@ -53,28 +53,28 @@ pub enum ModelError {
         /// The fields with their values.
         fields: String,
     },
-    /// The tensors of the files are not those of the model.
+    /// The tensors of the files do not fit the model.
     #[error("the weights in {} do not fit the model: {mismatch}", path.display())]
     Weights {
         /// The folder.
         path: PathBuf,
-        /// All that does not fit.
+        /// All differences.
         mismatch: WeightMismatch,
     },
-    /// The index names files that are not there.
+    /// The index names files that do not exist.
     #[error("{} names files of weights that are not there: {missing}", path.display())]
     MissingShards {
-        /// The index.
+        /// The index file.
         path: PathBuf,
-        /// The files.
+        /// The missing files.
         missing: String,
     },
-    /// The backend does not compute with numbers of the type.
+    /// The backend does not compute in this number type.
     #[error("the backend {backend} does not compute in {dtype} on this device")]
     NumberType {
         /// The backend.
         backend: String,
-        /// The type that was asked for.
+        /// The number type.
         dtype: String,
     },
     /// The method or a layer cannot be built.
@@ -88,36 +88,36 @@ pub enum ModelError {
         /// Why.
         source: AttentionError,
     },
-    /// The model was given nothing to continue.
+    /// The prompt has no tokens.
     #[error("there is no token to continue; the prompt must have at least one")]
     NoTokens,
-    /// A token is not in the vocabulary of the model.
+    /// A token is not in the model's vocabulary.
     #[error("token {token} is not in the model's vocabulary of {vocabulary} tokens")]
     Token {
         /// The token.
         token: u32,
-        /// How many tokens the model knows, from 0.
+        /// The size of the vocabulary. Tokens are counted from 0.
         vocabulary: usize,
     },
-    /// The sequence is longer than the model can tell positions apart.
+    /// The sequence is longer than the number of positions of the model.
     #[error("{tokens} tokens are more than the {positions} positions of the model")]
     TooLong {
         /// The length of the sequence.
         tokens: usize,
-        /// `max_position_embeddings`.
+        /// The number of positions, `max_position_embeddings`.
         positions: usize,
     },
-    /// Values given by the caller make no sense.
+    /// A value given by the caller is not allowed.
     #[error("`{field}` is {value}, but must be {allowed}")]
     Value {
-        /// What was given.
+        /// The argument or field.
         field: &'static str,
         /// Its value.
         value: String,
         /// What is allowed.
         allowed: String,
     },
-    /// The tokenizer has tokens that the model does not know: it belongs to another model.
+    /// The tokenizer has tokens outside of the model's vocabulary, so it belongs to another model.
     #[error(
         "{} has the token {token:?} with the number {id}, but the model's vocabulary has {vocabulary} tokens; the \
          tokenizer is of another model",
@@ -128,15 +128,15 @@ pub enum ModelError {
         path: PathBuf,
         /// The token with the highest number.
         token: String,
-        /// Its number.
+        /// The number of this token.
         id: u32,
-        /// How many tokens the model knows, from 0.
+        /// The size of the vocabulary. Tokens are counted from 0.
         vocabulary: usize,
     },
-    /// A text cannot be turned into tokens, or tokens into a text.
+    /// A text cannot be encoded into tokens, or tokens cannot be decoded.
     #[error("the tokenizer cannot {task}: {reason}")]
     Tokenizer {
-        /// What it was asked for.
+        /// The task that failed.
         task: &'static str,
         /// Why.
         reason: String,
@@ -147,7 +147,7 @@ pub enum ModelError {
         /// What is wrong.
         reason: String,
     },
-    /// A model of the hub cannot be downloaded.
+    /// A model cannot be downloaded from the hub.
     #[error("cannot get {file} of {name} from the HuggingFace hub: {reason}")]
     Hub {
         /// The name of the model.
@@ -159,20 +159,20 @@ pub enum ModelError {
     },
 }
 
-/// How the tensors of a checkpoint differ from those of the model, all of them at once.
+/// All differences between the tensors of a checkpoint and those of the model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WeightMismatch {
-    /// Tensors that the model needs and the files lack.
+    /// Tensors that the model needs and the files do not have.
     pub missing: Vec<String>,
-    /// Tensors of the files that the model has no place for.
+    /// Tensors of the files that the model does not have.
     pub extra: Vec<String>,
-    /// Tensors of another shape than the model's.
+    /// Tensors whose shape is not that of the model.
     pub misshapen: Vec<Misshapen>,
-    /// Tensors that do not hold floating-point numbers, and the type that they hold.
+    /// Tensors that do not hold floating-point numbers, with the type that they hold.
     pub mistyped: Vec<(String, String)>,
 }
 
-/// A tensor of another shape than the model's.
+/// A tensor whose shape is not that of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misshapen {
     /// Its name in the files.
@@ -184,7 +184,7 @@ pub struct Misshapen {
 }
 
 impl WeightMismatch {
-    /// Whether nothing differs.
+    /// Whether there are no differences.
     pub fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.misshapen.is_empty() && self.mistyped.is_empty()
     }

@@ -15,14 +15,14 @@ use super::GateActivation;
 /// # Params
 ///
 /// - gate, up: [Linear] from the hidden to the intermediate size.
-/// - down: [Linear] back.
+/// - down: [Linear] from the intermediate to the hidden size.
 #[derive(Module, Debug)]
 pub struct GatedFeedForward<B: Backend> {
-    /// What goes through the activation function.
+    /// The projection that goes through the activation function.
     pub gate: Linear<B>,
-    /// What is gated.
+    /// The projection that the gate multiplies.
     pub up: Linear<B>,
-    /// Back to the hidden size.
+    /// The projection to the hidden size.
     pub down: Linear<B>,
     #[module(skip)]
     activation: GateActivation,

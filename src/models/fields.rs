@@ -5,14 +5,14 @@ use serde_json::{Map, Value};
 use super::ModelError;
 use crate::FileError;
 
-/// The largest size that a configuration may name. It is far above that of any model, and small enough that no product
-/// of two sizes overflows.
+/// The largest size that a configuration may name. It is far above the sizes of real models, and small enough that the
+/// product of two sizes does not overflow.
 const LARGEST: usize = 1 << 28;
 
-/// The fields of a JSON file, taken out one after the other, so that those that nobody knows are left.
+/// The fields of a JSON object. Known fields are taken out one by one, so that unknown fields are left.
 pub(super) struct Fields {
     path: PathBuf,
-    /// What stands before the names of the fields in errors, for an object inside the file.
+    /// The path of an object inside the file, which error messages put before the names of its fields.
     prefix: String,
     map: Map<String, Value>,
 }
@@ -24,7 +24,7 @@ impl Fields {
         Self::parse(path, &text)
     }
 
-    /// The fields of a text.
+    /// Parses the fields of a text.
     pub fn parse(path: &Path, text: &str) -> Result<Self, FileError> {
         let reason = match serde_json::from_str(text) {
             Ok(Value::Object(map)) => return Ok(Self { path: path.to_owned(), prefix: String::new(), map }),
@@ -44,22 +44,22 @@ impl Fields {
         }
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A field that is there and not null.
+    /// Takes a field. `None` if it is missing or null.
     pub fn take(&mut self, field: &str) -> Option<Value> {
         self.map.remove(field).filter(|value| !value.is_null())
     }
 
-    /// A field that is there, be it null.
+    /// Whether a field is present, even if it is null.
     pub fn has(&self, field: &str) -> bool {
         self.map.contains_key(field)
     }
 
-    /// A field that is an object.
+    /// Takes a field that is an object.
     pub fn object(&mut self, field: &str) -> Result<Option<Self>, ModelError> {
         match self.take(field) {
             None => Ok(None),
@@ -71,7 +71,7 @@ impl Fields {
         }
     }
 
-    /// A whole number of at least 1.
+    /// Takes a whole number of at least 1.
     pub fn count(&mut self, field: &str) -> Result<Option<usize>, ModelError> {
         let Some(value) = self.take(field) else { return Ok(None) };
         match value.as_u64().and_then(|count| usize::try_from(count).ok()) {
@@ -80,13 +80,13 @@ impl Fields {
         }
     }
 
-    /// A whole number of at least 1 that must be there.
+    /// Takes a whole number of at least 1. The field is required.
     pub fn needed_count(&mut self, field: &str) -> Result<usize, ModelError> {
         let count = self.count(field)?;
         count.ok_or_else(|| self.error(field, "missing", "a whole number of at least 1"))
     }
 
-    /// A number above 0.
+    /// Takes a number above 0.
     pub fn positive(&mut self, field: &str) -> Result<Option<f64>, ModelError> {
         let Some(value) = self.take(field) else { return Ok(None) };
         match value.as_f64().filter(|number| *number > 0.0 && number.is_finite()) {
@@ -95,7 +95,7 @@ impl Fields {
         }
     }
 
-    /// A flag; `default` if it is not there.
+    /// Takes a flag. `default` if the field is missing.
     pub fn flag(&mut self, field: &str, default: bool) -> Result<bool, ModelError> {
         match self.take(field) {
             None => Ok(default),
@@ -104,7 +104,7 @@ impl Fields {
         }
     }
 
-    /// A text.
+    /// Takes a text.
     pub fn text(&mut self, field: &str) -> Result<Option<String>, ModelError> {
         match self.take(field) {
             None => Ok(None),
@@ -113,7 +113,7 @@ impl Fields {
         }
     }
 
-    /// Numbers of tokens: one, a list, or none.
+    /// Takes token numbers: one number or a list. Empty if the field is missing.
     pub fn tokens(&mut self, field: &str) -> Result<Vec<u32>, ModelError> {
         let Some(value) = self.take(field) else { return Ok(Vec::new()) };
         let one = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
@@ -124,7 +124,7 @@ impl Fields {
         tokens.ok_or_else(|| self.error(field, value, "the number of a token, or a list of them"))
     }
 
-    /// Checks that a field, if it is there, has the one value that is supported.
+    /// Checks that a field is missing or has the only supported value.
     pub fn only(&mut self, field: &str, supported: &Value) -> Result<(), ModelError> {
         match self.take(field) {
             // 1 and 1.0 are the same number.
@@ -135,7 +135,7 @@ impl Fields {
         }
     }
 
-    /// Checks that no field is left but some that change nothing, private ones, and ones that are null.
+    /// Checks that no unknown field is left. Fields in `without_effect`, private fields and null fields are allowed.
     pub fn finish(self, without_effect: &[&str]) -> Result<(), ModelError> {
         let unknown = self.map.iter().filter(|(field, value)| {
             !value.is_null() && !field.starts_with('_') && !without_effect.contains(&field.as_str())
@@ -147,7 +147,7 @@ impl Fields {
         }
     }
 
-    /// What is left, as it is.
+    /// The remaining fields as a JSON object.
     pub fn to_value(&self) -> Value {
         Value::Object(self.map.clone())
     }

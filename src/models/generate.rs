@@ -8,47 +8,47 @@ use burn::tensor::{Tensor, backend::Backend};
 use super::{GenerationConfig, LanguageModel, LanguageModelCache, ModelError, NextToken};
 use crate::{attention::Phase, nn::AttentionHook};
 
-/// How many tokens of a prompt go through the model at once, unless it is said otherwise.
+/// The default number of prompt tokens that go through the model at once.
 pub const PREFILL_CHUNK: usize = 1024;
 
-/// Tokens that continue a prompt.
+/// The tokens that continue a prompt.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Generated {
-    /// The tokens, the one that ends the sequence among them.
+    /// The tokens, including the token that ends the sequence.
     pub tokens: Vec<u32>,
-    /// Why there are no more.
+    /// Why generation stopped.
     pub reason: StopReason,
     /// The time from the prompt to the first token.
     pub prefill: Duration,
-    /// The time of all tokens after the first.
+    /// The time of all tokens after the first token.
     pub decode: Duration,
 }
 
-/// Why generation ended.
+/// Why generation stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// A token came that ends the sequence.
+    /// A token that ends the sequence was generated.
     EndToken,
-    /// As many tokens came as were asked for.
+    /// The requested number of tokens was generated.
     Length,
-    /// The model has no further position.
+    /// The model has no more positions.
     Positions,
-    /// A text came after which nothing was wanted, or the caller wanted no more.
+    /// A stop string was generated, or the caller stopped generation.
     Stopped,
 }
 
 impl<B: Backend> LanguageModel<B> {
-    /// The vector after the last of the next tokens, which go through the model in chunks: no more than `chunk` tokens at
-    /// once are in the vectors between the layers, and logits are made of nothing that is not asked for. All of them are of
-    /// the phase [Prefill](Phase::Prefill), also a chunk of one token.
+    /// Runs the next tokens through the model and returns the hidden vector of the last token. The tokens go through
+    /// the model in chunks of at most `chunk` tokens, which limits the memory of the hidden vectors. No logits are
+    /// computed. The [phase](Phase) of all chunks is `Prefill`, also of a chunk of one token.
     ///
     /// # Shapes
     /// - output: `[1, 1, hidden_size]`
     ///
     /// # Errors
-    /// As [forward](Self::forward). The cache then holds what it held before.
+    /// As [forward](Self::forward). The cache is then unchanged.
     pub fn prefill(
         &self,
         tokens: &[u32],
@@ -57,7 +57,7 @@ impl<B: Backend> LanguageModel<B> {
         hook: &mut dyn AttentionHook<B>,
     ) -> Result<Tensor<B, 3>, ModelError> {
         let before = cache.len();
-        // As a whole first: nothing is computed of a sequence that is too long.
+        // The whole sequence is checked first, so that nothing is computed for a sequence that is too long.
         self.check(tokens, before)?;
         let mut last = Err(ModelError::NoTokens);
         for chunk in tokens.chunks(chunk.max(1)) {
@@ -73,7 +73,7 @@ impl<B: Backend> LanguageModel<B> {
         last
     }
 
-    /// The logits of the token that comes after a vector, on the host.
+    /// The logits of the token after a hidden vector, on the host.
     ///
     /// # Shapes
     /// - hidden: `[1, 1, hidden_size]`
@@ -82,13 +82,13 @@ impl<B: Backend> LanguageModel<B> {
         self.logits(hidden).into_data().convert::<f32>().iter::<f32>().collect()
     }
 
-    /// Continues a prompt after what is in the cache: `prompt` goes through the model under the hook `prefill`, and each
-    /// new token under `decode`. These are also the phases for which the methods of the layers are asked. `on_token` is called with each, and may stop. In the end the cache holds the prompt and
-    /// all new tokens but the last.
+    /// Continues a prompt after the tokens in the cache. The prompt goes through the model with the hook `prefill`, and
+    /// each new token with the hook `decode`. These are also the [phases](Phase) of the calls. `on_token` is called with each new token and may stop generation. At the
+    /// end the cache holds the prompt and all new tokens except the last.
     ///
     /// # Errors
-    /// As [forward](Self::forward), or if the logits are not numbers. The tokens that went through the model before are
-    /// then in the cache.
+    /// As [forward](Self::forward), or if a logit is NaN. The cache then holds the tokens that went through the model
+    /// before the error.
     pub fn generate(
         &self,
         prompt: &[u32],

@@ -4,35 +4,35 @@ use serde_json::{Value, json};
 
 use super::{LanguageModelConfig, ModelError, fields::Fields};
 
-/// How a text is continued: a `generation_config.json` with what it leaves open.
+/// How text is generated: the content of a `generation_config.json`, with defaults for missing fields.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GenerationConfig {
-    /// The most tokens that are added.
+    /// The largest number of new tokens.
     pub max_new_tokens: usize,
-    /// The tokens after which nothing more is added.
+    /// The tokens that end generation.
     pub end_tokens: Vec<u32>,
-    /// Texts after which nothing more is added. They are not part of what is returned.
+    /// The stop strings, which end generation. They are not part of the returned text.
     pub stop: Vec<String>,
-    /// How tokens are drawn; `None`: the likeliest is taken.
+    /// How tokens are sampled. `None`: greedy decoding.
     pub sampling: Option<SamplingConfig>,
-    /// By what the logits of tokens that are there already are divided if they are above 0 and multiplied if below
-    /// ([CTRL](https://arxiv.org/abs/1909.05858)); 1 leaves them as they are.
+    /// The repetition penalty ([CTRL](https://arxiv.org/abs/1909.05858)). Logits of tokens that the text already
+    /// contains are divided by it if they are above 0, and multiplied by it if they are below 0. 1 changes nothing.
     pub repetition_penalty: f64,
-    /// The seed of what is drawn.
+    /// The seed of sampling.
     pub seed: u64,
 }
 
-/// How the next token is drawn.
+/// How the next token is sampled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct SamplingConfig {
-    /// What the logits are divided by, above 0. Default: 1.
+    /// The temperature, by which the logits are divided, above 0. Default: 1.
     pub temperature: f64,
-    /// Only so many of the likeliest tokens are drawn from. Default: all.
+    /// The number of most likely tokens to sample from. Default: all.
     pub top_k: Option<usize>,
-    /// Only the likeliest tokens are drawn from that together have this probability, in (0, 1]
-    /// ([nucleus sampling](https://arxiv.org/abs/1904.09751)). Default: 1, all.
+    /// Samples from the most likely tokens whose probabilities together reach this value, in (0, 1] ([nucleus
+    /// sampling](https://arxiv.org/abs/1904.09751)). Default: 1, all tokens.
     pub top_p: f64,
 }
 
@@ -43,7 +43,7 @@ impl Default for SamplingConfig {
 }
 
 impl Default for GenerationConfig {
-    /// The likeliest of 64 tokens, one after the other.
+    /// Greedy decoding of 64 tokens.
     fn default() -> Self {
         Self {
             max_new_tokens: 64,
@@ -56,7 +56,7 @@ impl Default for GenerationConfig {
     }
 }
 
-/// Fields that do not change which tokens come, here or at all.
+/// Fields that do not change which tokens are generated, either in general or in this library.
 const WITHOUT_EFFECT: &[&str] = &[
     "bos_token_id",
     "cache_implementation",
@@ -76,11 +76,11 @@ const WITHOUT_EFFECT: &[&str] = &[
 ];
 
 impl GenerationConfig {
-    /// Reads the `generation_config.json` of a folder, if there is one; tokens that end a sequence are those of the model
-    /// otherwise.
+    /// Reads the `generation_config.json` of a folder, if it exists. If it names no tokens that end a sequence, those
+    /// of the model are taken.
     ///
     /// # Errors
-    /// If the file cannot be read, a value makes no sense, or it asks for a way to generate that is not there.
+    /// If the file cannot be read, a value is not allowed, or it asks for a way of generation that is not supported.
     pub fn from_directory(directory: impl AsRef<Path>, model: &LanguageModelConfig) -> Result<Self, ModelError> {
         let path = directory.as_ref().join("generation_config.json");
         let mut config = match path.exists() {
@@ -93,20 +93,20 @@ impl GenerationConfig {
         Ok(config)
     }
 
-    /// The same configuration with another number of tokens.
+    /// Sets the largest number of new tokens.
     pub fn with_max_new_tokens(self, max_new_tokens: usize) -> Self {
         Self { max_new_tokens, ..self }
     }
 
-    /// The same configuration with other texts that end it.
+    /// Sets the stop strings.
     pub fn with_stop(self, stop: Vec<String>) -> Self {
         Self { stop, ..self }
     }
 
-    /// The same configuration with another way to draw tokens.
+    /// Sets how tokens are sampled.
     ///
     /// # Errors
-    /// If a value makes no sense.
+    /// If a value is not allowed.
     pub fn with_sampling(self, sampling: Option<SamplingConfig>) -> Result<Self, ModelError> {
         if let Some(SamplingConfig { temperature, top_k, top_p }) = sampling {
             let wrong = |field, value: String, allowed: &str| {
@@ -125,7 +125,7 @@ impl GenerationConfig {
         Ok(Self { sampling, ..self })
     }
 
-    /// The same configuration with another seed.
+    /// Sets the seed.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
@@ -134,7 +134,7 @@ impl GenerationConfig {
         let default = Self::default();
         let sampling = SamplingConfig {
             temperature: fields.positive("temperature")?.unwrap_or(1.0),
-            // Python's 0 is for all.
+            // In Python, 0 means all tokens.
             top_k: match fields.take("top_k") {
                 None => None,
                 Some(value) => match value.as_u64() {

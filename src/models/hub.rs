@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::ModelError;
 
-/// Downloads a model of the [HuggingFace hub](https://huggingface.co/models) by its name, `organisation/model`, as far as
-/// it does not lie in the cache of the hub's programs already, and returns its folder. Without a network the cached model
-/// is taken as it is.
+/// Downloads a model of the [HuggingFace hub](https://huggingface.co/models) and returns its folder. The name is
+/// `organisation/model`. Files in the cache that the hub's programs share are not downloaded again. Without a network,
+/// the cached model is used as it is.
 ///
 /// # Errors
 /// If the hub cannot be reached and the model is not cached, the hub has no such model, or a file cannot be fetched.

@@ -15,7 +15,7 @@ use crate::{
     nn::{AttentionHook, GqaInput},
 };
 
-/// A language model of the Llama family, whose layers attend through sparse methods.
+/// A language model of the Llama family whose layers attend through sparse methods.
 ///
 /// Should be loaded with [from_directory](Self::from_directory).
 ///
@@ -29,7 +29,7 @@ use crate::{
 /// let method = MaskerChainConfig::from_file("configs/streaming_llm.json")?;
 /// let model = LanguageModel::<Flex>::from_directory("folder", &method, DType::F32, &Default::default())?;
 /// let mut cache = model.cache(42);
-/// // The context sees everything, what comes after it attends through the method.
+/// The context uses dense attention. The tokens after it attend through the method.
 /// model.forward(&[0, 517, 481], &mut cache, &mut AttentionMode::Dense)?;
 /// let hidden = model.forward(&[822], &mut cache, &mut AttentionMode::Sparse)?;
 /// assert_eq!(model.logits(hidden).dims()[..2], [1, 1]);
@@ -39,20 +39,20 @@ use crate::{
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct LanguageModel<B: Backend> {
-    /// From tokens to vectors.
+    /// Token embeddings.
     pub embedding: Embedding<B>,
-    /// The layers in their order.
+    /// The layers, in order.
     pub layers: Vec<DecoderLayer<B>>,
-    /// After the last layer.
+    /// The norm after the last layer.
     pub norm: RmsNorm<B>,
-    /// From vectors to logits, where the embeddings do not serve for it.
+    /// The projection to logits. `None` if the embedding matrix is used for it.
     pub head: Option<Linear<B>>,
     #[module(skip)]
     config: LanguageModelConfig,
 }
 
 impl LanguageModelConfig {
-    /// A model with random weights. Each layer gets the method with what it has learned for that layer.
+    /// Initialises a model with random weights. Each layer gets the method, with the learned parts for that layer.
     ///
     /// # Errors
     /// If the method cannot be built, or the sizes do not fit each other.
@@ -74,12 +74,13 @@ impl LanguageModelConfig {
 }
 
 impl<B: Backend> LanguageModel<B> {
-    /// Loads the model of a folder: `config.json`, and `model.safetensors` or the files of `model.safetensors.index.json`.
-    /// It computes in the type asked for, whichever the weights are stored in.
+    /// Loads the model of a folder: `config.json`, and `model.safetensors` or the files of
+    /// `model.safetensors.index.json`. The model computes in `dtype`, whatever the type of the stored weights is.
     ///
     /// # Errors
-    /// If the folder, a file or the method cannot be used, the architecture is not known, the backend does not compute in
-    /// the type, or the weights are not those of the configuration; the error then names all that do not fit.
+    /// If the folder, a file or the method cannot be used, the architecture is not supported, the backend does not
+    /// compute in the type, or the weights do not fit the configuration. In the last case the error names all
+    /// differences.
     pub fn from_directory(
         directory: impl AsRef<Path>,
         method: &MaskerChainConfig,
@@ -104,15 +105,15 @@ impl<B: Backend> LanguageModel<B> {
         &self.config
     }
 
-    /// An empty cache for the model. The seed is that of what the methods draw.
+    /// An empty cache for the model. The methods draw random numbers from the seed.
     pub fn cache(&self, seed: u64) -> LanguageModelCache<B> {
         LanguageModelCache::new(self.layers.len(), seed)
     }
 
-    /// Gives the layers another method.
+    /// Sets the method of the layers.
     ///
     /// # Errors
-    /// If the method cannot be built. The model then has the method that it had.
+    /// If the method cannot be built. The model then keeps its previous method.
     pub fn set_method(&mut self, method: &MaskerChainConfig) -> Result<(), ModelError> {
         let device = self.embedding.weight.device();
         let chains = (0..self.layers.len()).map(|layer| method.init_for_layer(layer, &device));
@@ -123,18 +124,20 @@ impl<B: Backend> LanguageModel<B> {
         Ok(())
     }
 
-    /// The vectors after the last norm for the next tokens of one sequence, which go into the cache: a prefill, a chunk of
-    /// one, or a step of decoding. [logits](Self::logits) makes logits of those that are wanted.
+    /// The hidden vectors of the next tokens of one sequence, after the last norm. The tokens are appended to the
+    /// cache. They can be a prefill, a chunk of a prefill, or a decode step. [logits](Self::logits) computes logits
+    /// from these vectors.
     ///
-    /// For methods with phases, the first call into an empty cache is a prefill, a later one with one token is decoding, and
-    /// a later one with more tokens is a prefill. [forward_in_phase](Self::forward_in_phase) lets the caller say.
+    /// For methods with phases, the first call with an empty cache is a prefill. A later call is decoding if it has one
+    /// token, and a prefill if it has more. [forward_in_phase](Self::forward_in_phase) takes the phase as an argument.
     ///
     /// # Shapes
     /// - output: `[1, tokens, hidden_size]`
     ///
     /// # Errors
-    /// If there is no token, one is not in the vocabulary, the sequence becomes longer than the model has positions, or
-    /// the method cannot work with a layer. The cache then holds what it held before, except that a method may have drawn.
+    /// If there are no tokens, a token is not in the vocabulary, the sequence becomes longer than the model's
+    /// positions, or the method cannot work with a layer. The cache then holds the same tokens as before, but a method
+    /// may have drawn random numbers.
     pub fn forward(
         &self,
         tokens: &[u32],
@@ -144,8 +147,8 @@ impl<B: Backend> LanguageModel<B> {
         self.forward_in_phase(Phase::of_call(cache.is_empty(), tokens.len()), tokens, cache, hook)
     }
 
-    /// The same with what the call is for: decoding where several tokens are tried at once, as in speculative decoding, or
-    /// a prefill where the last chunk of a prompt is one token.
+    /// [forward](Self::forward) in a given phase. For example, the drafts of speculative decoding are several tokens in the
+    /// phase `Decode`, and the last chunk of a prompt can be one token in the phase `Prefill`.
     ///
     /// # Shapes
     /// As [forward](Self::forward).
@@ -181,7 +184,7 @@ impl<B: Backend> LanguageModel<B> {
         Ok(self.norm.forward(hidden))
     }
 
-    /// The logits of the tokens that may come next, for some of the vectors of [forward](Self::forward).
+    /// The logits of the next token for hidden vectors of [forward](Self::forward).
     ///
     /// # Shapes
     /// - hidden: `[batch, tokens, hidden_size]`
@@ -190,7 +193,7 @@ impl<B: Backend> LanguageModel<B> {
         let logits = match &self.head {
             Some(head) => head.forward(hidden),
             None => {
-                // As matrices: with a dimension more, some backends copy what is transposed.
+                // Multiplies matrices, because some backends copy a transposed tensor with more than two dimensions.
                 let [batch, tokens, hidden_size] = hidden.dims();
                 let rows = hidden.reshape([batch * tokens, hidden_size]);
                 rows.matmul(self.embedding.weight.val().transpose()).reshape([batch, tokens, self.config.vocab_size])
@@ -202,7 +205,7 @@ impl<B: Backend> LanguageModel<B> {
         }
     }
 
-    /// Checks that tokens can come after so many others.
+    /// Checks that these tokens can follow `before` cached tokens.
     pub(super) fn check(&self, tokens: &[u32], before: usize) -> Result<(), ModelError> {
         let (vocabulary, positions) = (self.config.vocab_size, self.config.max_positions);
         if tokens.is_empty() {

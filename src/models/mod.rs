@@ -1,7 +1,8 @@
 //! Language models from a HuggingFace folder: configuration, weights, tokenizer, and generation through a sparse method.
 //!
-//! A [LanguageModel] is the Llama family in burn over [GroupedQueryAttention](crate::nn::GroupedQueryAttention); every
-//! layer has a method of its own, built from one method file. Needs the feature `hf`.
+//! A [LanguageModel] implements the Llama family in burn, with
+//! [GroupedQueryAttention](crate::nn::GroupedQueryAttention). Each layer has its own method, built from one method
+//! file. Needs the feature `hf`.
 
 mod cache;
 mod chat_template;

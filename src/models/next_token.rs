@@ -3,10 +3,10 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{GenerationConfig, ModelError, SamplingConfig};
 
-/// Picks the token that comes next by the logits: the likeliest, or one that is drawn.
+/// Picks the next token from the logits: the most likely one, or a sample.
 ///
-/// What is drawn depends on the seed of the configuration and on the logits alone, on every backend alike as far as the
-/// logits are.
+/// Samples depend only on the seed of the configuration and on the logits. If the logits are equal on two backends, the
+/// tokens are equal too.
 #[derive(Debug, Clone)]
 pub struct NextToken {
     sampling: Option<SamplingConfig>,
@@ -15,7 +15,7 @@ pub struct NextToken {
 }
 
 impl NextToken {
-    /// The way to pick of a configuration.
+    /// Creates a picker with the settings of a configuration.
     pub fn new(config: &GenerationConfig) -> Self {
         Self {
             sampling: config.sampling,
@@ -24,11 +24,11 @@ impl NextToken {
         }
     }
 
-    /// The next token. `before` are the tokens that are there, for the repetition penalty. Of tokens that are equally
-    /// likely the first is taken.
+    /// The next token. `before` are the tokens of the text so far, for the repetition penalty. Among equally likely
+    /// tokens the first one is taken.
     ///
     /// # Errors
-    /// If a logit is not a number, or there is none.
+    /// If a logit is NaN, or there are no logits.
     pub fn pick(&mut self, mut logits: Vec<f32>, before: &[u32]) -> Result<u32, ModelError> {
         if logits.is_empty() || logits.iter().any(|logit| logit.is_nan()) {
             let allowed = "numbers, at least one; the model or its weights are broken".to_owned();
@@ -62,11 +62,11 @@ impl NextToken {
 
     fn draw(&mut self, logits: &[f32], SamplingConfig { temperature, top_k, top_p }: SamplingConfig) -> u32 {
         let mut order = (0..logits.len()).collect::<Vec<_>>();
-        // Stable, so that of equal logits the first counts as the likeliest.
+        // The sort is stable, so that among equal logits the first counts as the most likely.
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
         order.truncate(top_k.unwrap_or(logits.len()).max(1));
         let highest = f64::from(logits[order[0]]);
-        // An infinite logit less itself is not a number; it is certain.
+        // Infinity minus infinity is NaN, so the highest logit is handled apart: its weight is 1.
         let weight = |&token: &usize| match f64::from(logits[token]) {
             logit if logit == highest => 1.0,
             logit => ((logit - highest) / temperature).exp(),
@@ -107,7 +107,7 @@ mod tests {
         config.with_sampling(Some(SamplingConfig { temperature, top_k, top_p })).unwrap()
     }
 
-    /// How often each token is drawn, of 4000.
+    /// How often each token is drawn in 4000 draws.
     fn counts(config: &GenerationConfig, logits: &[f32]) -> Vec<usize> {
         let (mut next, mut counts) = (NextToken::new(config), vec![0; logits.len()]);
         for _ in 0..4000 {
@@ -128,7 +128,7 @@ mod tests {
         let mut next = NextToken::new(&GenerationConfig { repetition_penalty: 2.0, ..GenerationConfig::default() });
         assert_eq!(next.pick(vec![3.0, 2.0], &[0, 0]).unwrap(), 1);
         assert_eq!(next.pick(vec![-1.0, -1.5], &[0]).unwrap(), 1);
-        // Once only, however often the token is there: 5 / 2 is above 2.
+        // The penalty applies once, however often the token is in the text: 5 / 2 is above 2.
         assert_eq!(next.pick(vec![5.0, 2.0], &[0, 0, 0]).unwrap(), 0);
     }
 
@@ -144,7 +144,7 @@ mod tests {
         assert!(near(cold[0], 1.0 / 21.0) && near(cold[1], 16.0 / 21.0), "{cold:?}");
         let two = counts(&sampling(1.0, Some(2), 1.0), &logits);
         assert!(two[0] == 0 && near(two[1], 2.0 / 3.0), "{two:?}");
-        // The likeliest has 0.571, so that the second is needed for 0.6, and not for 0.5.
+        // The most likely token has the probability 0.571. A top-p of 0.6 needs the second token too, and 0.5 does not.
         assert!(counts(&sampling(1.0, None, 0.6), &logits)[2] > 0);
         assert_eq!(counts(&sampling(1.0, None, 0.5), &logits), [0, 4000, 0]);
     }

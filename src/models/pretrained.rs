@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{masker::MaskerChainConfig, nn::AttentionHook};
 
-/// Everything that a HuggingFace folder holds: a model, its tokenizer, and how its makers continue texts with it.
+/// The content of a HuggingFace folder: a model, its tokenizer, and its generation configuration.
 ///
 /// # Example
 /// ```no_run
@@ -32,7 +32,7 @@ pub struct Pretrained<B: Backend> {
     pub model: LanguageModel<B>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// How texts are continued with it.
+    /// The generation configuration.
     pub generation: GenerationConfig,
 }
 
@@ -40,18 +40,18 @@ pub struct Pretrained<B: Backend> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Written {
-    /// The text, up to a text that [stops](GenerationConfig::stop) it, without special tokens.
+    /// The text up to the first [stop string](GenerationConfig::stop), without special tokens.
     pub text: String,
-    /// The tokens of which it was made.
+    /// The generated tokens.
     pub generated: Generated,
 }
 
 impl<B: Backend> Pretrained<B> {
-    /// Loads a folder, as [LanguageModel::from_directory], [Tokenizer::from_directory] and
-    /// [GenerationConfig::from_directory] do.
+    /// Loads a folder with [LanguageModel::from_directory], [Tokenizer::from_directory] and
+    /// [GenerationConfig::from_directory].
     ///
     /// # Errors
-    /// As these, or if the tokenizer is of another model.
+    /// As these functions, or if the tokenizer belongs to another model.
     pub fn from_directory(
         directory: impl AsRef<Path>,
         method: &MaskerChainConfig,
@@ -66,10 +66,10 @@ impl<B: Backend> Pretrained<B> {
         Ok(Self { model, tokenizer, generation })
     }
 
-    /// Continues a prompt as [LanguageModel::generate], and calls `on_text` with the text as it comes.
+    /// Continues a prompt as [LanguageModel::generate] does, and calls `on_text` with each new piece of text.
     ///
     /// # Errors
-    /// As [LanguageModel::generate], or if the tokens are no text.
+    /// As [LanguageModel::generate], or if the tokens cannot be decoded.
     pub fn write(
         &self,
         prompt: &[u32],

@@ -1,11 +1,11 @@
-//! The rotary positions of a configuration file, in the two spellings that HuggingFace has used.
+//! The rotary positions of a configuration file, in the two formats that HuggingFace has used.
 
 use super::{ModelError, fields::Fields};
 use crate::nn::{RopeParameters, RotaryEncodingConfig};
 
-/// Takes out `rope_parameters` (transformers 5), or `rope_theta`, `rope_scaling` and `partial_rotary_factor` (before).
-/// `default_theta` stands where there is neither; a scaling that does not name the longest sequence of the training gets
-/// `max_positions`.
+/// Takes `rope_parameters` (transformers 5), or `rope_theta`, `rope_scaling` and `partial_rotary_factor` (earlier
+/// versions). `default_theta` is used if neither gives a theta. `max_positions` is used if a scaling does not give the
+/// original sequence length of the training.
 pub(super) fn rotary(
     fields: &mut Fields,
     default_theta: f64,

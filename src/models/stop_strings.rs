@@ -1,26 +1,27 @@
-/// Looks in a text that comes in parts for texts at which it is to end, and holds back what may be the beginning of one.
+/// Searches a text that arrives in parts for stop strings. The end of the text is held back while it may be the
+/// beginning of a stop string.
 #[derive(Debug, Clone)]
 pub(super) struct StopStrings {
     stop: Vec<String>,
-    /// What came and has not been let through; below `let_through` it has.
+    /// The text that is not discarded yet. The first `let_through` bytes have been let through.
     text: String,
     let_through: usize,
     found: bool,
 }
 
 impl StopStrings {
-    /// Looks for some texts; empty ones are never found.
+    /// Searches for these stop strings. Empty ones are ignored.
     pub fn new(stop: &[String]) -> Self {
         let stop = stop.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         Self { stop, text: String::new(), let_through: 0, found: false }
     }
 
-    /// Whether one of the texts has come.
+    /// Whether a stop string was found.
     pub fn found(&self) -> bool {
         self.found
     }
 
-    /// What can be let through with the next part.
+    /// Appends a part and returns the text that can be let through.
     pub fn push(&mut self, part: &str) -> &str {
         self.text.drain(..self.let_through);
         self.let_through = 0;
@@ -38,14 +39,14 @@ impl StopStrings {
         &self.text[..self.let_through]
     }
 
-    /// What was held back, once nothing more comes.
+    /// The text that was held back, when no more parts follow.
     pub fn finish(&mut self) -> &str {
         self.text.drain(..self.let_through);
         self.let_through = if self.found { 0 } else { self.text.len() };
         &self.text[..self.let_through]
     }
 
-    /// How many bytes at the end of the text are the beginning of one to stop at.
+    /// The number of bytes at the end of the text that are the beginning of this stop string.
     fn begun(&self, stop: &str) -> usize {
         let lengths = stop.char_indices().map(|(at, _)| at).rev();
         lengths.into_iter().find(|&length| self.text.ends_with(&stop[..length])).unwrap_or(0)
@@ -66,9 +67,9 @@ mod tests {
     #[test]
     fn texts_are_found_across_parts() {
         assert_eq!(through(&["\nQ:"], &["a", "b\n", "Q", ": c", "d"]), (as_texts(&["a", "b", "", "", "", ""]), true));
-        // What only began as one comes out after all, in its place.
+        // Text that only looked like the beginning of a stop string is let through later, in its place.
         assert_eq!(through(&["\nQ:"], &["b\n", "Qx", "\n"]), (as_texts(&["b", "\nQx", "", "\n"]), false));
-        // The first of several that are there, and characters of several bytes.
+        // The first of several stop strings, and characters of several bytes.
         assert_eq!(through(&["ü!", "é"], &["ü", "xéü!"]), (as_texts(&["", "üx", ""]), true));
         assert_eq!(through(&[""], &["abc"]), (as_texts(&["abc", ""]), false));
     }

@@ -1,13 +1,14 @@
 use super::{ModelError, Tokenizer};
 
-/// Turns tokens into text one by one. A character whose bytes are several tokens comes out with the last of them.
+/// Decodes tokens into text one by one. A character whose bytes are in several tokens is returned with the last of
+/// them.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     tokens: Vec<u32>,
-    /// From here on tokens are decoded: a few that have come out already, because what precedes a token can change its
-    /// text.
+    /// The first token to decode. A few tokens that were returned before are decoded again, because the tokens before a
+    /// token can change its text.
     start: usize,
-    /// Up to here the text has come out.
+    /// The number of tokens whose text was returned.
     written: usize,
 }
 
@@ -16,19 +17,19 @@ impl<'a> TextStream<'a> {
         Self { tokenizer, tokens: Vec::new(), start: 0, written: 0 }
     }
 
-    /// The text that is complete with the next token.
+    /// Adds a token and returns the text that is complete.
     ///
     /// # Errors
-    /// If the tokens cannot be put together.
+    /// If the tokens cannot be decoded.
     pub fn push(&mut self, token: u32) -> Result<String, ModelError> {
         self.tokens.push(token);
         self.advance(false)
     }
 
-    /// What is left, with `U+FFFD` for a character that was not completed.
+    /// The remaining text, with `U+FFFD` for an incomplete character.
     ///
     /// # Errors
-    /// If the tokens cannot be put together.
+    /// If the tokens cannot be decoded.
     pub fn finish(&mut self) -> Result<String, ModelError> {
         self.advance(true)
     }

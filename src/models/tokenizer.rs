@@ -15,10 +15,11 @@ pub struct Tokenizer {
 const FORMAT: &str = "a tokenizer";
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder, and the chat template of `tokenizer_config.json` or `chat_template.jinja`.
+    /// Reads the `tokenizer.json` of a folder, and the chat template from `tokenizer_config.json` or
+    /// `chat_template.jinja`.
     ///
     /// # Errors
-    /// If a file cannot be read or is not what its name says.
+    /// If a file cannot be read or is not valid.
     pub fn from_directory(directory: impl AsRef<Path>) -> Result<Self, ModelError> {
         let directory = directory.as_ref();
         let tokenizer = Self::from_file(directory.join("tokenizer.json"))?;
@@ -41,16 +42,16 @@ impl Tokenizer {
             reason: error.to_string(),
         };
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(unusable)?;
-        // A file may carry how texts were cut and filled up in training, which is not wanted here.
+        // The file may contain the truncation and padding of training, which are not wanted here.
         tokenizer.with_truncation(None).map_err(unusable)?;
         tokenizer.with_padding(None);
         Ok(Self { path, tokenizer, chat_template: None })
     }
 
-    /// Checks that a model of a vocabulary knows every token.
+    /// Checks that every token is in a vocabulary of this size.
     ///
     /// # Errors
-    /// If there is a token that it does not know: the tokenizer is of another model.
+    /// If a token is not in it. The tokenizer then belongs to another model.
     pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), ModelError> {
         let highest = self.tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
         match highest.filter(|(_, id)| *id as usize >= vocabulary) {
@@ -59,10 +60,10 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a text. With `special_tokens`, those are added that begin (or end) a sequence.
+    /// Encodes a text. `special_tokens` adds the tokens that begin or end a sequence.
     ///
     /// # Errors
-    /// If the text cannot be taken apart.
+    /// If the text cannot be encoded.
     pub fn encode(&self, text: &str, special_tokens: bool) -> Result<Vec<u32>, ModelError> {
         match self.tokenizer.encode_fast(text, special_tokens) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
@@ -70,33 +71,33 @@ impl Tokenizer {
         }
     }
 
-    /// The text of tokens. With `skip_special_tokens`, those are left out that begin and end sequences. Bytes that are no
-    /// text become `U+FFFD`.
+    /// Decodes tokens. `skip_special_tokens` leaves out the tokens that begin and end sequences. Invalid bytes become
+    /// `U+FFFD`.
     ///
     /// # Errors
-    /// If the tokens cannot be put together.
+    /// If the tokens cannot be decoded.
     pub fn decode(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String, ModelError> {
         self.tokenizer
             .decode(tokens, skip_special_tokens)
             .map_err(|error| ModelError::Tokenizer { task: "decode the tokens", reason: error.to_string() })
     }
 
-    /// A decoder that takes tokens one by one.
+    /// A decoder for tokens that arrive one by one.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)
     }
 
-    /// How a token is written in the vocabulary.
+    /// The text of a token in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
     }
 
-    /// The number of a token by how it is written in the vocabulary.
+    /// The number of a token with this text in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
     }
 
-    /// The text that a conversation is for the model, up to where the assistant answers.
+    /// Renders a conversation for the model, up to where the assistant's answer begins.
     ///
     /// # Errors
     /// If the model has no chat template, or the template refuses the conversation.
@@ -141,14 +142,14 @@ fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, ModelError> {
     source.map(|source| ChatTemplate::new(source, begin, end)).transpose()
 }
 
-/// The template that is called the default among several.
+/// The template that is named "default" in a list of templates.
 fn default_template(several: &Value) -> Option<String> {
     let is_default = |template: &&Value| template.get("name").and_then(Value::as_str) == Some("default");
     let template = several.as_array()?.iter().find(is_default)?;
     template.get("template").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// A special token, which is a text or an object with one; empty if there is none.
+/// A special token. It is a text, or an object with a text. Empty if it is missing.
 fn special_token(fields: &mut Fields, name: &str) -> String {
     let token = fields.take(name);
     let text = token.as_ref().and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));

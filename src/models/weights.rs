@@ -1,4 +1,4 @@
-//! From the tensors of a checkpoint to the parameters of a model.
+//! Loads the tensors of a checkpoint into the parameters of a model.
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::FileError;
 
-/// Fills a model with the tensors of a checkpoint.
+/// Fills the parameters of a model with the tensors of a checkpoint.
 pub(super) fn load<B: Backend>(
     model: LanguageModel<B>,
     checkpoint: Checkpoint,
@@ -31,7 +31,8 @@ pub(super) fn load<B: Backend>(
     let model = model.map(&mut loader);
     let Loader { checkpoint, mut mismatch, unreadable, .. } = loader;
     let may_be_left = |name: &String| {
-        // Old checkpoints carry the frequencies of rotary positions, and some the logits' matrix beside the embeddings.
+        // Old checkpoints also contain the frequencies of the rotary positions. Some contain the logits' matrix,
+        // although it is tied to the embeddings.
         name.ends_with("rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight")
     };
     mismatch.extra = checkpoint.tensors.into_keys().filter(|name| !may_be_left(name)).collect();
@@ -42,21 +43,22 @@ pub(super) fn load<B: Backend>(
     }
 }
 
-/// Goes through the parameters of a model and takes the tensor of each out of the checkpoint.
+/// Visits the parameters of a model and takes the tensor of each from the checkpoint.
 struct Loader {
     checkpoint: Checkpoint,
     architecture: Architecture,
     dtype: DType,
-    /// The names of the fields down to where the loader is.
+    /// The names of the fields that lead to the current parameter.
     path: Vec<String>,
-    /// The types that have these fields.
+    /// The types that contain these fields.
     containers: Vec<String>,
     mismatch: WeightMismatch,
     unreadable: Option<FileError>,
 }
 
 impl Loader {
-    /// The tensor in the type to compute with, its two dimensions changed about if asked for; `None` if it cannot be used, which is noted.
+    /// Reads a tensor in the number type of the model, and transposes it on request. If it cannot be used, it is added
+    /// to the mismatches and the result is `None`.
     fn read<B: Backend, const D: usize>(
         &mut self,
         name: &str,
@@ -96,13 +98,13 @@ impl<B: Backend> ModuleMapper<B> for Loader {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        // What a method has learned comes from its own file.
+        // The learned parts of a method come from their own file.
         let Some(name) = name(&self.path, self.architecture) else { return param };
         let Some(snapshot) = self.checkpoint.tensors.remove(&name) else {
             self.mismatch.missing.push(name);
             return param;
         };
-        // PyTorch's matrices are `[out, in]`, burn's `[in, out]`.
+        // PyTorch stores matrices as `[out, in]`, burn as `[in, out]`.
         let is_matrix = self.containers.last().is_some_and(|container| container == "Struct:Linear") && D == 2;
         let mut expected = param.lazy_shape().to_vec();
         if is_matrix {
@@ -115,7 +117,7 @@ impl<B: Backend> ModuleMapper<B> for Loader {
         let Some(tensor) = self.read::<B, D>(&name, &snapshot, is_matrix, &param.lazy_device()) else { return param };
         let is_norm = self.path.last().is_some_and(|field| field == "gamma");
         let tensor = match is_norm && self.architecture == Architecture::Gemma2 {
-            // Gemma stores by how much the factors of its norms differ from 1.
+            // Gemma stores the factors of its norms minus 1.
             true => tensor + 1.0,
             false => tensor,
         };
@@ -124,7 +126,7 @@ impl<B: Backend> ModuleMapper<B> for Loader {
     }
 }
 
-/// A matrix with its dimensions changed about, in memory too: a view would be copied by every product on some backends.
+/// A transposed matrix, in a new memory layout. Some backends would copy a transposed view for every product.
 fn transpose(data: TensorData) -> TensorData {
     match data.dtype {
         DType::F64 => transpose_of::<f64>(data),
@@ -135,7 +137,7 @@ fn transpose(data: TensorData) -> TensorData {
     }
 }
 
-/// How many rows and columns are moved at once, so that both sides stay in the cache.
+/// The number of rows and columns that are moved at once, so that both sides fit in the processor's cache.
 const TILE: usize = 32;
 
 fn transpose_of<E: Element>(data: TensorData) -> TensorData {
@@ -159,7 +161,7 @@ fn transpose_of<E: Element>(data: TensorData) -> TensorData {
     TensorData::new(to, [columns, rows])
 }
 
-/// The name that the tensor of a parameter has in HuggingFace's files; `None` where it has none.
+/// The name of a parameter's tensor in HuggingFace's files. `None` if the files have none.
 fn name(path: &[String], architecture: Architecture) -> Option<String> {
     let gemma = architecture == Architecture::Gemma2;
     let fields = path.iter().map(String::as_str).collect::<Vec<_>>();

@@ -151,7 +151,7 @@ pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
 #[derive(Debug)]
 pub struct SparseCrossAttentionCache<B: Backend> {
     memory: Option<KvCache<B>>,
-    /// The phase of the calls, if it is said.
+    /// The phase of the next calls, if it was set.
     phase: Option<Phase>,
 }
 
@@ -161,8 +161,8 @@ impl<B: Backend> SparseCrossAttentionCache<B> {
         Self { memory: None, phase: None }
     }
 
-    /// Says what the next calls are for. `None`, the default: the first call is a prefill, a later one with one query is
-    /// decoding, and a later one with more queries is a prefill.
+    /// Sets the phase of the next calls, for methods with phases. With `None`, the default, the first call is a prefill. A
+    /// later call is decoding if it has one query, and a prefill if it has more.
     pub fn set_phase(&mut self, phase: Option<Phase>) {
         self.phase = phase;
     }

@@ -35,7 +35,7 @@ pub struct GqaInput<B: Backend> {
     padding: Padding<B>,
     /// `[batch, tokens]`.
     positions: Option<Tensor<B, 2, Int>>,
-    /// The phase of the call, if it is said.
+    /// The phase of the call, if it was set.
     pub(super) phase: Option<Phase>,
 }
 
@@ -97,12 +97,12 @@ impl<B: Backend> GqaInput<B> {
         Self { positions: Some(positions), ..self }
     }
 
-    /// Says what a call with a cache is for: decoding where several tokens are tried at once, as in speculative decoding, or
-    /// a prefill where the last chunk of a prompt is one token.
+    /// Sets the phase of a call with a cache, for methods with phases. For example, the drafts of speculative decoding are
+    /// several tokens in the phase `Decode`, and the last chunk of a prompt can be one token in the phase `Prefill`.
     ///
-    /// Default: the first call into an empty cache is a prefill, a later one with one token is decoding, and a later one
-    /// with more tokens is a prefill. It is that of all sequences of a batch, and padding counts as tokens. Without a cache
-    /// a call is a prefill whatever is said.
+    /// By default the first call with an empty cache is a prefill. A later call is decoding if it has one token, and a
+    /// prefill if it has more. All sequences of a batch have the same phase, and padding counts as tokens. A call without a
+    /// cache is always a prefill.
     pub fn phase(self, phase: Phase) -> Self {
         Self { phase: Some(phase), ..self }
     }
@@ -112,7 +112,7 @@ impl<B: Backend> GqaInput<B> {
         &self.tensor
     }
 
-    /// The same input with another tensor in the place of the tokens.
+    /// The same input with other tokens.
     pub(crate) fn with_tensor(self, tensor: Tensor<B, 3>) -> Self {
         Self { tensor, ..self }
     }

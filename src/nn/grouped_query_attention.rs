@@ -154,7 +154,7 @@ impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     }
 
     /// Attention of the next tokens, one or many, over themselves and all in the cache, into which they go: a prefill, a
-    /// chunk of one, or a step of decoding. Which of these it is matters to methods with phases, see [GqaInput::phase].
+    /// chunk of one, or a step of decoding. For methods with phases, [GqaInput::phase] says which of these it is.
     ///
     /// # Shapes
     /// - input: `[batch, tokens, d_model]`, a tensor or a [GqaInput] with padding and positions.

@@ -13,7 +13,7 @@ pub struct MhaInput<B: Backend> {
     /// `[batch, keys, d_model]`.
     pub(super) value: Tensor<B, 3>,
     pub(super) masks: InputMasks<B>,
-    /// The phase of the call, if it is said.
+    /// The phase of the call, if it was set.
     pub(super) phase: Option<Phase>,
 }
 
@@ -87,8 +87,9 @@ impl<B: Backend> MhaInput<B> {
         self
     }
 
-    /// Says what a call with a cache is for. Default: the first call into an empty cache is a prefill, a later one with one
-    /// new query is decoding, and a later one with more is a prefill. Without a cache a call is a prefill whatever is said.
+    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is a
+    /// prefill. A later call is decoding if it has one new query, and a prefill if it has more. A call without a cache is
+    /// always a prefill.
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self

@@ -258,7 +258,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     }
 
     /// Causal attention of the positions that come next, over those of the cache and themselves: a prefill, a chunk of one,
-    /// or a step of decoding. Which of these it is matters to methods with phases, see [MhaInput::phase].
+    /// or a step of decoding. For methods with phases, [MhaInput::phase] says which of these it is.
     ///
     /// # Shapes
     /// - query, key, value: `[batch, new, d_model]`; over the keys of another sequence, key and value are read in the

@@ -12,8 +12,8 @@ use crate::{
 /// Keys and values may have fewer heads than queries (GQA): they need not be repeated. Gradients flow through attention
 /// over the keys that were kept; the choice gets none. The state belongs to one layer of one sequence (or batch), and
 /// says [which layer](LayerState::with_layer) asks, for methods with weights or maskers by layer. For methods with phases,
-/// the first call with a state is a prefill, a later one with one query is decoding, and a later one with more queries is
-/// a prefill, unless the state [says otherwise](LayerState::set_phase).
+/// the first call with a state is a prefill. A later call is decoding if it has one query, and a prefill if it has more.
+/// [LayerState::set_phase] sets another phase.
 ///
 /// # Shapes
 /// - query: `[batch, heads, queries, head_dim]`

@@ -195,7 +195,7 @@ impl<B: Backend> From<TransformerEncoder<B>> for SparseTransformerEncoder<B> {
 pub struct TransformerEncoderInput<B: Backend> {
     tensor: Tensor<B, 3>,
     masks: InputMasks<B>,
-    /// The phase of the call, if it is said.
+    /// The phase of the call, if it was set.
     phase: Option<Phase>,
 }
 
@@ -232,9 +232,9 @@ impl<B: Backend> TransformerEncoderInput<B> {
         self
     }
 
-    /// Says what a call with a cache is for. Default: the first call into an empty cache is a prefill, a later one with one
-    /// new position is decoding, and a later one with more is a prefill. Without a cache a call is a prefill whatever is
-    /// said.
+    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is a
+    /// prefill. A later call is decoding if it has one new position, and a prefill if it has more. A call without a cache
+    /// is always a prefill.
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self

@@ -143,8 +143,8 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         })
     }
 
-    /// The layer over the positions that come next. For methods with phases, the first call into an empty cache is a
-    /// prefill, a later one with one position is decoding, and a later one with more positions is a prefill.
+    /// The layer over the positions that come next. For methods with phases, the first call with an empty cache is a
+    /// prefill. A later call is decoding if it has one position, and a prefill if it has more.
     ///
     /// # Shapes
     /// As [SparseMultiHeadAttention::forward_step].

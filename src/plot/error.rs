@@ -14,7 +14,7 @@ pub enum PlotError {
         /// The title of the plot.
         title: String,
     },
-    /// A line without points.
+    /// A line has no points.
     #[error("the line \"{series}\" of the plot \"{title}\" has no points")]
     EmptySeries {
         /// The title of the plot.
@@ -22,7 +22,7 @@ pub enum PlotError {
         /// The name of the line.
         series: String,
     },
-    /// A point that has no place on the axes.
+    /// A point cannot be placed on the axes.
     #[error(
         "the line \"{series}\" has the point ({x}, {y}), but both must be finite, and above 0 on a logarithmic axis"
     )]
@@ -34,7 +34,7 @@ pub enum PlotError {
         /// The point's y.
         y: f64,
     },
-    /// A range that does not hold its point, or has no place on the axis.
+    /// A range does not contain its point, or cannot be placed on the axis.
     #[error(
         "the line \"{series}\" has the range {low} to {high} about {y}, but must have it around that, finite, and above 0 \
          on a logarithmic axis"
@@ -49,19 +49,19 @@ pub enum PlotError {
         /// The upper end.
         high: f64,
     },
-    /// A heat map has not as many values as places.
+    /// The number of values of a heat map is not rows times columns.
     #[error("the heat map \"{title}\" has {values} values, but must have {rows} x {columns}")]
     Values {
         /// The title of the map.
         title: String,
-        /// Its rows.
+        /// The number of rows.
         rows: usize,
-        /// Its columns.
+        /// The number of columns.
         columns: usize,
-        /// How many values there are.
+        /// The number of values.
         values: usize,
     },
-    /// The shades of a heat map have no range.
+    /// The range of the shades of a heat map is empty or not finite.
     #[error(
         "the shades of the heat map \"{title}\" run from {low} to {high}, but must run upwards between finite numbers"
     )]
@@ -73,7 +73,7 @@ pub enum PlotError {
         /// The upper end.
         high: f64,
     },
-    /// A head that is not there.
+    /// The heat map is of a sequence or a head that does not exist.
     #[error("the heat map \"{title}\" is of sequence {batch} and head {head}, but there are {batches} and {heads}")]
     Head {
         /// The title of the map.
@@ -82,27 +82,27 @@ pub enum PlotError {
         batch: usize,
         /// The head.
         head: usize,
-        /// How many sequences there are.
+        /// The number of sequences.
         batches: usize,
-        /// How many heads there are.
+        /// The number of heads.
         heads: usize,
     },
-    /// There are no records of what is to be plotted.
+    /// The log has no records of the metric that is to be plotted.
     #[error("{origin} has no record of `{metric}` {wanted}; it has {found}")]
     NoRecords {
         /// Where the records come from.
         origin: String,
         /// The metric.
         metric: String,
-        /// What else the records must have.
+        /// The other fields that the records must have.
         wanted: &'static str,
-        /// The metrics of which there are records.
+        /// The metrics that have records.
         found: String,
     },
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] MetricError),
-    /// The file's name does not say in which format.
+    /// The name of the file has no known format.
     #[error("the plot {} must end in `.svg` or `.png`", path.display())]
     Format {
         /// The file.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::io::OutputFile;
 
-/// How many of plotters' whole pixels there are to one of a figure's, so that lines are not crooked.
+/// How many whole pixels of plotters make one pixel of a figure. Finer pixels keep lines straight.
 const SCALE: f64 = 2.0;
 
 /// A point in pixels, from the upper left corner.
@@ -57,7 +57,7 @@ pub(super) enum Shape {
         ink: Ink,
         anchor: Anchor,
     },
-    /// The same from below to above.
+    /// A line of text that runs upwards.
     Upright {
         at: Point,
         text: String,
@@ -66,7 +66,7 @@ pub(super) enum Shape {
     },
 }
 
-/// What marks a point, so that lines are told apart by more than colour.
+/// The mark of a point. Marks tell lines apart without colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
     Circle,
@@ -76,16 +76,16 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    /// The mark of a line among others.
+    /// The mark of the line with this number.
     pub fn of(series: usize) -> Self {
         [Self::Circle, Self::Square, Self::Triangle, Self::Diamond][series % 4]
     }
 }
 
-/// Half of the size of a mark.
+/// Half of the size of a mark, in pixels.
 const MARK: f64 = 4.0;
 
-/// A finished picture, which is independent of the format and the colours that it is saved in.
+/// A finished picture. It does not depend on the file format or on the colours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     pub(super) title: String,
@@ -95,7 +95,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// What the picture is called.
+    /// The title of the picture.
     pub fn title(&self) -> &str {
         &self.title
     }
@@ -112,11 +112,11 @@ impl Figure {
     pub fn to_svg(&self, theme: Theme) -> Result<String, PlotError> {
         let mut svg = String::new();
         self.draw(&SVGBackend::with_string(&mut svg, self.pixels()).into_drawing_area(), theme)?;
-        // As large as the figure says, with the finer pixels inside.
+        // The outer size is that of the figure. The finer pixels are inside.
         let (width, height) = self.size();
         let (fine_width, fine_height) = self.pixels();
         let label = self.title.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-        // Cells that are scaled to parts of pixels would show seams.
+        // Cells whose edges fall between pixels would show seams.
         let svg = svg.replace("<rect ", "<rect shape-rendering=\"crispEdges\" ");
         Ok(svg.replacen(
             &format!("<svg width=\"{fine_width}\" height=\"{fine_height}\""),
@@ -125,7 +125,7 @@ impl Figure {
         ))
     }
 
-    /// The picture as the bytes of a PNG file, at two pixels to one of the figure's.
+    /// The picture as the bytes of a PNG file, with two pixels for each pixel of the figure.
     ///
     /// # Errors
     /// If the drawing fails.
@@ -142,15 +142,15 @@ impl Figure {
         Ok(bytes)
     }
 
-    /// Writes the picture to a file, whole or not at all; `.svg` and `.png` say in what format.
+    /// Writes the picture to a file, whole or not at all. The ending, `.svg` or `.png`, chooses the format.
     ///
     /// # Errors
-    /// If the file ends in neither, or cannot be written.
+    /// If the file has another ending, or cannot be written.
     pub fn save(&self, path: impl AsRef<Path>, theme: Theme) -> Result<(), PlotError> {
         self.write(&OutputFile::new(path.as_ref())?, theme)
     }
 
-    /// Writes the picture to a file that was checked before the work.
+    /// Writes the picture to a file that was checked before the work began.
     ///
     /// # Errors
     /// As [save](Self::save).
@@ -240,7 +240,7 @@ fn style(size: f64, ink: Ink, theme: Theme) -> TextStyle<'static> {
     TextStyle { color: theme.color(ink).to_backend_color(), ..style }
 }
 
-/// A path in pieces of 7 pixels with 4 between them.
+/// A path as dashes of 7 pixels with gaps of 4 pixels.
 fn dashes(points: &[Point]) -> Vec<Vec<Point>> {
     const PERIOD: f64 = 11.0;
     const DASH: f64 = 7.0;

@@ -7,7 +7,7 @@ use super::{
     ticks::{Scale, Tick, ticks},
 };
 
-/// The width of every plot in CSS pixels. At 400 pixels the smallest text is then 9 pixels high.
+/// The width of every plot in CSS pixels. When a plot is shown 400 pixels wide, its smallest text is 9 pixels high.
 pub(super) const WIDTH: f64 = 640.0;
 
 const MARGIN: f64 = 14.0;
@@ -16,10 +16,10 @@ const LABEL: f64 = 16.0;
 pub(super) const TICK: f64 = 15.0;
 const CAPTION: f64 = 14.0;
 
-/// The height of a line of text over its size.
+/// The height of a line of text divided by its font size.
 const LEADING: f64 = 1.35;
 
-/// What the legend says of a line.
+/// The entry of a line in the legend.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub name: String,
@@ -32,11 +32,11 @@ pub(super) struct Style {
     pub ink: Ink,
     pub dashed: bool,
     pub mark: Option<Mark>,
-    /// Whether its points are joined.
+    /// Whether the points are joined by a line.
     pub joined: bool,
 }
 
-/// What stands around the data.
+/// The parts around the data.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Around<'a> {
     pub title: &'a str,
@@ -44,20 +44,20 @@ pub(super) struct Around<'a> {
     pub y: &'a str,
     pub caption: &'a str,
     pub legend: Vec<Entry>,
-    /// Space to the right of the data.
+    /// The space to the right of the data.
     pub right: f64,
-    /// The height of the area of the data.
+    /// The height of the data area.
     pub height: f64,
 }
 
-/// An axis and what it spans.
+/// An axis and the range that it spans.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
     pub scale: Scale,
     pub range: Range<f64>,
-    /// Whether it names whole numbers only.
+    /// Whether the labels are whole numbers only.
     pub whole: bool,
-    /// Whether a vertical axis runs from above to below.
+    /// Whether a vertical axis runs downwards.
     pub downward: bool,
     pub grid: bool,
 }
@@ -72,7 +72,7 @@ impl Axis {
     }
 }
 
-/// The area of the data: where numbers stand in the picture.
+/// The data area: it maps numbers to places in the picture.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Area {
     pub left: f64,
@@ -101,8 +101,8 @@ impl Area {
     }
 }
 
-/// A picture with everything but its data, and where these go. Title and legend stand above the area, and so cover
-/// nothing.
+/// A picture without its data, and the area where the data goes. Title and legend are above the area, so that they
+/// cover no data.
 pub(super) fn frame(around: Around, x: Axis, y: Axis) -> (Figure, Area) {
     let mut shapes = Vec::new();
     let inner = WIDTH - 2.0 * MARGIN;
@@ -129,7 +129,7 @@ pub(super) fn frame(around: Around, x: Axis, y: Axis) -> (Figure, Area) {
         if area.x.grid {
             shapes.push(line((at, area.top), (at, area.bottom), Ink::Grid));
         }
-        // A label at an end must not leave the picture.
+        // A label at an end of the axis must stay inside the picture.
         let half = text::width(&tick.label, TICK) / 2.0;
         let at = at.min(WIDTH - half - 2.0);
         shapes.push(text_at((at, bottom + 6.0 + TICK / 2.0), tick.label, TICK, Ink::Faint, Anchor::Middle));
@@ -161,7 +161,7 @@ pub(super) fn frame(around: Around, x: Axis, y: Axis) -> (Figure, Area) {
     (figure, area)
 }
 
-/// The names of the lines in rows, and where the last row ends.
+/// Draws the names of the lines in rows. Returns where the last row ends.
 fn legend(shapes: &mut Vec<Shape>, entries: &[Entry], top: f64, inner: f64) -> f64 {
     const SAMPLE: f64 = 30.0;
     let height = TICK * 1.5;
@@ -200,7 +200,7 @@ mod tests {
         *,
     };
 
-    /// The boxes of the texts and marks of a picture.
+    /// The bounding boxes of the texts and marks of a picture.
     fn boxes(figure: &Figure) -> Vec<(String, [f64; 4])> {
         let of_shape = |shape: &Shape| match shape {
             Shape::Text { at: (x, y), text, size, anchor, .. } => {
@@ -210,7 +210,7 @@ mod tests {
                     Anchor::Middle => x - width / 2.0,
                     Anchor::End => x - width,
                 };
-                // Letters without their leading.
+                // The height of the letters, without the space between lines.
                 Some((text.clone(), [left, y - 0.45 * size, left + width, y + 0.45 * size]))
             }
             Shape::Upright { at: (x, y), text, size, .. } => {
@@ -274,7 +274,7 @@ mod tests {
             boxes.map(|(_, [_, top, _, bottom])| (top, bottom)).collect::<Vec<_>>()
         };
         let legend = places("one").into_iter().chain(places("two")).map(|(_, bottom)| bottom).fold(0.0, f64::max);
-        // The first mark of each line is in the legend.
+        // The first mark of each line is the one in the legend.
         let data = places("Circle").into_iter().skip(1).chain(places("Square").into_iter().skip(1));
         let data = data.map(|(top, _)| top).fold(f64::INFINITY, f64::min);
         assert!(legend < data, "{legend} is not above {data}");

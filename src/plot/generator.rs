@@ -13,37 +13,37 @@ use crate::{
     metrics::{Metric, MetricLog, MetricReader, built_in},
 };
 
-/// By what a metric is plotted.
+/// What the axes of a plot of a metric are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Granularity {
-    /// A line over the tokens: the queries of a metric of queries, otherwise the steps.
+    /// A line over the tokens: over the queries if the metric has values by query, otherwise over the steps.
     PerToken,
-    /// A heat map of the layers and heads, one a location.
+    /// A heat map of layers and heads, one for each location.
     PerHead,
-    /// A line over the layers, with the range of the heads as bars.
+    /// A line over the layers, with bars for the range of the heads.
     PerLayer,
 }
 
 /// A plot that was made from a log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plot {
-    /// What it is called in file names: letters, digits, `_` and `-`.
+    /// The name in file names: letters, digits, `_` and `-`.
     pub name: String,
-    /// What it shows.
+    /// The content of the plot.
     pub content: PlotContent,
 }
 
-/// What a [Plot] shows.
+/// The content of a [Plot].
 #[derive(Debug, Clone, PartialEq)]
 pub enum PlotContent {
     /// Lines or points.
     Lines(LinePlot),
-    /// Shades.
+    /// Values as shades.
     HeatMap(HeatMap),
 }
 
 impl Plot {
-    /// What it is called in words.
+    /// The title.
     pub fn title(&self) -> &str {
         match &self.content {
             PlotContent::Lines(plot) => plot.title(),
@@ -62,7 +62,7 @@ impl Plot {
         }
     }
 
-    /// The numbers that it shows, as comma-separated values with a line of names.
+    /// The plotted numbers as comma-separated values, with a header line.
     pub fn to_csv(&self) -> String {
         match &self.content {
             PlotContent::Lines(plot) => plot.to_csv(),
@@ -71,10 +71,10 @@ impl Plot {
     }
 }
 
-/// Plots of a log, without the model that logged.
+/// Makes the plots of a log. The model that wrote the log is not needed.
 ///
-/// What logged, such as the methods of a comparison, is told apart by its
-/// [location](crate::metrics::Record::location): a line or a map each, side by side.
+/// Records are grouped by their [location](crate::metrics::Record::location), such as the methods of a comparison. Each
+/// location has its own line or map, side by side.
 ///
 /// # Example
 /// ```
@@ -102,20 +102,20 @@ const HEADS: &str = "with a layer and a head";
 const TOKENS: &str = "with a query or a step";
 
 impl PlotGenerator {
-    /// Plots of the records of a log.
+    /// Creates a generator for a log.
     ///
     /// # Errors
-    /// If there are none.
+    /// If the log has no records.
     pub fn new(log: MetricLog) -> Result<Self, PlotError> {
         let log = log.not_empty()?;
         let summary = Summary::of(&log);
         Ok(Self { log, summary })
     }
 
-    /// Plots of a log that is read from a file.
+    /// Reads a log from a file and creates a generator for it.
     ///
     /// # Errors
-    /// If it cannot be read, or has no records.
+    /// If the file cannot be read, or has no records.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PlotError> {
         Self::new(MetricReader::open(path)?.read_all()?)
     }
@@ -125,15 +125,16 @@ impl PlotGenerator {
         &self.log
     }
 
-    /// The means of the log.
+    /// The means of the log's records.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// The plots of a metric: one for all locations, or of heads one for each.
+    /// The plots of a metric. [PerHead](Granularity::PerHead) gives one plot for each location. Other granularities give
+    /// a single plot.
     ///
     /// # Errors
-    /// If there are no records of it with what the plot needs.
+    /// If no records of the metric have the fields that the plot needs.
     pub fn plot(&self, metric: &str, granularity: Granularity) -> Result<Vec<Plot>, PlotError> {
         match granularity {
             Granularity::PerToken => self.tokens(self.metric(metric, TOKENS)?).map(|plot| vec![plot]),
@@ -142,11 +143,11 @@ impl PlotGenerator {
         }
     }
 
-    /// A metric over another, such as an error over the density: a point for each location at the means over its heads,
-    /// with bars from the 5th to the 95th percentile of the heads.
+    /// Plots one metric over another, such as an error over the density. Each location is a point at the means over its
+    /// heads. Bars reach from the 5th to the 95th percentile of the heads.
     ///
     /// # Errors
-    /// If there is no location with records of both by head.
+    /// If no location has records of both metrics by head.
     pub fn over(&self, y: &str, x: &str) -> Result<Plot, PlotError> {
         let (of_y, of_x) = (self.metric(y, HEADS)?, self.metric(x, HEADS)?);
         let scale = |values: &[f64]| match values.iter().copied().fold((f64::INFINITY, 0.0), range_of) {
@@ -176,8 +177,8 @@ impl PlotGenerator {
         Ok(Plot { name: format!("{y}-over-{x}"), content: PlotContent::Lines(plot) })
     }
 
-    /// Every plot for which there are enough records: errors over density and bytes, then each metric by layer and head,
-    /// by layer, and by token. Those that would show a single point, or nothing but the same again, are left out.
+    /// All plots for which the log has enough records: errors over density and bytes, then each metric by layer and
+    /// head, by layer, and by token. Plots with a single point and plots that repeat another are left out.
     pub fn all(&self) -> Vec<Plot> {
         let pairs = [
             (built_in::HEAD_OUTPUT_ERROR, built_in::HEAD_DENSITY),
@@ -200,10 +201,11 @@ impl PlotGenerator {
         distinct(plots)
     }
 
-    /// Writes [all](Self::all) plots into a folder, which is made if it is not there, and says which files.
+    /// Writes [all](Self::all) plots into a folder and returns the paths of the files. The folder is created if it is
+    /// missing.
     ///
     /// # Errors
-    /// If the folder cannot be made, or a plot cannot be drawn or written.
+    /// If the folder cannot be created, or a plot cannot be drawn or written.
     pub fn save_all(&self, folder: impl AsRef<Path>, theme: Theme) -> Result<Vec<PathBuf>, PlotError> {
         let folder = folder.as_ref();
         std::fs::create_dir_all(folder).map_err(|source| FileError::Write { path: folder.to_owned(), source })?;
@@ -237,7 +239,7 @@ impl PlotGenerator {
         let maps = self.summary.locations().iter().enumerate();
         let maps = maps.map(|(at, location)| (location, self.summary.heads(&metric.name, at)));
         let maps = maps.filter(|(_, heads)| !heads.is_empty()).collect::<Vec<_>>();
-        // The same shades for all, so that maps can be compared.
+        // All maps use the same shades, so that they can be compared.
         let finite = maps.iter().flat_map(|(_, heads)| heads).map(|head| head.mean).filter(|mean| mean.is_finite());
         let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), range_of);
         if maps.is_empty() {
@@ -279,9 +281,9 @@ impl PlotGenerator {
         }
     }
 
-    /// The values of each location by token.
+    /// The values by token, for each location.
     fn tokens_of(&self, metric: &Metric) -> BTreeMap<Arc<str>, BTreeMap<u64, Vec<f64>>> {
-        // How many queries each step has: before a query stand those of earlier steps.
+        // The number of queries of each step. It gives the number of queries before a step.
         let mut queries = BTreeMap::<Arc<str>, BTreeMap<u64, u64>>::new();
         for record in self.records(metric) {
             if let Some(query) = record.place.query {
@@ -336,7 +338,7 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Mean, and 5th and 95th percentile, between which the mean need not lie: then the nearer of them is the mean.
+/// The mean, and the range from the 5th to the 95th percentile. The range is widened to contain the mean.
 fn spread(values: &[f64]) -> Option<Measured> {
     let y = mean(values)?;
     let mut sorted = values.to_vec();
@@ -376,7 +378,7 @@ fn with_location(title: &str, location: &str) -> String {
     }
 }
 
-/// The plots with names that no other has: two locations can differ in what a file name cannot hold.
+/// Gives each plot a distinct name. Two locations can differ only in characters that are not allowed in file names.
 fn distinct(mut plots: Vec<Plot>) -> Vec<Plot> {
     let mut seen = BTreeSet::new();
     for plot in &mut plots {
@@ -390,7 +392,7 @@ fn distinct(mut plots: Vec<Plot>) -> Vec<Plot> {
     plots
 }
 
-/// Some words as the name of a file, with nothing in it that a file system or a link could take amiss.
+/// Joins words into a file name that is safe in file systems and links.
 fn file_name(words: &[&str]) -> String {
     let safe = |word: &str| {
         let safe = |letter: char| if letter.is_ascii_alphanumeric() || letter == '_' { letter } else { '-' };

@@ -12,22 +12,23 @@ use super::{
 };
 use crate::mask::{Mask, MaskShape};
 
-/// The most cells in a direction: a pixel or two each at the width at which plots are looked at.
+/// The largest number of cells in each direction. A cell is then a few pixels wide at the usual width of a plot.
 const MOST: usize = 128;
 
-/// Shades that are told apart; cells of one shade in a row are one rectangle.
+/// The number of shades. Neighbouring cells of a row with the same shade are drawn as one rectangle.
 const LEVELS: f64 = 64.0;
 
-/// The least and the greatest height of the cells together, in CSS pixels: the labels at the sides need the first.
+/// The smallest and the largest height of all cells together, in CSS pixels. The labels at the sides need the smallest.
 const LOWEST: f64 = 160.0;
 const HIGHEST: f64 = 460.0;
 
-/// Room for the bar of the shades and its labels, in CSS pixels.
+/// The width of the colour bar and its labels, in CSS pixels.
 const BAR: f64 = 96.0;
 
-/// Values over two whole numbers, such as layers and heads or queries and keys, as shades.
+/// Values over two whole numbers, drawn as shades: layers and heads, or queries and keys.
 ///
-/// Of more than 128 rows or columns several share a cell, which shows the largest of their values; the caption says so.
+/// If there are more than 128 rows or columns, several of them share a cell. The cell shows the largest of their
+/// values, and the caption says so.
 ///
 /// # Example
 /// ```
@@ -51,12 +52,12 @@ pub struct HeatMap {
     range: Option<Range<f64>>,
 }
 
-/// A direction of a map.
+/// One direction of a map.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Axle {
-    /// Rows or columns of the data.
+    /// The number of rows or columns of the data.
     count: usize,
-    /// How many of them share a cell.
+    /// The number of rows or columns that share a cell.
     share: usize,
 }
 
@@ -69,7 +70,7 @@ impl Axle {
         self.count.div_ceil(self.share)
     }
 
-    /// The part of the axis that a cell takes, in rows or columns of which each is 1 wide about its number.
+    /// The part of the axis that a cell covers. Each row or column is 1 wide and centred on its number.
     fn extent(self, cell: usize) -> Range<f64> {
         (cell * self.share) as f64 - 0.5..(cell + 1).saturating_mul(self.share).min(self.count) as f64 - 0.5
     }
@@ -81,10 +82,10 @@ impl Axle {
 }
 
 impl HeatMap {
-    /// Values row by row, the first row above. NaN stands for no value.
+    /// A map of values in row-major order, with the first row at the top. NaN marks a missing value.
     ///
     /// # Errors
-    /// If there are no values, or not as many as rows times columns.
+    /// If there are no values, or their number is not rows times columns.
     pub fn new(title: impl Into<String>, rows: usize, columns: usize, values: Vec<f64>) -> Result<Self, PlotError> {
         let title = title.into();
         if rows.checked_mul(columns) != Some(values.len()) {
@@ -94,7 +95,7 @@ impl HeatMap {
         Self::of(title, rows, columns, all)
     }
 
-    /// The map of some values by row and column, wherever they are; the other places have none.
+    /// A map of values with their rows and columns, in any order. Other places have no value.
     pub(super) fn of(
         title: String,
         rows: usize,
@@ -108,14 +109,14 @@ impl HeatMap {
         let mut cells = vec![f64::NAN; rows.cells() * columns.cells()];
         for (row, column, value) in values {
             let cell = &mut cells[row / rows.share * columns.cells() + column / columns.share];
-            // `max` prefers what is a number.
+            // `max` ignores NaN if the other value is a number.
             *cell = cell.max(value);
         }
         let labels = || String::new();
         Ok(Self { title, x: labels(), y: labels(), value: labels(), rows, columns, cells, range: None })
     }
 
-    /// One head of a mask: with what probability each query keeps each key, 0 where it does not.
+    /// One head of a mask: the probability with which each query keeps each key, and 0 for keys that are not kept.
     ///
     /// # Errors
     /// If the batch or the head does not exist.
@@ -156,33 +157,33 @@ impl HeatMap {
         Ok(Self::new(title, shape.queries, shape.keys, values)?.x("key").y("query").value("attention weight"))
     }
 
-    /// What the columns are.
+    /// Sets the label of the columns.
     pub fn x(self, label: impl Into<String>) -> Self {
         Self { x: label.into(), ..self }
     }
 
-    /// What the rows are.
+    /// Sets the label of the rows.
     pub fn y(self, label: impl Into<String>) -> Self {
         Self { y: label.into(), ..self }
     }
 
-    /// What the values are, with their unit.
+    /// Sets the label of the values, with their unit.
     pub fn value(self, label: impl Into<String>) -> Self {
         Self { value: label.into(), ..self }
     }
 
-    /// The values of the first and the last shade, so that several maps can be compared. Otherwise the smallest and the
-    /// largest value.
+    /// Sets the values of the first and the last shade, so that several maps can be compared. Default: the smallest and
+    /// the largest value.
     pub fn range(self, low: f64, high: f64) -> Self {
         Self { range: Some(low..high), ..self }
     }
 
-    /// What the map is called.
+    /// The title of the map.
     pub fn title(&self) -> &str {
         &self.title
     }
 
-    /// The smallest and the largest value; `None` if none is finite.
+    /// The smallest and the largest finite value. `None` if no value is finite.
     pub fn extremes(&self) -> Option<(f64, f64)> {
         let finite = self.cells.iter().copied().filter(|cell| cell.is_finite());
         finite.fold(None, |found, cell| {
@@ -191,13 +192,13 @@ impl HeatMap {
         })
     }
 
-    /// The cells as comma-separated values, with a line of names: `row,column,value`, the first row and column of each
-    /// cell. Cells without a value are left out.
+    /// The cells as comma-separated values, with the header line `row,column,value`. Row and column are the first that
+    /// the cell covers. Cells without a value are left out.
     pub fn to_csv(&self) -> String {
         let mut csv = "row,column,value\n".to_owned();
         for (at, value) in self.cells.iter().enumerate().filter(|(_, value)| !value.is_nan()) {
             let (row, column) = (at / self.columns.cells(), at % self.columns.cells());
-            // Writing to a text does not fail.
+            // Writing to a string does not fail.
             let _ = writeln!(csv, "{},{},{value}", row * self.rows.share, column * self.columns.share);
         }
         csv
@@ -218,7 +219,7 @@ impl HeatMap {
     pub fn figure(&self) -> Result<Figure, PlotError> {
         let range = self.shades()?;
         let (rows, columns) = (self.rows.cells() as f64, self.columns.cells() as f64);
-        // Cells are about square, as far as that gives a picture that is neither flat nor tall.
+        // Cells are about square, as long as the picture is neither too flat nor too tall.
         let height = ((WIDTH - BAR - 80.0) * rows / columns).clamp(LOWEST, HIGHEST);
         let caption = self.caption();
         let around = Around {
@@ -245,7 +246,7 @@ impl HeatMap {
         Ok(figure)
     }
 
-    /// What the shades stand for.
+    /// Draws the colour bar.
     fn bar(&self, shapes: &mut Vec<Shape>, left: f64, vertical: Range<f64>, range: &Range<f64>) {
         const THICK: f64 = 14.0;
         let height = vertical.end - vertical.start;
@@ -272,7 +273,7 @@ impl HeatMap {
             Some(range) => range.clone(),
             None => match self.extremes() {
                 Some((low, high)) if low < high => low..high,
-                // All the same: somewhere in the middle of the shades.
+                // All values are equal: they get the shade in the middle.
                 Some((low, _)) => low - 0.5 * low.abs().max(1.0)..low + 0.5 * low.abs().max(1.0),
                 None => 0.0..1.0,
             },
@@ -283,7 +284,7 @@ impl HeatMap {
         }
     }
 
-    /// What a reader must know to read the map right.
+    /// The notes that a reader needs to read the map correctly.
     fn caption(&self) -> String {
         let (rows, columns) = (self.rows, self.columns);
         let mut sentences = Vec::new();

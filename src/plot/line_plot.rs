@@ -8,18 +8,18 @@ use super::{
 };
 use crate::io::OutputFile;
 
-/// The height of the area of the data, in CSS pixels.
+/// The height of the data area, in CSS pixels.
 const HEIGHT: f64 = 300.0;
 
-/// Up to so many points, each is marked.
+/// Lines with at most this number of points have a mark at each point.
 const MARKED: usize = 40;
 
-/// A point with a range about it, such as that of repeated measurements.
+/// A point with a range around it, such as the range of repeated measurements.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
-    /// Where it stands.
+    /// The position on the horizontal axis.
     pub x: f64,
-    /// What was measured.
+    /// The measured value.
     pub y: f64,
     /// The lower end of the range, at most `y`.
     pub low: f64,
@@ -28,13 +28,13 @@ pub struct Measured {
 }
 
 impl From<(f64, f64)> for Measured {
-    /// A point without a range.
+    /// A point whose range is the point itself.
     fn from((x, y): (f64, f64)) -> Self {
         Self { x, y, low: y, high: y }
     }
 }
 
-/// Lines and points over a common x.
+/// Lines and points over a common horizontal axis.
 ///
 /// # Example
 /// ```
@@ -73,38 +73,38 @@ struct Line {
 }
 
 impl LinePlot {
-    /// A plot without lines, on linear axes without labels.
+    /// A plot without lines. Its axes are linear and have no labels.
     pub fn new(title: impl Into<String>) -> Self {
         let (x, y) = (Label::default(), Label::default());
         Self { title: title.into(), caption: String::new(), x, y, lines: Vec::new() }
     }
 
-    /// What the horizontal axis shows, with its unit, and how it runs.
+    /// Sets the label, with its unit, and the scale of the horizontal axis.
     pub fn x(self, label: impl Into<String>, scale: Scale) -> Self {
         Self { x: Label { text: label.into(), scale, whole: false }, ..self }
     }
 
-    /// The same where the horizontal axis counts things, such as layers: it names whole numbers only.
+    /// Sets the label of a horizontal axis that counts things, such as layers. Its ticks are whole numbers.
     pub fn whole_x(self, label: impl Into<String>) -> Self {
         Self { x: Label { text: label.into(), scale: Scale::Linear, whole: true }, ..self }
     }
 
-    /// What the vertical axis shows, with its unit, and how it runs.
+    /// Sets the label, with its unit, and the scale of the vertical axis.
     pub fn y(self, label: impl Into<String>, scale: Scale) -> Self {
         Self { y: Label { text: label.into(), scale, whole: false }, ..self }
     }
 
-    /// What stands below the plot.
+    /// Sets the text below the plot.
     pub fn caption(self, caption: impl Into<String>) -> Self {
         Self { caption: caption.into(), ..self }
     }
 
-    /// Adds a line through points in their order.
+    /// Adds a line that joins the points in their order.
     pub fn line(self, name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         self.line_with_ranges(name, points.into_iter().map(Measured::from))
     }
 
-    /// Adds a line through points with their ranges as bars.
+    /// Adds a line that joins the points, with their ranges as bars.
     pub fn line_with_ranges(self, name: impl Into<String>, points: impl IntoIterator<Item = Measured>) -> Self {
         self.with(name.into(), points.into_iter().collect(), true)
     }
@@ -119,7 +119,7 @@ impl LinePlot {
         self
     }
 
-    /// What the plot is called.
+    /// The title of the plot.
     pub fn title(&self) -> &str {
         &self.title
     }
@@ -132,7 +132,7 @@ impl LinePlot {
         self.figure()?.save(path, Theme::Light)
     }
 
-    /// Writes the plot to a file that was checked before the work.
+    /// Writes the plot to a file that was checked before the work began.
     ///
     /// # Errors
     /// As [save](Self::save).
@@ -148,12 +148,12 @@ impl LinePlot {
         self.figure()?.to_svg(Theme::Light)
     }
 
-    /// The points as comma-separated values, with a line of names: `series,x,y,low,high`.
+    /// The points as comma-separated values, with the header line `series,x,y,low,high`.
     pub fn to_csv(&self) -> String {
         let mut csv = "series,x,y,low,high\n".to_owned();
         for Line { name, points, .. } in &self.lines {
             for Measured { x, y, low, high } in points {
-                // Writing to a text does not fail.
+                // Writing to a string does not fail.
                 let _ = writeln!(csv, "{},{x},{y},{low},{high}", super::quoted(name));
             }
         }
@@ -163,8 +163,8 @@ impl LinePlot {
     /// The picture.
     ///
     /// # Errors
-    /// If there is no line, a line has no points, or a point or its range is not finite or not above 0 on a logarithmic
-    /// axis, or a point is not within its range.
+    /// If the plot has no line or a line has no points. If a point or its range is not finite, or not above 0 on a
+    /// logarithmic axis. If a point is outside its range.
     pub fn figure(&self) -> Result<Figure, PlotError> {
         self.validate()?;
         let axis =
@@ -238,12 +238,12 @@ impl Line {
     }
 }
 
-/// What an axis spans: all numbers, and a little more.
+/// The range of an axis: all numbers, with a margin.
 fn range(scale: Scale, all: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), at| (low.min(at), high.max(at)));
     match scale {
         Scale::Linear => {
-            // A line that is level or upright still gets an area to stand in.
+            // A horizontal or vertical line also needs an area with a width and a height.
             let margin = if high > low { 0.04 * (high - low) } else { 0.1 * low.abs().max(1.0) };
             low - margin..high + margin
         }

@@ -1,7 +1,7 @@
-//! Plots of what attention does, from data or from a [log](crate::metrics), as SVG and PNG.
+//! Plots of attention and its metrics, from data or from a [log](crate::metrics), as SVG and PNG.
 //!
-//! A [LinePlot] or a [HeatMap] makes a [Figure], which is saved in either format and in light or dark colours.
-//! [PlotGenerator] makes all the plots of a log.
+//! A [LinePlot] or a [HeatMap] makes a [Figure], which is saved as SVG or PNG in light or dark colours. [PlotGenerator]
+//! makes all plots of a log.
 
 mod error;
 mod figure;
@@ -23,7 +23,7 @@ pub use summary::{HeadMean, Summary};
 pub use theme::Theme;
 pub use ticks::Scale;
 
-/// A text as a field of comma-separated values.
+/// Quotes a text as a field of comma-separated values, if it needs quotes.
 fn quoted(text: &str) -> String {
     match text.contains(['"', ',', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),

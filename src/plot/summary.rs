@@ -5,10 +5,10 @@ use std::{
 
 use crate::metrics::{Metric, MetricLog, Record};
 
-/// The means of a log, by location, layer and head: what plots and tables show.
+/// The means of a log's records by location, layer and head. Plots and tables show them.
 ///
-/// Records without a location are of one location without a name. Means are over steps, sequences, and queries where the
-/// metric is one of queries; a value that is not finite makes its mean so.
+/// Records without a location belong to one location with an empty name. Means are over steps, sequences and, for
+/// metrics by query, queries. If a value is not finite, its mean is not finite either.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     locations: Vec<Arc<str>>,
@@ -66,12 +66,12 @@ impl Summary {
         Self { locations, metrics, groups }
     }
 
-    /// What logged, in alphabetical order.
+    /// The locations of the records, in alphabetical order.
     pub fn locations(&self) -> &[Arc<str>] {
         &self.locations
     }
 
-    /// The metrics of which there are records, in the order of the log's header.
+    /// The metrics that have records, in the order of the log's header.
     pub fn metrics(&self) -> &[Metric] {
         &self.metrics
     }
@@ -82,7 +82,8 @@ impl Summary {
         cells.into_iter().flatten().map(|(cell, mean)| (*cell, *mean))
     }
 
-    /// The mean of a metric at a location, by number, over all records; `None` without records.
+    /// The mean of a metric over all records of a location, which is given by its number. `None` if there are no
+    /// records.
     pub fn mean(&self, metric: &str, location: usize) -> Option<f64> {
         let all = self
             .cells(metric, location)
@@ -90,7 +91,7 @@ impl Summary {
         (all.count > 0).then(|| all.value())
     }
 
-    /// The means of a metric at a location by layer and head, the first layers first.
+    /// The means of a metric at a location by layer and head, in the order of the layers.
     pub fn heads(&self, metric: &str, location: usize) -> Vec<HeadMean> {
         let heads = self
             .cells(metric, location)
@@ -98,7 +99,7 @@ impl Summary {
         heads.collect()
     }
 
-    /// The means of a metric at a location by layer, one for each head that there are records of.
+    /// The means of a metric at a location by layer, with one mean for each head that has records.
     pub fn layers(&self, metric: &str, location: usize) -> BTreeMap<usize, Vec<f64>> {
         let mut layers = BTreeMap::<_, Vec<f64>>::new();
         for ((layer, _), mean) in self.cells(metric, location) {
@@ -110,7 +111,7 @@ impl Summary {
     }
 }
 
-/// Where a record comes from; empty if it does not say.
+/// The location of a record. Empty if it has none.
 pub(super) fn location(record: &Record) -> Arc<str> {
     record.location.clone().unwrap_or_default()
 }

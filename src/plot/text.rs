@@ -2,21 +2,22 @@ use std::sync::OnceLock;
 
 use plotters::style::{FontStyle, register_font};
 
-/// The fonts of a plot, as CSS lists them: the one that is measured, and what stands in for it where it is not installed.
+/// The fonts of a plot, as a CSS list. The first is the font that is measured. The others replace it where it is not
+/// installed.
 pub(super) const FONTS: &str = "DejaVu Sans, Verdana, Arial, sans-serif";
 
-/// What plotters divides its sizes by to get those of the font.
+/// The factor by which plotters divides a font size.
 pub(super) const PLOTTERS_SIZE: f64 = 1.24;
 
-/// Whether the font is there: it comes with the crate, so that pictures do not depend on the machine.
+/// Whether the font is registered. It is part of the crate, so that pictures are the same on every machine.
 pub(super) fn font_is_ready() -> bool {
     static READY: OnceLock<bool> = OnceLock::new();
     *READY.get_or_init(|| register_font(FONTS, FontStyle::Normal, dejavu::sans::regular()).is_ok())
 }
 
-/// How wide a text is at a font size, in the same unit.
+/// The width of a text at a font size, in the same unit.
 pub(super) fn width(text: &str, size: f64) -> f64 {
-    // Measured large, because plotters rounds to whole pixels.
+    // The text is measured at a large size, because plotters rounds to whole pixels.
     const LARGE: f64 = 100.0;
     let measured = match font_is_ready() {
         true => plotters::style::FontDesc::from((FONTS, LARGE * PLOTTERS_SIZE)).layout_box(text).ok(),
@@ -24,12 +25,12 @@ pub(super) fn width(text: &str, size: f64) -> f64 {
     };
     match measured {
         Some(((left, _), (right, _))) => f64::from(right - left) * size / LARGE,
-        // The widest letters are about as wide as they are high.
+        // The widest letters are about as wide as the font size.
         None => text.chars().count() as f64 * size,
     }
 }
 
-/// The text broken between words, so that no line is wider than `limit` where that can be.
+/// Breaks a text between words, so that no line is wider than `limit`. A single word may be wider.
 pub(super) fn wrap(text: &str, size: f64, limit: f64) -> Vec<String> {
     let mut lines = Vec::<String>::new();
     for word in text.split_whitespace() {
@@ -44,7 +45,7 @@ pub(super) fn wrap(text: &str, size: f64, limit: f64) -> Vec<String> {
     lines
 }
 
-/// The text, cut to be no wider than `limit`; an ellipsis says so.
+/// Cuts a text to at most `limit`. An ellipsis marks the cut.
 pub(super) fn shorten(text: &str, size: f64, limit: f64) -> String {
     if width(text, size) <= limit {
         return text.to_owned();
@@ -65,7 +66,7 @@ mod tests {
 
     #[test]
     fn widths_are_those_of_the_font() {
-        // Advances of DejaVu Sans in units of 2048 to the em: `m` 1995, `i` 569.
+        // Advance widths of DejaVu Sans in units of 2048 per em: `m` 1995, `i` 569.
         let scale = PLOTTERS_SIZE / (2384.0 / 2048.0);
         for (text, units) in [("mmmm", 4.0 * 1995.0), ("ii", 2.0 * 569.0)] {
             let wanted = 20.0 * units / 2048.0 * scale;

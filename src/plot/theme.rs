@@ -10,23 +10,23 @@ pub enum Theme {
     Dark,
 }
 
-/// What something is drawn with, whatever the theme.
+/// The role of a colour. The theme maps it to a colour.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Ink {
     Background,
     Text,
-    /// Text of less weight.
+    /// Less prominent text.
     Faint,
     Grid,
-    /// A line among others, by number.
+    /// The line with this number.
     Series(usize),
     /// A value in a heat map, from 0 to 1.
     Shade(f64),
-    /// A place in a heat map without a value.
+    /// A cell of a heat map without a value.
     Absent,
 }
 
-/// Colours that stay apart for most people who do not see all colours (Okabe and Ito, 2008), the most legible first.
+/// Colours that most colour-blind people can tell apart (Okabe and Ito, 2008), the most legible first.
 const ON_WHITE: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -46,10 +46,10 @@ const ON_BLACK: [RGBColor; 7] = [
     RGBColor(255, 255, 255),
 ];
 
-/// How many lines can be told apart by colour.
+/// The number of colours for lines.
 pub(super) const COLORS: usize = ON_WHITE.len();
 
-/// Viridis at equal steps: its lightness grows evenly, so that it reads without colours too.
+/// Viridis at equal steps. Its lightness grows evenly, so that it can be read without colour.
 const SHADES: [RGBColor; 9] = [
     RGBColor(68, 1, 84),
     RGBColor(71, 44, 122),
@@ -96,7 +96,7 @@ fn shade(value: f64) -> RGBColor {
 mod tests {
     use super::*;
 
-    /// Relative luminance as the WCAG defines it.
+    /// Relative luminance as defined by WCAG.
     fn luminance(color: RGBColor) -> f64 {
         let linear = |level: u8| {
             let level = f64::from(level) / 255.0;
@@ -117,7 +117,7 @@ mod tests {
                 assert!(contrast(theme, ink) >= 4.5, "{theme:?} {ink:?}");
             }
             for series in 0..COLORS {
-                // Two of the palette's colours are light; they come late, and their points have marks of their own.
+                // Two colours of the palette are light. They are used last, and each line has its own mark.
                 assert!(contrast(theme, Ink::Series(series)) >= 2.0, "{theme:?} {series}");
             }
         }

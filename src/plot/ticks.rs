@@ -1,17 +1,17 @@
 use std::ops::Range;
 
-/// How an axis runs.
+/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scale {
-    /// Equal steps for equal differences.
+    /// Equal distances are equal differences.
     #[default]
     Linear,
-    /// Equal steps for equal ratios; everything on it is above 0.
+    /// Equal distances are equal ratios. All numbers must be above 0.
     Log,
 }
 
 impl Scale {
-    /// How far along the axis a number stands, from 0 to 1.
+    /// The position of a number along the axis, from 0 to 1.
     pub(super) fn share(self, range: &Range<f64>, at: f64) -> f64 {
         match self {
             Self::Linear => (at - range.start) / (range.end - range.start),
@@ -20,21 +20,21 @@ impl Scale {
     }
 }
 
-/// A number that an axis names.
+/// A number with a label on an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tick {
     pub at: f64,
     pub label: String,
 }
 
-/// The least space between two labels, in pixels.
+/// The smallest space between two labels, in pixels.
 const GAP: f64 = 6.0;
 
-/// More ticks than this are not easier to read.
+/// The largest number of ticks. More are not easier to read.
 const MOST: usize = 9;
 
-/// The ticks of an axis of some length in pixels: as many round numbers as have room side by side. `extent` is the length
-/// of a label along the axis.
+/// The ticks of an axis with a length in pixels: the most round numbers whose labels fit side by side. `extent` returns
+/// the length of a label along the axis.
 pub(super) fn ticks(scale: Scale, range: &Range<f64>, length: f64, extent: impl Fn(&str) -> f64) -> Vec<Tick> {
     let named = |numbers: Vec<f64>| {
         let tick = |at: f64| Tick { at, label: number(at) };
@@ -50,7 +50,7 @@ pub(super) fn ticks(scale: Scale, range: &Range<f64>, length: f64, extent: impl 
         distinct && ticks.len() <= MOST && ends.windows(2).all(|two| two[0].1 + GAP <= two[1].0)
     };
     let linear = |parts: [f64; 3]| steps(range, parts).map(|step| named(multiples(range, step)));
-    // Where none of the usual steps has room twice.
+    // Steps that are tried last, when none of the usual steps fits twice.
     let unusual = linear([2.5, 3.0, 4.0]);
     let candidates: Box<dyn Iterator<Item = Vec<Tick>>> = match scale {
         Scale::Linear => Box::new(linear([1.0, 2.0, 5.0]).chain(unusual)),
@@ -58,13 +58,13 @@ pub(super) fn ticks(scale: Scale, range: &Range<f64>, length: f64, extent: impl 
             let powers = || (1..=64).map(|every| named(decades(range, &[1.0], every)));
             let ratios = || [[1.0, 2.0, 5.0].as_slice(), &[1.0, 3.0]].map(|parts| named(decades(range, parts, 1)));
             let three = ratios().into_iter().chain(powers()).filter(|ticks| ticks.len() >= 3);
-            // Where less than two decades are in sight, round differences say more than two round ratios.
+            // If the range is less than two decades, two round differences say more than two round ratios.
             let wide = range.end / range.start >= 100.0;
             let two = powers().filter(move |_| wide).chain(linear([1.0, 2.0, 5.0])).chain(ratios()).chain(unusual);
             Box::new(three.chain(two))
         }
     };
-    // One tick is better than none, and two say what the scale is.
+    // Two ticks show the scale. A single tick is the fallback.
     let mut single = None;
     for ticks in candidates.filter(|ticks| fits(ticks)) {
         match ticks.len() {
@@ -76,14 +76,14 @@ pub(super) fn ticks(scale: Scale, range: &Range<f64>, length: f64, extent: impl 
     single.unwrap_or_default()
 }
 
-/// `parts` of every so many powers of ten.
+/// The numbers `parts`, multiplied by every `every`-th power of ten.
 fn decades(range: &Range<f64>, parts: &[f64], every: i32) -> Vec<f64> {
     let powers = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
     let powers = powers.filter(|power| power.rem_euclid(every) == 0);
     powers.flat_map(|power| parts.iter().map(move |part| part * power_of_ten(power))).collect()
 }
 
-/// The nearest number to a power of ten, which `powi` is not.
+/// The `f64` nearest to a power of ten. `powi` can be off by a rounding.
 fn power_of_ten(power: i32) -> f64 {
     format!("1e{power}").parse().unwrap_or(f64::NAN)
 }
@@ -105,12 +105,12 @@ fn multiples(range: &Range<f64>, (power, part): (i32, f64)) -> Vec<f64> {
     (0..=(last - first) as i64).map(|at| rounded((first + at as f64) * part, power)).collect()
 }
 
-/// A multiple of a power of ten without the rounding of the product.
+/// A multiple of a power of ten, without the rounding error of the product.
 fn rounded(count: f64, power: i32) -> f64 {
     format!("{count}e{power}").parse().unwrap_or(count * power_of_ten(power))
 }
 
-/// A number as short as it can be read: `0.05`, `300`, `20k`, `4M`, `1e-7`.
+/// A number in short form: `0.05`, `300`, `20k`, `4M`, `1e-7`.
 pub(super) fn number(at: f64) -> String {
     let trimmed = |number: f64, digits: usize| {
         let text = format!("{number:.digits$}");
@@ -130,7 +130,7 @@ pub(super) fn number(at: f64) -> String {
     }
 }
 
-/// Up to four digits and a power of ten.
+/// Scientific notation with up to four digits.
 fn scientific(at: f64) -> String {
     let text = format!("{at:.3e}");
     match text.split_once('e') {
@@ -143,7 +143,7 @@ fn scientific(at: f64) -> String {
 mod tests {
     use super::{super::text, *};
 
-    /// The labels of ticks as they stand side by side.
+    /// The start and end of each label along the axis.
     fn ends(ticks: &[Tick], scale: Scale, range: &Range<f64>, length: f64) -> Vec<(f64, f64)> {
         let end = |tick: &Tick| {
             let (middle, half) = (scale.share(range, tick.at) * length, text::width(&tick.label, 15.0) / 2.0);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_axis_of_the_speed_plot_has_round_ticks() {
-        // From 2,048 to 131,072 keys, which used to print 60000, 70000, ... over one another.
+        // From 2,048 to 131,072 keys, where the labels 60000, 70000, ... used to overlap.
         let range = 1_800.0..150_000.0;
         let ticks = ticks(Scale::Log, &range, 520.0, |label| text::width(label, 15.0));
         let labels = ticks.iter().map(|tick| tick.label.as_str()).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! Reports: a log of metrics as one HTML file that stands alone.
+//! Reports: a log of metrics as one self-contained HTML file.
 
 mod page;
 mod tables;
@@ -11,11 +11,10 @@ use crate::{
     plot::{HeatMap, PlotError, PlotGenerator},
 };
 
-/// A report of a [log](crate::metrics): a summary, a table of the heads that can be sorted, the worst of them first, and
-/// every [plot](PlotGenerator::all) with its numbers to download.
+/// A report of a [log](crate::metrics): a summary, a table of the heads, and every [plot](PlotGenerator::all). The
+/// table can be sorted and begins with the worst heads. The numbers of each plot can be downloaded.
 ///
-/// The page needs nothing but itself: no server, no other files, no network. It follows the light or dark colours of the
-/// browser.
+/// The page needs no server, no other files and no network. It follows the light or dark colours of the browser.
 ///
 /// # Example
 /// ```
@@ -39,36 +38,36 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of the records of a log.
+    /// Creates a report of a log.
     ///
     /// # Errors
-    /// If there are none.
+    /// If the log has no records.
     pub fn new(log: MetricLog) -> Result<Self, PlotError> {
         let title = format!("Attention metrics of {}", log.origin());
         Ok(Self { title, generator: PlotGenerator::new(log)?, masks: Vec::new() })
     }
 
-    /// A report of a log that is read from a file.
+    /// Reads a log from a file and creates a report of it.
     ///
     /// # Errors
-    /// If it cannot be read, or has no records.
+    /// If the file cannot be read, or has no records.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PlotError> {
         Self::new(MetricReader::open(path)?.read_all()?)
     }
 
-    /// The same with another title than where the log lies.
+    /// Sets the title. Default: a title that names the origin of the log.
     pub fn titled(self, title: impl Into<String>) -> Self {
         Self { title: title.into(), ..self }
     }
 
-    /// Adds the mask of a head, such as [HeatMap::of_mask] makes: a log has none. Masks are shown in the order in which
-    /// they come, so the worst head's should come first.
+    /// Adds the mask of a head, such as [HeatMap::of_mask] makes, because a log contains no masks. Masks are shown in
+    /// the order in which they are added, so add the mask of the worst head first.
     pub fn with_mask(mut self, mask: HeatMap) -> Self {
         self.masks.push(mask);
         self
     }
 
-    /// The page.
+    /// The report as an HTML page.
     ///
     /// # Errors
     /// If a plot cannot be drawn.

@@ -72,7 +72,7 @@ fn cut_off(lines: &[usize]) -> String {
     }
 }
 
-/// A picture in both themes, of which the browser shows one, with its numbers.
+/// A picture with its numbers. It is drawn in both themes, and the browser shows one of them.
 fn picture(name: &str, figure: &Figure, csv: &str) -> Result<Markup, PlotError> {
     let (light, dark) = (figure.to_svg(Theme::Light)?, figure.to_svg(Theme::Dark)?);
     Ok(html! {
@@ -86,13 +86,13 @@ fn picture(name: &str, figure: &Figure, csv: &str) -> Result<Markup, PlotError> 
     })
 }
 
-/// A link that holds what it leads to.
+/// A link that contains its data.
 fn data_link(text: &str) -> String {
     let mut link = "data:text/csv;charset=utf-8,".to_owned();
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b',' => link.push(char::from(byte)),
-            // Writing to a text does not fail.
+            // Writing to a string does not fail.
             _ => _ = write!(link, "%{byte:02X}"),
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     plot::Summary,
 };
 
-/// By which metric heads are bad, the first that is in the log, and whether more of it is worse.
+/// The metrics that can order the heads, and whether a larger value is worse. The first that is in the log is used.
 const WORST_BY: [(&str, bool); 4] = [
     (built_in::HEAD_OUTPUT_ERROR, true),
     (built_in::HEAD_LOG_SUM_EXP_ERROR, true),
@@ -15,7 +15,7 @@ const WORST_BY: [(&str, bool); 4] = [
     (built_in::HEAD_DENSITY, true),
 ];
 
-/// What the log is.
+/// Facts about the log: its records and times.
 pub(super) fn run(log: &MetricLog) -> Markup {
     let times = || log.records.iter().map(|record| record.timestamp);
     html! {
@@ -78,7 +78,7 @@ pub(super) fn heads(summary: &Summary) -> Markup {
     table(&["location", "layer", "head"], &metrics, rows.collect())
 }
 
-/// What the metrics are.
+/// The descriptions of the metrics.
 pub(super) fn metrics(summary: &Summary) -> Markup {
     html! {
         dl {
@@ -93,7 +93,7 @@ pub(super) fn metrics(summary: &Summary) -> Markup {
     }
 }
 
-/// A table that can be sorted by its columns.
+/// A table that can be sorted by each column.
 fn table(names: &[&str], metrics: &[Metric], rows: Vec<(Vec<String>, Vec<Option<f64>>)>) -> Markup {
     html! {
         div.scroll {
@@ -133,7 +133,7 @@ fn shown(location: &str) -> String {
     if location.is_empty() { "all" } else { location }.to_owned()
 }
 
-/// Four digits, which are enough to compare; the whole number goes along for sorting.
+/// Four digits are enough to compare. The exact number is kept for sorting.
 fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

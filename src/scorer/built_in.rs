@@ -12,8 +12,8 @@ use crate::{
     masker::{ConfigError, Context, LayerState, NamedConfig, fields},
 };
 
-/// The library's scorers as a burn module: what a selector inside a layer scores with, so that learned weights are
-/// parameters of the layer.
+/// The library's scorers as a burn module. A selector inside a layer holds one, so that learned weights are parameters
+/// of the layer.
 ///
 /// Should be created with [from_config](Self::from_config).
 #[derive(Module, Debug)]
@@ -36,17 +36,21 @@ pub enum BuiltInScorer<B: Backend> {
 /// The names of the scorers in configurations.
 const NAMES: [&str; 6] = ["channels", "hash", "oracle", "pages", "pq", "socket"];
 
+/// The advice in the error for an unknown name, which a program may have registered itself.
+const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build a masker over such a scorer in code, and give \
+                      it to the layer's `with_maskers` or to the configuration's `try_init_with`";
+
 impl<B: Backend> BuiltInScorer<B> {
     /// The names of the scorers in configurations, in alphabetical order.
     pub fn names() -> &'static [&'static str] {
         &NAMES
     }
 
-    /// The scorer of a configuration, `{"type": "oracle"}`.
+    /// Creates the scorer of a configuration such as `{"type": "oracle"}`.
     ///
     /// # Errors
-    /// If the type is none of the [names](Self::names), a field is missing, unknown or of the wrong type, a value makes no
-    /// sense, or a file cannot be used.
+    /// If the type is not one of the [names](Self::names), a field is missing, unknown or of the wrong type, a value is
+    /// not allowed, or a file cannot be used.
     pub fn from_config(named: &NamedConfig, context: &Context<B>) -> Result<Self, ConfigError> {
         Ok(match named.name.as_str() {
             "oracle" => Self::Oracle(fields::<OracleConfig>(named)?.init(context)?),
@@ -57,7 +61,7 @@ impl<B: Backend> BuiltInScorer<B> {
             "socket" => Self::Socket(fields::<SocketConfig>(named)?.init(context)?),
             unknown => {
                 let (found, known) = (unknown.to_owned(), NAMES.join(", "));
-                return Err(ConfigError::UnknownType { part: "scorer", found, known });
+                return Err(ConfigError::UnknownType { part: "scorer", found, known, advice: ADVICE });
             }
         })
     }
@@ -74,7 +78,7 @@ impl<B: Backend> BuiltInScorer<B> {
     }
 }
 
-/// What a record is of, with the sizes of what it has learned.
+/// The kind of scorer that a record belongs to, with the sizes of its learned weights.
 pub(crate) fn kind_of_record<B: Backend>(record: &BuiltInScorerRecord<B>) -> String {
     use BuiltInScorerRecord as Record;
     match record {

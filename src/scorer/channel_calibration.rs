@@ -8,8 +8,9 @@ use crate::{FileError, attention::AttentionInputs, io::OutputFile};
 /// Finds the outlier channels of each layer and head from sample queries and keys, and writes the file that
 /// [ChannelsConfig](super::ChannelsConfig) names.
 ///
-/// A channel's importance is the mean over sampled query-key pairs of `|q * k|` in it, which is the product of the mean
-/// magnitudes; or the mean magnitude of either alone.
+/// The importance of a channel is the mean of `|q * k|` in this channel over all pairs of a sampled query and a sampled
+/// key, which is the product of the two mean magnitudes. It can also be the mean magnitude of the queries or of the
+/// keys alone.
 ///
 /// # Example
 /// ```
@@ -32,7 +33,7 @@ pub struct ChannelCalibration {
     layers: BTreeMap<usize, Magnitudes>,
 }
 
-/// Sums over the samples of a layer of the magnitude in each channel, by query head.
+/// The magnitude of each channel, summed over the samples of a layer, by query head.
 #[derive(Debug, Clone, Default)]
 struct Magnitudes {
     queries: Vec<Vec<f64>>,
@@ -40,7 +41,7 @@ struct Magnitudes {
 }
 
 impl ChannelCalibration {
-    /// A calibration that has seen nothing.
+    /// A calibration without samples.
     pub fn new() -> Self {
         Self::default()
     }
@@ -68,13 +69,14 @@ impl ChannelCalibration {
         }
     }
 
-    /// The channels of each query head of a layer by falling importance of the product; `None` for a layer without
+    /// The channels of each query head of a layer, by falling importance in the product. `None` for a layer without
     /// samples.
     pub fn channels(&self, layer: usize) -> Option<Vec<Vec<usize>>> {
         self.layers.get(&layer).map(|magnitudes| magnitudes.sorted(ChannelSelection::QkProj))
     }
 
-    /// Writes the channel file, with the lists by queries, by keys and by products, [whole or not at all](OutputFile).
+    /// Writes the channel file, with a list for queries, for keys and for products. The file is
+    /// [written whole or not at all](OutputFile).
     ///
     /// # Errors
     /// If the file cannot be written.

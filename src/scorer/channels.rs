@@ -34,25 +34,26 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelsConfig {
-    /// The JSON file with the channels of each layer and head, the heaviest first.
+    /// The JSON file with the channels of each layer and head, most important first.
     pub sorted_channel_file: PathBuf,
-    /// One in so many channels is used, at least 1.
+    /// The divisor of the number of channels, at least 1. The first `head_dim / group_factor` channels of each list are
+    /// used.
     pub group_factor: usize,
-    /// To how many bits the chosen channels of queries and keys are quantised, in 1..=16; 16: not at all.
+    /// The bits to which the used channels of queries and keys are quantised, in 1..=16. 16 does not quantise.
     pub label_bits: u32,
-    /// By what the channels of the file were sorted.
+    /// The importance by which the channels of the file are sorted.
     pub channel_selection: ChannelSelection,
 }
 
-/// By what channels were found heavy.
+/// The importance of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChannelSelection {
-    /// Magnitude in the queries.
+    /// The magnitude in the queries.
     QProj,
-    /// Magnitude in the keys.
+    /// The magnitude in the keys.
     KProj,
-    /// Magnitude of the product.
+    /// The magnitude of the product of queries and keys.
     QkProj,
 }
 
@@ -71,24 +72,24 @@ impl ChannelSelection {
     }
 }
 
-/// The product of query and key over a few outlier channels ([Double Sparsity](https://arxiv.org/abs/2408.07092)).
+/// The dot product of query and key over a few outlier channels ([Double Sparsity](https://arxiv.org/abs/2408.07092)).
 ///
-/// Each query head has its channels, sorted offline by how much they carry; the first `head_dim / group_factor` of them
-/// are used, each layer its own. The chosen channels of a key are its *label*, quantised and remembered: a step makes
-/// those of the new keys only.
+/// Each query head of each layer has its own list of channels, sorted offline by importance. The first
+/// `head_dim / group_factor` channels of the list are used. The used channels of a key are its *label*. Labels are
+/// quantised and remembered, so a decode step only makes the labels of the new keys.
 ///
-/// Should be created with [ChannelsConfig]; [ChannelCalibration](super::ChannelCalibration) writes the file.
+/// Should be created with [ChannelsConfig]. [ChannelCalibration](super::ChannelCalibration) writes the file.
 #[derive(Module, Debug, Clone)]
 #[module(custom_display)]
 pub struct Channels {
-    /// By layer, for each query head the channels in order.
+    /// For each layer and each query head, the channels by falling importance.
     layers: BTreeMap<usize, Vec<Vec<usize>>>,
     group_factor: usize,
     label_bits: u32,
 }
 
 impl ModuleDisplay for Channels {
-    /// The layers by number only: their channels fill pages.
+    /// Shows the layers by number only, because their channels would fill pages.
     fn custom_content(&self, content: Content) -> Option<Content> {
         content
             .add_debug_attribute("layers", &self.layers.keys().collect::<Vec<_>>())
@@ -99,7 +100,8 @@ impl ModuleDisplay for Channels {
 }
 
 impl Channels {
-    /// A scorer with channels in memory: by layer, for each query head its channels, the heaviest first.
+    /// A scorer with channels in memory. For each layer and each query head, the channels are sorted by falling
+    /// importance.
     ///
     /// # Errors
     /// If the group factor is 0 or the bits are not in 1..=16.
@@ -120,7 +122,7 @@ impl<B: Backend> ScorerConfig<B> for ChannelsConfig {
     type Scorer = Channels;
 
     fn init(&self, context: &Context<B>) -> Result<Channels, ConfigError> {
-        // The numbers first, so that their errors do not wait for a file.
+        // Checks the numbers first, so that their errors are found without reading a file.
         let mut channels = Channels::new(BTreeMap::new(), self.group_factor, self.label_bits)?;
         let path = context.path(&self.sorted_channel_file);
         channels.layers = read(&path, self.channel_selection)?;
@@ -149,7 +151,7 @@ fn read(path: &Path, selection: ChannelSelection) -> Result<BTreeMap<usize, Vec<
     for (name, heads) in entries {
         let number = name.strip_prefix("model.layers.").and_then(|rest| rest.strip_suffix(&suffix)?.parse().ok());
         let Some(layer) = number else { continue };
-        // `model.layers.01` and `model.layers.1` are one layer.
+        // `model.layers.01` and `model.layers.1` are the same layer.
         if layers.insert(layer, heads).is_some() {
             return Err(unusable(format!("`{}` stands twice, once as `{name}`", selection.entry(layer))));
         }
@@ -175,7 +177,7 @@ impl KeyMemory for Memory {
 }
 
 impl Channels {
-    /// The channels of each head that are used.
+    /// The used channels of each head.
     fn chosen<B: Backend>(&self, inputs: &AttentionInputs<B>) -> Result<Vec<&[usize]>, AttentionError> {
         let [_, heads, _, head_dim] = inputs.queries().dims();
         let layer = inputs.layer();
@@ -257,7 +259,7 @@ impl<B: Backend> Scorer<B> for Channels {
 struct ChannelRows<'a> {
     group: usize,
     softcap: Option<f64>,
-    /// By head and query, the scaled label.
+    /// The scaled label, by head and query.
     queries: Vec<Vec<Vec<f32>>>,
     keys: &'a [Labels],
 }

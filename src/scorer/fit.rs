@@ -1,4 +1,4 @@
-//! To which keys a memory is fitted that needs more than one key to be made.
+//! The keys to which a scorer or masker fits something that needs many keys, such as centroids.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -6,23 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::attention::RowKeys;
 
-/// To which keys of a sequence a memory is fitted that is made from many keys at once, as centroids and means are.
+/// The keys of a sequence to which something is fitted that needs many keys, such as centroids or means.
 ///
 /// In a file: `"fit": 256` (the default) or `"fit": "prompt"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Field", into = "Field")]
 pub enum Fit {
-    /// To the first keys of the sequence: to this number of them, to twice as many, and so on.
+    /// A fit to the first keys of the sequence: to this number of them, to twice as many, to four times as many, and so
+    /// on.
     ///
-    /// A query uses the last fit whose keys it sees all, so that it depends on no key that it does not see, and a prompt
-    /// may come in chunks of any size. A query that sees fewer keys than the first fit takes, or does not see the keys
-    /// from the first one on without a gap (a sliding window, a mask with holes), is worked with the exact keys. A query
-    /// never uses a fit to fewer than half of the keys that it sees; refitting costs about as much as one fit to all
-    /// keys.
+    /// A query uses the last fit of which it sees all keys. So it does not depend on a key that it does not see, and a
+    /// prompt may be split into chunks of any size. A query uses the exact keys instead if it sees fewer keys than the
+    /// first fit needs. It also uses them if it does not see all of the first keys without a gap, as with a sliding
+    /// window or a mask with holes. A fit covers more than half of the keys that the query sees. All fits together cost
+    /// about as much as one fit to all keys.
     Doubling(usize),
-    /// To all keys of the first call, for good: the published rule.
+    /// One fit to all keys of the first call, which is the published rule.
     ///
-    /// Queries of that call depend on keys after them, and what is kept depends on how a prompt is cut into calls.
+    /// The queries of the first call then depend on later keys, and the kept keys depend on how a prompt is split into
+    /// calls.
     Prompt,
 }
 
@@ -32,7 +34,7 @@ impl Default for Fit {
     }
 }
 
-/// What stands in a file.
+/// The value in a file.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Field {
@@ -64,8 +66,8 @@ impl From<Fit> for Field {
 }
 
 impl Fit {
-    /// To how many keys the fit goes that a row uses which sees the first `prefix` keys and no others; `None` if there is
-    /// none for it.
+    /// The number of keys in the fit that a row uses. `prefix` is the number of keys that the row sees, if these are
+    /// exactly the first keys. `None` if the row has no fit.
     fn of_row(self, prefix: Option<usize>, first_call: usize) -> Option<usize> {
         match (self, prefix) {
             (Self::Prompt, _) => Some(first_call),
@@ -75,15 +77,15 @@ impl Fit {
     }
 }
 
-/// What is fitted to a sequence: a content for each number of keys that is fitted to.
+/// The fits of a sequence, with the fitted content for each number of keys.
 #[derive(Debug)]
 pub(crate) struct Fits<T> {
     fits: Vec<Fitted<T>>,
-    /// The number of keys of the first call, as far as they are still there.
+    /// The number of keys of the first call that are still there.
     first_call: usize,
 }
 
-/// A content that is fitted to the first `to` keys, and has taken in `keys` keys.
+/// A content that is fitted to the first `to` keys and has processed the first `keys` keys.
 #[derive(Debug)]
 struct Fitted<T> {
     to: usize,
@@ -91,12 +93,12 @@ struct Fitted<T> {
     content: T,
 }
 
-/// Which keys must be read for some rows.
+/// The keys that must be read for some rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// From this key on, for the fits.
+    /// The fits need the keys from this one on.
     pub from: usize,
-    /// Up to this key, for the rows that no fit is for.
+    /// The rows without a fit need the keys before this one.
     pub exact: usize,
 }
 
@@ -107,7 +109,7 @@ impl<T> Default for Fits<T> {
 }
 
 impl<T: Default> Fits<T> {
-    /// Makes room for the fits that some rows use over a number of keys, and drops those that no later row uses.
+    /// Adds the fits that some rows use over a number of keys, and removes the fits that no later row uses.
     pub fn plan<'a>(&mut self, fit: Fit, rows: impl Iterator<Item = RowKeys<'a>>, keys: usize) -> Plan {
         if self.first_call == 0 {
             self.first_call = keys;
@@ -121,7 +123,7 @@ impl<T: Default> Fits<T> {
                 None => exact = exact.max(row.end()),
             }
         }
-        // Later rows use the last fit, or later ones.
+        // Later rows use the last fit, or newer ones.
         let last = self.fits.last().map(|fitted| fitted.to);
         self.fits.retain(|fitted| used.contains(&fitted.to) || Some(fitted.to) == last);
         for to in used {
@@ -133,8 +135,8 @@ impl<T: Default> Fits<T> {
         Plan { from: self.fits.iter().map(|fitted| fitted.keys).min().unwrap_or(keys), exact }
     }
 
-    /// Lets every fit take in the keys that it does not know yet. `grow` is given the number of keys that the fit goes
-    /// to and the keys that are new, which are all keys where the fit is yet to be made.
+    /// Lets each fit process the keys that it does not know yet. `grow` gets the content, the number of keys in the
+    /// fit, and the range of new keys. The range has all keys if the fit is new.
     pub fn grow(&mut self, keys: usize, grow: impl Fn(&mut T, usize, Range<usize>)) {
         for fitted in self.fits.iter_mut().filter(|fitted| fitted.keys < keys) {
             grow(&mut fitted.content, fitted.to, fitted.keys..keys);
@@ -142,14 +144,15 @@ impl<T: Default> Fits<T> {
         }
     }
 
-    /// The fit of a row; `None` where the row is worked with the exact keys.
+    /// The fit of a row. `None` if the row uses the exact keys.
     pub fn of_row(&self, fit: Fit, row: &RowKeys) -> Option<&T> {
         let to = fit.of_row(row.prefix(), self.first_call)?;
         self.fits.iter().find(|fitted| fitted.to == to).map(|fitted| &fitted.content)
     }
 
-    /// Forgets all but the first keys, and the fits that took others. `cut` is given a content, the number of keys that
-    /// it knows and the number to keep, and says whether it is still what it would be without the others.
+    /// Removes all but the first `keys` keys, and the fits that were made from removed keys. `cut` gets the content,
+    /// the number of keys that it knows, and the number to keep. It returns whether the content is now as if it had
+    /// never seen the removed keys.
     pub fn truncate(&mut self, keys: usize, cut: impl Fn(&mut T, usize, usize) -> bool) {
         self.first_call = self.first_call.min(keys);
         self.fits.retain_mut(|fitted| {
@@ -193,19 +196,19 @@ mod tests {
         let mut fits = Fits::<Vec<(usize, Range<usize>)>>::default();
         let rows = |ends: Range<usize>| ends.map(|end| RowKeys::Range(0..end));
         let grow = |content: &mut Vec<_>, to, new| content.push((to, new));
-        // A prompt of 11 keys: rows that see 1 to 11 of them.
+        // A prompt of 11 keys, whose rows see 1 to 11 of them.
         assert_eq!(fits.plan(Fit::Doubling(4), rows(1..12), 11), Plan { from: 0, exact: 3 });
         fits.grow(11, grow);
         let content =
             |fits: &Fits<_>, end| Vec::clone(fits.of_row(Fit::Doubling(4), &RowKeys::Range(0..end)).expect("a fit"));
         assert_eq!(content(&fits, 7), [(4, 0..11)]);
         assert_eq!(content(&fits, 8), [(8, 0..11)]);
-        // A step: the first fit is dropped.
+        // A decode step removes the first fit.
         assert_eq!(fits.plan(Fit::Doubling(4), rows(12..13), 12), Plan { from: 11, exact: 0 });
         fits.grow(12, grow);
         assert_eq!(content(&fits, 12), [(8, 0..11), (8, 11..12)]);
         assert!(fits.of_row(Fit::Doubling(4), &RowKeys::Range(0..7)).is_none());
-        // Back to 9 keys the fit stays, back to 7 it goes.
+        // The fit to 8 keys stays when 9 keys are left, and is removed when 7 are left.
         fits.truncate(9, |_, known, keys| (known, keys) == (12, 9));
         assert_eq!(fits.plan(Fit::Doubling(4), rows(10..11), 10), Plan { from: 9, exact: 0 });
         fits.truncate(7, |_, _, _| true);

@@ -31,16 +31,17 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HashConfig {
-    /// Length of a signature, in 1..=65536.
+    /// Bits of a signature, in 1..=65536.
     pub hat_bits: usize,
     /// Number of matrices of each perceptron, in 1..=256.
     pub hat_mlp_layers: usize,
     /// Width between the matrices, in 1..=65536.
     pub hat_mlp_hidden_size: usize,
-    /// What stands between the matrices.
+    /// The function between the matrices.
     pub hat_mlp_activation: Activation,
-    /// The file with the weights, [as described](HashWeights::from_file), which the scorer of a layer needs. Without it the
-    /// scorer of a method for any layer has no weights, and says so when it is used; [Hash::new] takes them from memory.
+    /// The file with the weights, [as described](HashWeights::from_file). The scorer of a single layer needs it. A
+    /// scorer for any layer may be created without it. It then has no weights, and returns an error when it is used.
+    /// [Hash::new] takes weights from memory.
     #[serde(default)]
     pub hat_weights: Option<PathBuf>,
 }
@@ -78,7 +79,7 @@ impl Activation {
         }
     }
 
-    /// The same for a number.
+    /// The function for a single number.
     pub(super) fn of(self, x: f32) -> f32 {
         match self {
             Self::Silu => x / (1.0 + exp_f32(-x)),
@@ -89,14 +90,16 @@ impl Activation {
     }
 }
 
-/// How many bits of learned signatures of query and key agree ([HashAttention](https://arxiv.org/abs/2412.14468)).
+/// The agreement of learned signatures of query and key ([HashAttention](https://arxiv.org/abs/2412.14468)).
 ///
-/// A perceptron for each head makes a vector of `hat_bits` numbers of a query, another one of a key; their signs are the
-/// signatures. The score is the number of equal bits minus the number of different ones, by population count. Signatures
-/// of keys are packed, 32 bits to a word, and remembered: a step makes those of the new keys only.
+/// Each head has a perceptron for queries and another for keys, which turn a vector into `hat_bits` numbers. The signs
+/// of these numbers are the signature. The score is the number of equal bits minus the number of different bits, by
+/// population count. The signatures of keys are packed, 32 bits to a word, and remembered, so a decode step only makes
+/// the signatures of the new keys.
 ///
-/// The weights are parameters, but choosing keys has no gradient, so the loss of a model does not train them; the feature
-/// `train` has what does. Should be created with [HashConfig], or with [Hash::new] for weights in memory.
+/// The weights are parameters, but the selection of keys has no gradient, so the loss of a model does not train them.
+/// The feature `train` trains them with a separate loss. Should be created with [HashConfig], or with [Hash::new] for
+/// weights in memory.
 #[derive(Module, Debug)]
 pub struct Hash<B: Backend> {
     activation: Activation,
@@ -109,7 +112,7 @@ impl<B: Backend> Hash<B> {
         Self { weights, activation }
     }
 
-    /// The weights, by layer of the model.
+    /// The weights, for each layer of the model.
     pub fn weights(&self) -> &HashWeights<B> {
         &self.weights
     }
@@ -150,7 +153,7 @@ impl KeyMemory for Signatures {
     }
 }
 
-/// Bits of a word of a signature.
+/// The bits in a word of a signature.
 const WORD: usize = u32::BITS as usize;
 
 impl<B: Backend> Scorer<B> for Hash<B> {
@@ -186,7 +189,7 @@ impl<B: Backend> Hash<B> {
             memory.by_head = vec![Vec::new(); heads];
         }
         let keys = Host::of_range(inputs.keys(), new.clone());
-        // Queries elsewhere than on the host stay there.
+        // Queries that are not in host memory stay on their device.
         let few = shape.queries <= FEW && host_tensor(inputs.queries()).is_some();
         let queries = Host::of_range(inputs.queries(), if few { 0..shape.queries } else { 0..0 });
         let parts = [(&weights.key, &keys), (&weights.query, &queries)];
@@ -242,7 +245,8 @@ impl RowScorer for HashRows<'_> {
     }
 }
 
-/// Each key-value head as often as query heads read it: their signatures differ, since each has its own weights.
+/// Repeats each key-value head for the query heads that read it. Each query head has its own weights, so the signatures
+/// of its keys differ.
 pub(crate) fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
     let [batch, kv_heads, length, width] = keys.dims();
     if kv_heads == heads {
@@ -253,15 +257,15 @@ pub(crate) fn repeat_heads<B: Backend>(keys: Tensor<B, 4>, heads: usize) -> Tens
         .reshape([batch, heads, length, width])
 }
 
-/// The least number of signs that a thread packs.
+/// The smallest number of signs that a thread packs.
 const FEW_SIGNS: usize = 8192;
 
-/// The signs of the last dimension, packed, by head.
+/// The signs of the last dimension, packed, for each head.
 fn pack_signs(signs: &Host) -> Vec<Vec<u32>> {
     let word = |signs: &[f32]| (0..).zip(signs).map(|(at, &sign)| u32::from(sign > 0.0) << at).sum::<u32>();
     let pack = |signature: &[f32]| signature.chunks(WORD).map(word).collect::<Vec<_>>();
     let head = |head: usize| signs.head(head).chunks(signs.dims[3]).flat_map(pack).collect();
-    // The signs of a few keys are packed sooner than a thread wakes up.
+    // Packing the signs of a few keys takes less time than waking a thread.
     let heads_at_a_time = FEW_SIGNS / (signs.dims[2] * signs.dims[3]).max(1) + 1;
     (0..signs.heads()).into_par_iter().with_min_len(heads_at_a_time).map(head).collect()
 }

@@ -1,4 +1,4 @@
-//! HashAttention weights as the paper's authors publish them: a PyTorch state dictionary.
+//! HashAttention weights in the format of the paper's authors, a PyTorch state dictionary.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +11,8 @@ use super::{HashConfig, HashWeights, HeadPerceptrons, LayerPerceptrons};
 use crate::{FileError, io::Checkpoint};
 
 impl<B: Backend> HashWeights<B> {
-    /// Reads `<layer>.learning_to_hash_transformation_<q|k>.<head>.<2 i>.<weight|bias>`: `i` counts the matrices, the
-    /// odd numbers are the activations between them, and a matrix is `[width_out, width_in]`.
+    /// Reads `<layer>.learning_to_hash_transformation_<q|k>.<head>.<2 i>.<weight|bias>`, where `i` counts the matrices.
+    /// The odd numbers are the activations between the matrices. A matrix is `[width_out, width_in]`.
     pub(super) fn from_checkpoint(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
         let checkpoint = Checkpoint::open(path)?;
         let mut heads = BTreeMap::<usize, BTreeSet<usize>>::new();
@@ -29,7 +29,7 @@ impl<B: Backend> HashWeights<B> {
             return Err(checkpoint.missing("0.learning_to_hash_transformation_q.0.0.weight".to_owned()));
         }
         let layers = heads.into_iter().map(|(layer, heads)| {
-            // Counted, and not taken from the greatest number, which may be any.
+            // The heads must be numbered without a gap. The largest number alone could be anything.
             if let Some((head, _)) = (0..).zip(&heads).find(|(wanted, found)| wanted != *found) {
                 return Err(checkpoint.missing(name(layer, 'q', head, 0, "weight")));
             }
@@ -52,7 +52,8 @@ fn perceptrons<B: Backend>(
     config: &HashConfig,
     device: &B::Device,
 ) -> Result<HeadPerceptrons<B>, FileError> {
-    // Asked for first: with too many layers in the configuration, the shape of the last one would be blamed.
+    // The last matrix is checked first. If the configuration has too many layers, the error then says so, and not that
+    // the last shape is wrong.
     checkpoint.shape(&name(layer, part, 0, config.hat_mlp_layers - 1, "weight"))?;
     let mut width_in = None::<usize>;
     let layers = (0..config.hat_mlp_layers).map(|index| {
@@ -83,7 +84,7 @@ fn perceptrons<B: Backend>(
     Ok(HeadPerceptrons::new(layers.collect::<Result<Vec<_>, FileError>>()?))
 }
 
-/// A tensor of the checkpoint in f32, as those of a safetensors file are.
+/// A tensor of the checkpoint in f32, the type that safetensors files are read in.
 fn tensor<B: Backend, const D: usize>(
     checkpoint: &Checkpoint,
     name: &str,

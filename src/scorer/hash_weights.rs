@@ -23,7 +23,8 @@ use crate::{
     },
 };
 
-/// So many vectors of a head are few: reading the weights is then most of the work. Measured at one vector, a decode step.
+/// Up to this number of vectors of a head, reading the weights is most of the work. This was measured with one vector,
+/// as in a decode step.
 pub(super) const FEW: usize = 8;
 
 /// A matrix and a bias for each query head: one layer of [HeadPerceptrons].
@@ -43,7 +44,7 @@ pub struct HeadPerceptrons<B: Backend> {
 }
 
 impl<B: Backend> HeadPerceptrons<B> {
-    /// Perceptrons of matrices and biases in order, as parameters that learn; [no_grad](Module::no_grad) freezes them.
+    /// Perceptrons from matrices and biases in order, as trainable parameters. [no_grad](Module::no_grad) freezes them.
     ///
     /// # Shapes
     /// - each layer: `[heads, width_in, width_out]` and `[heads, width_out]`
@@ -52,13 +53,13 @@ impl<B: Backend> HeadPerceptrons<B> {
         Self { layers: layers.into_iter().map(linear).collect() }
     }
 
-    /// What the perceptrons make of a vector of each head; the signs of the output are a signature.
+    /// Applies the perceptron of each head to the head's vectors. The signs of the output are the signature.
     ///
     /// # Shapes
     /// - x: `[batch, heads, length, width_in]`
     /// - output: `[batch, heads, length, width_out]`
     pub fn forward(&self, x: Tensor<B, 4>, activation: Activation) -> Tensor<B, 4> {
-        // Vectors in half precision meet weights in f32.
+        // Vectors in half precision are converted to the type of the weights, which is f32.
         let x = match self.layers.first().map(|layer| layer.matrix.val().dtype()) {
             Some(dtype) if dtype != x.dtype() => x.cast(dtype),
             _ => x,
@@ -69,7 +70,7 @@ impl<B: Backend> HeadPerceptrons<B> {
         })
     }
 
-    /// Matrices and biases, if all of them lie on the host.
+    /// The matrices and biases in host memory. `None` if any of them is elsewhere.
     fn on_host(&self) -> Option<Vec<OnHost>> {
         let tensors =
             |layer: &HeadLinear<B>| Some((host_tensor(&layer.matrix.val())?, host_tensor(&layer.bias.val())?));
@@ -77,9 +78,12 @@ impl<B: Backend> HeadPerceptrons<B> {
     }
 }
 
-/// What perceptrons make of so few vectors of each head, as in a decode step, that reading the weights is all the work: on
-/// the host, from where the weights lie, for `heads` which share the vectors of key-value heads. Threads are woken once
-/// for all `parts`. `None` for a part that has more vectors or none, or whose weights lie elsewhere or are not f32.
+/// Applies perceptrons on the host to a few vectors of each head, as in a decode step, where reading the weights is
+/// most of the work.
+///
+/// The weights are not copied. The `heads` query heads share the vectors of their key-value heads. All `parts` run in
+/// one parallel loop, so that threads are woken once. The result of a part is `None` if it has no vectors or more than
+/// [FEW], or if its weights are not in host memory or not f32.
 pub(super) fn of_few<B: Backend, const N: usize>(
     parts: [(&HeadPerceptrons<B>, &Host); N],
     heads: usize,
@@ -126,7 +130,7 @@ pub(super) fn of_few<B: Backend, const N: usize>(
 
 type OnHost = (Box<dyn HostTensor>, Box<dyn HostTensor>);
 
-/// A layer of perceptrons in the memory of the host, by head.
+/// A layer of perceptrons in host memory, by head.
 struct HostLayer<'a> {
     matrices: Vec<&'a [f32]>,
     biases: Vec<f32>,
@@ -154,7 +158,7 @@ impl<'a> HostLayer<'a> {
     }
 }
 
-/// The weights of one layer of the model: perceptrons for its queries and its keys.
+/// The weights for one layer of the model, with perceptrons for its queries and for its keys.
 #[derive(Module, Debug)]
 pub struct LayerPerceptrons<B: Backend> {
     /// For the queries.
@@ -164,7 +168,7 @@ pub struct LayerPerceptrons<B: Backend> {
 }
 
 impl<B: Backend> LayerPerceptrons<B> {
-    /// Whether the perceptrons fit queries and keys of these shapes, and their matrices and biases each other.
+    /// Checks that the perceptrons fit queries and keys of these shapes, and that matrices and biases fit each other.
     pub(crate) fn check(&self, queries: [usize; 4], keys: [usize; 4]) -> Result<(), AttentionError> {
         let heads = queries[1];
         let mut bits = None;
@@ -200,8 +204,9 @@ impl<B: Backend> LayerPerceptrons<B> {
         Ok(())
     }
 
-    /// Untrained perceptrons of the widths that a configuration says: uniform numbers in ±1 / √width_in, as PyTorch
-    /// starts a linear layer, from a generator of their own, so that every backend gets the same.
+    /// Untrained perceptrons with the widths of a configuration. The numbers are uniform in ±1 / √width_in, which is
+    /// how PyTorch initialises a linear layer. They come from a separate generator with this seed, so every backend
+    /// gets the same numbers.
     pub fn random(config: &HashConfig, heads: usize, head_dim: usize, seed: u64, device: &B::Device) -> Self {
         let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut part = || {
@@ -221,10 +226,11 @@ impl<B: Backend> LayerPerceptrons<B> {
     }
 }
 
-/// The weights of [Hash](super::Hash), by layer of the model.
+/// The weights of [Hash](super::Hash), for each layer of the model.
 ///
-/// They are parameters: an optimizer sees them, a record holds them, and [no_grad](Module::no_grad) freezes them. A record
-/// has the layers in order without their numbers, so it loads into weights for the same layers of the model.
+/// They are parameters: an optimizer updates them, a record stores them, and [no_grad](Module::no_grad) freezes them. A
+/// record has the layers in order but not their numbers, so it must be loaded into weights for the same layers of the
+/// model.
 #[derive(Module, Debug)]
 pub struct HashWeights<B: Backend> {
     #[module(skip)]
@@ -232,17 +238,17 @@ pub struct HashWeights<B: Backend> {
     layers: Vec<LayerPerceptrons<B>>,
 }
 
-/// Of which layers of the model weights are.
+/// The layers of the model that have weights.
 #[derive(Debug, Clone)]
 struct Numbers {
-    /// In ascending order.
+    /// The layers that have weights here, in ascending order.
     here: Vec<usize>,
-    /// The file from which they come, and all layers that it has.
+    /// The file of the weights, and all layers in the file.
     file: Option<(PathBuf, Vec<usize>)>,
 }
 
 impl<B: Backend> HashWeights<B> {
-    /// Weights for some layers of the model; of two for the same layer the last one counts.
+    /// Weights for some layers of the model. If a layer is given twice, the last weights are used.
     pub fn new(layers: impl IntoIterator<Item = (usize, LayerPerceptrons<B>)>) -> Self {
         let (here, layers) = layers.into_iter().collect::<BTreeMap<_, _>>().into_iter().unzip();
         Self { numbers: Numbers { here, file: None }, layers }
@@ -258,10 +264,10 @@ impl<B: Backend> HashWeights<B> {
         self.numbers.here.iter().copied().zip(&self.layers)
     }
 
-    /// The weights of one layer of the model, of those of a file.
+    /// Keeps the weights of a single layer of the model, from the weights of a file.
     ///
     /// # Errors
-    /// If the file has none for it.
+    /// If the file has no weights for this layer.
     pub(super) fn only(mut self, layer: usize, path: PathBuf) -> Result<Self, FileError> {
         match self.numbers.here.binary_search(&layer) {
             Ok(at) => {
@@ -276,7 +282,7 @@ impl<B: Backend> HashWeights<B> {
         }
     }
 
-    /// Where the weights come from, for errors.
+    /// The source of the weights, for error messages.
     pub(super) fn origin(&self) -> String {
         match &self.numbers.file {
             Some((path, _)) => path.display().to_string(),
@@ -284,20 +290,23 @@ impl<B: Backend> HashWeights<B> {
         }
     }
 
-    /// The layers for which there are weights where they come from.
+    /// The layers for which the source has weights.
     pub(super) fn known(&self) -> &[usize] {
         self.numbers.file.as_ref().map_or(&self.numbers.here, |(_, layers)| layers)
     }
 }
 
 impl<B: Backend> HashWeights<B> {
-    /// Weights from a file: a PyTorch checkpoint (`.pt`, `.pth`) in the layout that the paper's authors publish, with the
-    /// feature `hf`, or else a safetensors file with `hat.<layer>.query_matrix.<i>` and `hat.<layer>.key_matrix.<i>`,
-    /// `[heads, width_in, width_out]`, and `hat.<layer>.query_bias.<i>` and `hat.<layer>.key_bias.<i>`,
-    /// `[heads, width_out]`, for `i` from 0.
+    /// Weights from a file.
+    ///
+    /// With the feature `hf`, the file may be a PyTorch checkpoint (`.pt`, `.pth`, `.pkl`) in the layout of the paper's
+    /// authors. Without this feature, a checkpoint is an error. Any other file is a safetensors file with these
+    /// tensors, for `i` from 0:
+    /// - `hat.<layer>.query_matrix.<i>` and `hat.<layer>.key_matrix.<i>`, `[heads, width_in, width_out]`
+    /// - `hat.<layer>.query_bias.<i>` and `hat.<layer>.key_bias.<i>`, `[heads, width_out]`
     ///
     /// # Errors
-    /// If the file cannot be read, lacks a tensor, or a shape is not what the configuration says.
+    /// If the file cannot be read, a tensor is missing, or a shape differs from the configuration.
     pub fn from_file(path: PathBuf, config: &HashConfig, device: &B::Device) -> Result<Self, FileError> {
         if let Err(error) = config.validate() {
             let format = "a file of weights for this configuration";
@@ -312,11 +321,11 @@ impl<B: Backend> HashWeights<B> {
         Ok(weights)
     }
 
-    /// Writes the weights to a safetensors file which [from_file](Self::from_file) reads. The file is complete or not
-    /// there: it is written under another name first.
+    /// Writes the weights to a safetensors file, which [from_file](Self::from_file) reads. The file is first written
+    /// under another name, so that it is never incomplete.
     ///
     /// # Errors
-    /// If the file cannot be written, or its name is that of a PyTorch checkpoint.
+    /// If the file cannot be written, or if it is named like a PyTorch checkpoint.
     pub fn save(&self, path: PathBuf) -> Result<(), FileError> {
         if is_checkpoint(&path) {
             let reason = "weights are written as safetensors, not as a PyTorch checkpoint".to_owned();
@@ -377,7 +386,7 @@ impl<B: Backend> HashWeights<B> {
     }
 }
 
-/// Whether the name is that of a PyTorch checkpoint.
+/// Whether the file is named like a PyTorch checkpoint.
 fn is_checkpoint(path: &Path) -> bool {
     matches!(path.extension().and_then(|extension| extension.to_str()), Some("pt" | "pth" | "pkl"))
 }

@@ -1,4 +1,4 @@
-//! What scorers do with keys on the host: rows of a head, and memory that grows by the new ones only.
+//! Keys on the host for scorers: the vectors of a head, and a memory to which only new keys are added.
 
 use std::ops::Range;
 
@@ -18,23 +18,23 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// A copy of the numbers of a tensor.
+    /// Copies the numbers of a tensor.
     pub fn of<B: Backend>(tensor: &Tensor<B, 4>) -> Self {
         let [_, _, length, _] = tensor.dims();
         Self::of_range(tensor, 0..length)
     }
 
-    /// Numbers one after the other.
+    /// A tensor from its numbers in order.
     pub fn new(values: Vec<f32>, dims: [usize; 4]) -> Self {
         Self { values, dims }
     }
 
-    /// Some positions of a tensor. Only these are read where the tensor lies on the host.
+    /// Copies some positions of a tensor. If the tensor is in host memory, only these positions are read.
     pub fn of_range<B: Backend>(tensor: &Tensor<B, 4>, positions: Range<usize>) -> Self {
         let [batch, heads, _, width] = tensor.dims();
         let dims = [batch, heads, positions.len(), width];
         if positions.is_empty() {
-            // CUDA refuses to start a kernel over nothing.
+            // CUDA refuses to start a kernel without elements.
             return Self { values: Vec::new(), dims };
         }
         let on_host = host_tensor(tensor);
@@ -51,24 +51,24 @@ impl Host {
         Self { values, dims }
     }
 
-    /// The tensor on a device.
+    /// Copies the tensor to a device.
     pub fn to_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 4> {
         Tensor::from_data(TensorData::new(self.values.clone(), self.dims), (device, DType::F32))
     }
 
-    /// The vectors of a head, counted over batch and heads, one after the other.
+    /// The vectors of a head, one after the other. `head` counts the heads of all sequences in the batch.
     pub fn head(&self, head: usize) -> &[f32] {
         let size = self.dims[2] * self.dims[3];
         &self.values[head * size..][..size]
     }
 
-    /// One vector.
+    /// The vector of a head at a position.
     pub fn vector(&self, head: usize, position: usize) -> &[f32] {
         let width = self.dims[3];
         &self.values[(head * self.dims[2] + position) * width..][..width]
     }
 
-    /// Heads over the whole batch.
+    /// The number of heads, over all sequences in the batch.
     pub fn heads(&self) -> usize {
         self.dims[0] * self.dims[1]
     }
@@ -84,7 +84,7 @@ impl HostTensor for Host {
     }
 }
 
-/// How far a memory of keys has come. Keys are only ever appended.
+/// How many keys a memory has. Keys are only ever appended, or removed from the end.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct KeyCursor {
     heads: usize,
@@ -92,7 +92,7 @@ pub(crate) struct KeyCursor {
 }
 
 impl KeyCursor {
-    /// The keys that are new, and whether nothing is remembered yet.
+    /// Moves on to `keys` keys. Returns the range of new keys, and whether the memory must be made anew.
     pub fn advance(&mut self, heads: usize, keys: usize) -> (Range<usize>, bool) {
         let anew = self.heads != heads || keys < self.keys;
         let known = if anew { 0 } else { self.keys };
@@ -100,7 +100,7 @@ impl KeyCursor {
         (known..keys, anew)
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn keys(&self) -> usize {
         self.keys
     }
@@ -111,20 +111,20 @@ impl KeyCursor {
     }
 }
 
-/// Cuts a list with equally many entries for each of `count` keys back to the first `keys`.
+/// Cuts a list back to the entries of the first `keys` keys. Each of the `count` keys has the same number of entries.
 pub(crate) fn truncate<T>(list: &mut Vec<T>, count: usize, keys: usize) {
     if keys < count {
         list.truncate(list.len() / count * keys);
     }
 }
 
-/// The scores of all pairs from those of each query, with the bias of the visibility.
+/// Makes the scores of all pairs from the scores of each query, and adds the bias of the visibility.
 ///
 /// # Shapes
 /// - output: `[batch, heads, queries, keys]`, f32.
 ///
 /// # Errors
-/// If the device cannot hold them.
+/// If the device cannot hold the scores.
 pub(crate) fn all_scores<B: Backend>(
     inputs: &AttentionInputs<B>,
     rows: &dyn RowScorer,
@@ -147,7 +147,7 @@ pub(crate) fn all_scores<B: Backend>(
     Ok(with_bias(inputs, scores))
 }
 
-/// Scores plus the additive bias of the visibility, if it has one.
+/// Adds the bias of the visibility to scores, if there is one.
 fn with_bias<B: Backend>(inputs: &AttentionInputs<B>, scores: Tensor<B, 4>) -> Tensor<B, 4> {
     let shape = inputs.mask_shape();
     match inputs.visibility().bias(0..shape.queries, &[shape.all_keys()], scores.dtype()) {
@@ -160,7 +160,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// One bit a number, set where it is above 0; 64 to a word.
+/// Packs one bit for each number, 64 to a word. The bit is set if the number is above 0.
 pub(crate) fn pack(numbers: &[f32]) -> impl Iterator<Item = u64> + '_ {
     let word = |numbers: &[f32]| (0..).zip(numbers).fold(0u64, |word, (bit, &x)| word | (u64::from(x > 0.0) << bit));
     numbers.chunks(64).map(word)

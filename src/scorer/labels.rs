@@ -1,17 +1,18 @@
 use super::quantize::{Rounding, pseudo_quantize};
 use crate::kernels::cpu::{LABELS_AT_A_TIME, Label, Steps, add_label_products};
 
-/// The labels of one head's keys: a few channels of each, quantised.
+/// The labels of the keys of one head. A label is a few channels of a key, quantised.
 ///
-/// They lie in blocks of [LABELS_AT_A_TIME] keys, `[block, channel, key]`, so that the products of a block are made
-/// channel by channel and side by side. Quantised to 8 bits or less, a number takes a byte.
+/// Labels are stored in blocks of [LABELS_AT_A_TIME] keys, `[block, channel, key]`. The dot products of all keys in a
+/// block are then computed side by side, one channel after the other. A number takes a byte if it is quantised to 8
+/// bits or less.
 #[derive(Debug, Default)]
 pub(crate) struct Labels {
     channels: usize,
     bits: u32,
     keys: usize,
     codes: Codes,
-    /// Of each key, what a code of 0 stands for, and the step from one code to the next.
+    /// For each key, the number that code 0 stands for, and the difference between adjacent codes.
     least: Vec<f32>,
     step: Vec<f32>,
 }
@@ -29,13 +30,13 @@ impl Default for Codes {
 }
 
 impl Labels {
-    /// No labels yet, each to be of so many channels and bits.
+    /// An empty list of labels, with this number of channels and bits for each label.
     pub fn new(channels: usize, bits: u32) -> Self {
         let codes = if bits <= 8 { Codes::Bytes(Vec::new()) } else { Codes::Reals(Vec::new()) };
         Self { channels, bits, codes, ..Self::default() }
     }
 
-    /// Takes in the channels of the next key.
+    /// Appends the label of the next key.
     pub fn push(&mut self, label: impl Iterator<Item = f32>) {
         let mut label = label.collect::<Vec<_>>();
         let least = label.iter().copied().fold(f32::INFINITY, f32::min);
@@ -70,7 +71,7 @@ impl Labels {
         self.keys += 1;
     }
 
-    /// Forgets all but the first keys.
+    /// Removes all but the first `keys` labels.
     pub fn truncate(&mut self, keys: usize) {
         if keys < self.keys {
             self.keys = keys;
@@ -84,7 +85,7 @@ impl Labels {
         }
     }
 
-    /// The products of a query's label with those of all keys.
+    /// The dot products of a query's label with the labels of all keys.
     pub fn products(&self, query: &[f32], scores: &mut [f32]) {
         scores.fill(0.0);
         self.add_products(query, scores);

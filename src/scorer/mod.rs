@@ -1,4 +1,4 @@
-//! Scorers: each estimates how much every query cares for every key, and a selector picks by it.
+//! Scorers estimate how important every key is for every query. A selector chooses keys by these scores.
 
 mod built_in;
 mod channel_calibration;
@@ -45,8 +45,8 @@ use crate::{
 
 /// An estimate of the logit of every query-key pair.
 pub trait Scorer<B: Backend>: Debug + Send + Sync {
-    /// The scores: higher means more important. What is hidden or already kept may have any score; selectors leave it
-    /// out.
+    /// The scores. A higher score means a more important key. Hidden and already kept keys may have any score, because
+    /// selectors leave them out.
     ///
     /// # Shapes
     /// - output: `[batch, heads, queries, keys]`
@@ -55,8 +55,8 @@ pub trait Scorer<B: Backend>: Debug + Send + Sync {
     /// If the scorer cannot work with the inputs.
     fn score(&self, inputs: &AttentionInputs<B>, state: &mut LayerState) -> Result<Tensor<B, 4>, AttentionError>;
 
-    /// The same scores, without the bias of the visibility, one query at a time and on the host, so that the scores of
-    /// all pairs never stand in memory together. `None`, the default, where a scorer cannot do that.
+    /// Computes the same scores for one query at a time, on the host and without the bias of the visibility. The scores
+    /// of all pairs are then never in memory together. `None` if the scorer cannot do this, which is the default.
     ///
     /// # Errors
     /// If the scorer cannot work with the inputs.
@@ -69,7 +69,7 @@ pub trait Scorer<B: Backend>: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Whether the scorer remembers something of the keys between calls, and so must see all of them. Default: it does.
+    /// Whether the scorer remembers keys between calls. Such a scorer must see every key. The default is `true`.
     fn remembers(&self) -> bool {
         true
     }
@@ -93,17 +93,17 @@ impl<B: Backend, S: Scorer<B> + ?Sized> Scorer<B> for Box<S> {
     }
 }
 
-/// A [scorer](Scorer) that knows all keys, at work on one query after the other.
+/// A [scorer](Scorer) that has read all keys and now scores one query after the other.
 pub trait RowScorer: Sync {
-    /// Fills in the scores of a query for all query heads that share a key-value head. Key-value heads are counted over
-    /// the batch.
+    /// Writes the scores of a query, for all query heads that share a key-value head. `kv_head` counts the key-value
+    /// heads of all sequences in the batch.
     ///
     /// # Shapes
     /// - scores: `[heads / kv_heads, keys]`
     fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]);
 
-    /// Fills in the sum of a query's scores over the `heads` that share a key-value head, in the first row of `scores`; the
-    /// other rows are left with anything.
+    /// Writes the sum of a query's scores over the `heads` that share a key-value head. The sum is in the first row of
+    /// `scores`. The other rows may hold any numbers.
     ///
     /// # Shapes
     /// - scores: `[heads, keys]`
@@ -113,17 +113,17 @@ pub trait RowScorer: Sync {
     }
 }
 
-/// The configuration of a scorer, as it stands in a file beside its `"type"`.
+/// The configuration of a scorer, as it is written in a file next to its `"type"`.
 ///
-/// A configuration should refuse fields that it does not know (`#[serde(deny_unknown_fields)]`).
+/// A configuration should refuse unknown fields (`#[serde(deny_unknown_fields)]`).
 pub trait ScorerConfig<B: Backend>: DeserializeOwned {
     /// The scorer that it configures.
     type Scorer: Scorer<B> + 'static;
 
-    /// The scorer.
+    /// Creates the scorer.
     ///
     /// # Errors
-    /// If a value makes no sense; the error names the field, the value and what is allowed.
+    /// If a value is not allowed. The error names the field, the value and what is allowed.
     fn init(&self, context: &Context<B>) -> Result<Self::Scorer, ConfigError>;
 }
 

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OracleConfig {
-    /// To how many bits the keys are quantised for the estimate, in 1..=16. Default: 16, not at all.
+    /// The bits to which the keys are quantised for the estimate, in 1..=16. Default: 16, which does not quantise.
     #[serde(default = "sixteen")]
     pub label_bits: u32,
 }
@@ -37,11 +37,11 @@ fn sixteen() -> u32 {
     16
 }
 
-/// The exact logits: scaled products of queries and keys, capped if there is a cap, plus the bias.
+/// The exact logits: scaled dot products of queries and keys, soft-capped if there is a cap, plus the bias.
 ///
-/// It costs as much as dense attention, and shows how good a selector is when nothing is guessed. With fewer
-/// `label_bits` the keys are quantised vector by vector first, which is the fine estimate of
-/// [Twilight](https://arxiv.org/abs/2502.02770) at 4 bits.
+/// It costs as much as dense attention. It shows how good a selector is with perfect scores. If `label_bits` is below
+/// 16, each key is quantised first. With 4 bits, this is the fine estimate of
+/// [Twilight](https://arxiv.org/abs/2502.02770).
 ///
 /// Should be created with [OracleConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -132,7 +132,7 @@ impl RowScorer for QuantizedRows {
     }
 }
 
-/// Products with the keys where they lie.
+/// Dot products with the keys in host memory, without a copy.
 struct ExactRows {
     queries: Box<dyn HostTensor>,
     keys: Box<dyn HostTensor>,

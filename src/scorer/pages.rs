@@ -23,26 +23,27 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PagesConfig {
-    /// Keys to a page, in 1..=1073741824.
+    /// Keys in a page, in 1..=1073741824.
     pub page_size: usize,
-    /// To how many bits the bounds are quantised, in 1..=16. Default: 16, not at all.
+    /// The bits to which the bounds are quantised, in 1..=16. Default: 16, which does not quantise.
     #[serde(default = "sixteen")]
     pub label_bits: u32,
-    /// Over which keys of a page its bounds go. Default: those that the query sees.
+    /// The keys of a page that its bounds cover. Default: the keys that the query sees.
     #[serde(default)]
     pub fit: PageFit,
 }
 
-/// Over which keys of a page its bounds go.
+/// The keys of a page that its bounds cover.
 ///
 /// In a file: `"fit": "visible"` (the default) or `"fit": "prompt"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PageFit {
-    /// Those that the query sees.
+    /// The keys that the query sees.
     #[default]
     Visible,
-    /// All keys of the page that are there, as published: a query of a prompt looks ahead to the end of its page.
+    /// All keys that the page has, which is the published rule. A query in a prompt then depends on later keys of its
+    /// page.
     Prompt,
 }
 
@@ -52,10 +53,11 @@ fn sixteen() -> u32 {
 
 /// An upper bound of the logits of each page of keys ([Quest](https://arxiv.org/abs/2406.10774)).
 ///
-/// Of every page, the least and the greatest value in each channel are remembered, and grown by the new keys only. No
-/// key of the page has a greater product with the query than `sum over channels of max(q * least, q * greatest)`, which
-/// is the score of all its keys. Quantised bounds are rounded outwards, so that they stay bounds. Where a query sees only
-/// some keys of a page, the bounds go over these. A page with a key that is not a number has a bound that is none either.
+/// For each page, the minimum and the maximum of each channel are remembered, so a decode step only updates them with
+/// the new keys. The score of all keys in a page is `sum over channels of max(q * minimum, q * maximum)`. No key of the
+/// page has a larger dot product with the query. Quantised bounds are rounded outwards, so that they remain bounds. If
+/// a query sees only some keys of a page, the bounds cover only these keys. If a key has a NaN, the bound of its page
+/// is NaN.
 ///
 /// Should be created with [PagesConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -73,25 +75,25 @@ impl<B: Backend> ScorerConfig<B> for PagesConfig {
     }
 }
 
-/// The bounds of one key-value head, page after page.
+/// The bounds of a key-value head, page after page.
 #[derive(Debug, Default, Clone)]
 struct Bounds {
     least: Vec<f32>,
     greatest: Vec<f32>,
 }
 
-/// The bounds by key-value head.
+/// The bounds of all key-value heads.
 #[derive(Debug, Default)]
 struct Memory {
     cursor: KeyCursor,
     page_size: usize,
     exact: Vec<Bounds>,
-    /// The same after quantisation, if there is any.
+    /// The bounds after quantisation, if they are quantised.
     quantized: Vec<Bounds>,
 }
 
 impl KeyMemory for Memory {
-    /// A page that loses keys is made anew.
+    /// A page that loses keys is made again from its remaining keys.
     fn truncate(&mut self, keys: usize) {
         if keys < self.cursor.keys() {
             let pages = keys / self.page_size;
@@ -106,7 +108,7 @@ impl KeyMemory for Memory {
 }
 
 impl Bounds {
-    /// Takes in a key that stands at a position.
+    /// Extends the bounds by the key at a position.
     fn grow(&mut self, position: usize, page_size: usize, key: &[f32]) {
         let start = position / page_size * key.len();
         if start == self.least.len() {
@@ -116,7 +118,7 @@ impl Bounds {
         }
         let page = self.least[start..].iter_mut().zip(&mut self.greatest[start..]);
         for ((least, greatest), &value) in page.zip(key) {
-            // What is not a number stays in the bounds.
+            // A NaN stays in the bounds.
             if value < *least || value.is_nan() {
                 *least = value;
             }
@@ -126,7 +128,7 @@ impl Bounds {
         }
     }
 
-    /// Takes in the bounds of others from a page on, quantised.
+    /// Quantises the exact bounds from a page on.
     fn quantize_from(&mut self, exact: &Self, page: usize, width: usize, bits: u32) {
         let renew = |mine: &mut Vec<f32>, exact: &[f32], rounding| {
             mine.truncate(page * width);
@@ -169,7 +171,7 @@ impl Pages {
             memory.quantized = memory.exact.clone();
         }
         let visible = (fit == PageFit::Visible).then(|| VisibleKeys::of(inputs));
-        // The first key of a page that a row sees in part.
+        // The first key of the first page that a row sees only in part.
         let mut partial = count;
         for row in visible.iter().flat_map(VisibleKeys::rows) {
             row.partial_pages(page_size, count, |page| partial = partial.min(page.start));
@@ -208,22 +210,22 @@ struct PageRows<'a> {
     group: usize,
     queries: Host,
     bounds: &'a [Bounds],
-    /// Which keys each row sees, where some row sees a page in part.
+    /// The keys that each row sees. `None` if no row sees only a part of a page.
     visible: Option<VisibleKeys>,
-    /// The keys from the first one on of such a page.
+    /// The keys from `first` on.
     keys: Host,
     first: usize,
 }
 
 impl RowScorer for PageRows<'_> {
-    /// `max(q * least, q * greatest)` is `q * greatest` where `q` is positive and `q * least` where it is negative, so
-    /// that the bound is the sum of two products of vectors.
+    /// `max(q * least, q * greatest)` is `q * greatest` for a positive `q`, and `q * least` for a negative `q`. So the
+    /// bound is the sum of two dot products.
     fn score_group(&self, kv_head: usize, query: usize, scores: &mut [f32]) {
         let Bounds { least, greatest } = &self.bounds[kv_head];
         let width = self.queries.dims[3];
         let heads = kv_head * self.group..(kv_head + 1) * self.group;
         let queries = heads.clone().flat_map(|head| self.queries.vector(head, query)).map(|x| x * self.scale);
-        // A number that is none is in both parts.
+        // A NaN is in both parts.
         let part = |x: f32, inside: bool| if inside || x.is_nan() { x } else { 0.0 };
         let (positive, negative): (Vec<f32>, Vec<f32>) = queries.map(|x| (part(x, x > 0.0), part(x, x < 0.0))).unzip();
         let pages = least.len() / width;
@@ -256,11 +258,11 @@ impl RowScorer for PageRows<'_> {
 }
 
 impl PageRows<'_> {
-    /// The bounds over the keys of a page that a row sees, of which there is one at least.
+    /// The bounds over the keys of a page that a row sees. The row sees at least one of them.
     fn bounds_of_visible(&self, kv_head: usize, page: Range<usize>, row: &RowKeys) -> Bounds {
         let mut bounds = Bounds::default();
         for key in page.filter(|&key| row.sees(key)) {
-            // Every key goes into the same page, whatever the number of those before it.
+            // All keys extend the same page.
             bounds.grow(0, 1, self.keys.vector(kv_head, key - self.first));
         }
         if self.config.label_bits < 16 {

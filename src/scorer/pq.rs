@@ -21,30 +21,31 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PqConfig {
-    /// Channels to a part, in 1..=65536; the last part is shorter where the head dimension is no multiple.
+    /// Channels in a part, in 1..=65536. The last part is shorter if the head dimension is not a multiple.
     pub pq_sub_dim: usize,
-    /// Bits of a code, in 1..=16: there are `2^bits` centroids for each part.
+    /// Bits of a code, in 1..=16. Each part has `2^bits` centroids.
     pub pq_bits: u32,
-    /// To which keys the centroids are fitted. Default: to the first 256 of the sequence, and again whenever there are
-    /// twice as many.
+    /// The keys to which the centroids are fitted. Default: the first 256 keys of the sequence, then the first 512, and
+    /// so on.
     #[serde(default)]
     pub fit: Fit,
 }
 
-/// Products of the query with quantised keys ([PQCache](https://arxiv.org/abs/2407.12820)): *product quantisation*.
+/// Dot products of the query with quantised keys ([PQCache](https://arxiv.org/abs/2407.12820)), by *product
+/// quantisation*.
 ///
-/// Keys are cut into parts of `pq_sub_dim` channels. From the [keys that are fitted to](Fit), k-means makes `2^pq_bits`
-/// centroids for each part and key-value head; a key is remembered as the codes of its nearest centroids, and a new key
-/// gets its codes without changing the centroids. A step multiplies the query with the centroids and adds up by code.
-/// Queries that no fit is for have exact scores.
+/// Keys are cut into parts of `pq_sub_dim` channels. For each part and key-value head, k-means makes `2^pq_bits`
+/// centroids from the [keys of the fit](Fit). A key is remembered as the codes of its nearest centroids. A new key gets
+/// its codes without changing the centroids. For a query, the dot products with all centroids are computed once, and
+/// the score of a key is the sum of the products of its codes. Queries without a fit have exact scores.
 ///
-/// The centroids start from keys drawn with the state's seed. Should be created with [PqConfig].
+/// The initial centroids are random keys, drawn with the state's seed. Should be created with [PqConfig].
 #[derive(Module, Debug, Clone, Copy)]
 pub struct Pq {
     config: PqConfig,
 }
 
-/// Rounds of k-means, after which centroids hardly move.
+/// Rounds of k-means. After them, the centroids hardly move.
 const ROUNDS: usize = 12;
 
 impl<B: Backend> ScorerConfig<B> for PqConfig {
@@ -59,10 +60,10 @@ impl<B: Backend> ScorerConfig<B> for PqConfig {
     }
 }
 
-/// The quantisation of one part of one key-value head.
+/// The quantisation of one part of the keys of a key-value head.
 #[derive(Debug, Default, Clone)]
 struct Part {
-    /// Where the part's channels start.
+    /// The first channel of the part.
     first: usize,
     width: usize,
     centroids: Vec<f32>,
@@ -79,7 +80,7 @@ impl Part {
         nearest.map_or(0, |(_, code)| code)
     }
 
-    /// Lloyd's algorithm from centroids drawn among the vectors.
+    /// Lloyd's algorithm. The initial centroids are drawn from the vectors.
     fn cluster(&mut self, vectors: &[&[f32]], count: usize, rng: &mut impl Rng) {
         let first = index::sample(rng, vectors.len(), count.min(vectors.len()));
         self.centroids = first.iter().flat_map(|at| vectors[at].iter().copied()).collect();
@@ -101,7 +102,7 @@ impl Part {
     }
 }
 
-/// The parts by key-value head, counted over the batch.
+/// The parts of each key-value head of each sequence in the batch.
 #[derive(Debug, Default)]
 struct Codebook {
     by_head: Vec<Vec<Part>>,
@@ -190,7 +191,7 @@ struct PqRows<'a> {
     softcap: Option<f64>,
     group: usize,
     queries: Host,
-    /// The keys that the rows see which no fit is for.
+    /// The keys that rows without a fit see.
     exact_keys: Host,
     visible: VisibleKeys,
     codebooks: &'a Fits<Codebook>,
@@ -216,7 +217,7 @@ impl RowScorer for PqRows<'_> {
     }
 }
 
-/// Adds the products of a query with the keys that stand for the codes.
+/// Adds the dot products of a query with the quantised keys to scores.
 fn add_by_code(parts: &[Part], query: &[f32], scale: f32, scores: &mut [f32]) {
     for part in parts {
         let channels = &query[part.first..part.first + part.width];

@@ -1,9 +1,10 @@
-//! Pseudo-quantisation: values rounded to what `bits` bits can hold between the least and the greatest of a vector.
+//! Pseudo-quantisation. Values are rounded to one of `2^bits` evenly spaced values between the minimum and the maximum
+//! of a vector.
 
 /// How a value between two steps is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
-    /// To the nearest step, to the even one from the middle.
+    /// To the nearest step. A value in the middle goes to the even step.
     Nearest,
     /// To the step below.
     Down,
@@ -11,8 +12,8 @@ pub enum Rounding {
     Up,
 }
 
-/// Quantises a vector to `bits` bits, asymmetrically, and back. 16 bits and more leave it as it is, as does a vector of
-/// equal values.
+/// Quantises a vector to `bits` bits, asymmetrically, and converts it back. 16 bits or more leave the vector unchanged.
+/// A vector of equal values also stays unchanged.
 ///
 /// # Panics
 /// If `bits` is 0.
@@ -41,7 +42,7 @@ pub fn pseudo_quantize(vector: &mut [f32], bits: u32, rounding: Rounding) {
         let step = (*value - least) * scale;
         let rounded = match rounding {
             Rounding::Nearest => step.round_ties_even(),
-            // A value that is a step but for rounding stays where it is.
+            // A value that differs from a step only by rounding errors stays at this step.
             Rounding::Down => (step + 1e-4).floor(),
             Rounding::Up => (step - 1e-4).ceil(),
         };

@@ -21,19 +21,21 @@ use crate::{
 pub struct SocketConfig {
     /// Number of hash tables, in 1..=16384.
     pub tables: usize,
-    /// Bits of a bucket, in 1..=16: a table has `2^bits` buckets.
+    /// Bits of a bucket, in 1..=16. A table has `2^bits` buckets.
     pub bits: usize,
-    /// How soft the query's choice of a bucket is, above 0.
+    /// The temperature of the softmax over the buckets, above 0. A higher temperature spreads a query over more
+    /// buckets.
     pub temperature: f64,
 }
 
-/// How much of a query's soft hash lies in the key's bucket, summed over tables, times the norm of the key's value:
-/// *soft collisions* of sign random projections (SOCKET).
+/// The share of a query's soft hash in the bucket of the key, summed over the tables, times the norm of the key's
+/// value. These are the *soft collisions* of sign random projections (SOCKET).
 ///
-/// In each table, a key lies in the bucket of the signs of its products with `bits` random directions. A query has a
-/// probability for every bucket, the softmax over the corners `s` of `s . x / temperature` with `x` the products of the
-/// normalised query, which is a product of sigmoids. The score is the logarithm of the value's norm times the summed
-/// probabilities, and so stands beside logits. Buckets and norms are remembered: a step makes those of the new keys only.
+/// In each table, the bucket of a key is given by the signs of its dot products with `bits` random directions. A query
+/// has a probability for every bucket. This is the softmax of `s . x / temperature` over the corners `s`, with the
+/// products `x` of the normalised query, and it is a product of sigmoids. The score is the logarithm of the value's
+/// norm times the sum of the probabilities, so that it is on the scale of logits. Buckets and norms are remembered, so
+/// a decode step only makes those of the new keys.
 ///
 /// Should be created with [SocketConfig].
 #[derive(Module, Debug, Clone, Copy)]
@@ -57,13 +59,13 @@ impl<B: Backend> ScorerConfig<B> for SocketConfig {
     }
 }
 
-/// Directions, and the buckets of the keys by key-value head.
+/// The random directions, and the buckets of the keys for each key-value head.
 #[derive(Debug, Default)]
 struct Buckets {
     cursor: KeyCursor,
     /// `tables * bits` directions, one after the other.
     directions: Vec<f32>,
-    /// For each key, its bucket in every table.
+    /// For each key, its bucket in each table.
     by_head: Vec<Vec<u16>>,
     /// For each key, the norm of its value.
     norms: Vec<Vec<f32>>,

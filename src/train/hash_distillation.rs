@@ -19,52 +19,54 @@ use crate::{
     scorer::{Activation, LayerPerceptrons, Oracle, repeat_heads},
 };
 
-/// What stands for the sign of a number while signatures are trained.
+/// The function that replaces the sign while signatures are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Relaxation {
-    /// `tanh(x)`, as HashAttention is trained.
+    /// `tanh(x)`, which HashAttention is trained with.
     Tanh,
-    /// The sign itself, with the gradient of `tanh` ([straight_through_sign]): the loss is that of the signatures in use.
+    /// The sign itself, with the gradient of `tanh` ([straight_through_sign]). The loss is then the loss of the
+    /// signatures as they are used.
     StraightThrough,
 }
 
 /// Configuration of [HashDistillation].
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct HashDistillationConfig {
-    /// How many of the keys with the highest exact scores are the target of each query, at least 1. Default: 32.
+    /// The number of keys with the highest exact scores that are the target of each query, at least 1. Default: 32.
     #[config(default = 32)]
     pub top_k: usize,
-    /// The first keys, which every query keeps anyway and which are neither target nor counterexample. Default: 128.
+    /// The number of first keys that every query keeps. They are neither positives nor negatives. Default: 128.
     #[config(default = 128)]
     pub sink_size: usize,
-    /// The keys up to a query's own position, which it keeps anyway. Default: 128.
+    /// The number of keys up to a query's own position that it keeps. They are neither positives nor negatives.
+    /// Default: 128.
     #[config(default = 128)]
     pub window_size: usize,
-    /// How many times a key of the target counts in the loss, above 0. Default: 20.
+    /// The weight of a positive key in the loss, above 0. A negative key has the weight 1. Default: 20.
     #[config(default = 20.0)]
     pub positive_weight: f64,
-    /// What is added to the positive weight for each key that there is, since the targets are the rarer the more keys
-    /// there are; at least 0. Default: 0.
+    /// The increase of the positive weight for each key of the sequence, at least 0. With more keys, positives are a
+    /// smaller share of them. Default: 0.
     #[config(default = 0.0)]
     pub positive_weight_per_key: f64,
     /// The learning rate of Adam, above 0. Default: 1e-3.
     #[config(default = 1e-3)]
     pub learning_rate: f64,
-    /// How many queries make a step of [HashDistillation::epoch], at least 1: a step takes memory for the scores of so
-    /// many queries. Default: 256.
+    /// The number of queries in a step of [HashDistillation::epoch], at least 1. A step needs memory for the scores of
+    /// this number of queries. Default: 256.
     #[config(default = 256)]
     pub chunk_size: usize,
-    /// What stands for the sign. Default: `tanh`.
+    /// The function that replaces the sign. Default: `tanh`.
     #[config(default = "Relaxation::Tanh")]
     pub relaxation: Relaxation,
 }
 
 impl HashDistillationConfig {
-    /// The training of one layer's perceptrons.
+    /// Creates the training of one layer's perceptrons.
     ///
     /// # Errors
-    /// If a value makes no sense.
+    /// If a value is not allowed.
     pub fn init<B: AutodiffBackend>(
         &self,
         layer: LayerPerceptrons<B>,
@@ -89,16 +91,17 @@ impl HashDistillationConfig {
     }
 }
 
-/// Trains the signatures of [HashAttention](https://arxiv.org/abs/2412.14468) to find what dense attention attends to.
+/// Trains the signatures of [HashAttention](https://arxiv.org/abs/2412.14468) to find the keys that dense attention
+/// attends to.
 ///
-/// The model is frozen: its queries and keys are the input. For each query the target is the set of keys with the
-/// highest exact scores, outside of a sink and a window which it keeps anyway. The perceptrons learn to tell these from
-/// the other visible keys by how far the signatures agree: binary cross-entropy of `sigmoid(s(query) · s(key))`, where
-/// `s` is a [relaxed](Relaxation) sign of the perceptron's output. The weights that come out are those of a
+/// The model is frozen: its queries and keys are the input. For each query, the positives are the keys with the highest
+/// exact scores. The query keeps a sink and a window anyway, so their keys are left out. The perceptrons learn to tell
+/// the positives from the other visible keys. The loss is the binary cross-entropy of `sigmoid(s(query) · s(key))`,
+/// where `s` is a [relaxed](Relaxation) sign of the perceptron's output. The trained weights are those of a
 /// [Hash](crate::scorer::Hash) scorer.
 ///
-/// Perceptrons that are frozen ([no_grad](burn::module::Module::no_grad)) stay as they are; so do those which were made
-/// on a backend without `Autodiff` and brought over, since burn has them frozen. Should be created with
+/// Frozen perceptrons ([no_grad](burn::module::Module::no_grad)) are not changed. burn also freezes perceptrons that
+/// were created on a backend without `Autodiff` and then moved to this one. Should be created with
 /// [HashDistillationConfig].
 pub struct HashDistillation<B: AutodiffBackend> {
     config: HashDistillationConfig,
@@ -108,18 +111,18 @@ pub struct HashDistillation<B: AutodiffBackend> {
 }
 
 impl<B: AutodiffBackend> HashDistillation<B> {
-    /// The perceptrons as they are now.
+    /// The current perceptrons.
     pub fn layer(&self) -> &LayerPerceptrons<B> {
         &self.layer
     }
 
-    /// The perceptrons as they are now, for use.
+    /// The current perceptrons on the inner backend, for inference.
     pub fn valid(&self) -> LayerPerceptrons<B::InnerBackend> {
         self.layer.valid()
     }
 
-    /// One step of the optimizer for each chunk of queries in order, and the loss before each. Queries with no key to
-    /// learn from are passed over.
+    /// Makes one step of the optimizer for each chunk of queries, in order. Returns the loss before each step. Chunks
+    /// without a key to learn from are skipped.
     ///
     /// # Errors
     /// If the perceptrons do not fit the inputs.
@@ -134,8 +137,8 @@ impl<B: AutodiffBackend> HashDistillation<B> {
         Ok(losses)
     }
 
-    /// One step of the optimizer on all queries of the inputs, and the loss before it; `None`, and no step, if the sink
-    /// and the window leave no key to learn from.
+    /// Makes one step of the optimizer on all queries of the inputs. Returns the loss before the step. If the sink and
+    /// the window leave no key to learn from, there is no step and the result is `None`.
     ///
     /// # Errors
     /// If the perceptrons do not fit the inputs.
@@ -150,7 +153,7 @@ impl<B: AutodiffBackend> HashDistillation<B> {
         Ok(value)
     }
 
-    /// The loss, over all queries of the inputs; `None` if the sink and the window leave no key to learn from.
+    /// The loss over all queries of the inputs. `None` if the sink and the window leave no key to learn from.
     ///
     /// # Shapes
     /// - output: `[1]`
@@ -173,9 +176,10 @@ impl<B: AutodiffBackend> HashDistillation<B> {
         let queries = relaxed(self.layer.query.forward(queries, self.activation));
         let keys = relaxed(self.layer.key.forward(keys, self.activation));
         let agreement = queries.matmul(keys.transpose());
-        // Cross-entropy of a positive is -ln sigmoid(x) = -ln sigmoid(-x) - x, of a negative -ln sigmoid(-x). The slope is
-        // written down, because burn's takes reciprocals: on ndarray these are good for 12 bits, or for all where a
-        // buffer does not start at a multiple of a vector, so that no two trainings were the same.
+        // The cross-entropy of a positive is -ln sigmoid(x) = -ln sigmoid(-x) - x, and that of a negative is -ln
+        // sigmoid(-x). The gradient is written out, because burn's gradient takes reciprocals. On ndarray, a reciprocal
+        // is exact to 12 bits or to all bits, depending on the alignment of the buffer. Two trainings would then
+        // differ.
         let detached = agreement.clone().inner();
         let value = of_all.clone() * log_sigmoid(detached.clone().neg()) + of_positives.clone() * detached.clone();
         let slope = of_all * sigmoid(detached) - of_positives;
@@ -184,22 +188,23 @@ impl<B: AutodiffBackend> HashDistillation<B> {
     }
 }
 
-/// The sum of all numbers, the same each time: on a GPU `sum` adds in whatever order parts of it are done.
+/// The sum of all numbers, the same in every run. On a GPU, `sum` adds partial sums in the order in which they are
+/// done.
 fn total<B: Backend>(numbers: Tensor<B, 4>) -> Tensor<B, 1> {
     numbers.sum_dim(3).sum_dim(2).sum_dim(1).sum_dim(0).reshape([1])
 }
 
-/// Whether any parameter is not frozen; without one there is nothing that could be differentiated.
+/// Whether any parameter is trainable. If none is, the loss cannot be differentiated.
 fn learns<B: AutodiffBackend>(layer: &LayerPerceptrons<B>) -> bool {
     let linears = layer.query.layers.iter().chain(&layer.key.layers);
     linears.into_iter().any(|linear| linear.matrix.is_require_grad() || linear.bias.is_require_grad())
 }
 
-/// What each pair counts in the loss; 0 where a key is hidden, in the sink or in the window.
+/// The weight of each pair in the loss. It is 0 where a key is hidden, in the sink or in the window.
 struct Target {
-    /// The weight of the positives, 0 elsewhere.
+    /// The weights of the positives, 0 for all other pairs.
     positives: TensorData,
-    /// The weight of each pair.
+    /// The weights of all pairs.
     all: TensorData,
 }
 

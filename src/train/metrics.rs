@@ -7,17 +7,17 @@ use burn::train::metric::{
 
 use crate::attention::AttentionReport;
 
-/// Which share of the visible query-key pairs attention kept, in percent: a metric for burn's training loop, shown on its
-/// dashboard and in its logs.
+/// The share of the visible query-key pairs that attention kept, in percent. This is a metric for burn's training loop,
+/// which shows it on its dashboard and in its logs.
 ///
-/// The output of the model's step is adapted to [DensityInput].
+/// The output of the model's step must adapt to [DensityInput].
 #[derive(Clone)]
 pub struct DensityMetric {
     name: MetricName,
     state: NumericMetricState,
 }
 
-/// What [DensityMetric] is given of a step.
+/// The input of [DensityMetric] from one step.
 ///
 /// # Example
 /// ```
@@ -39,12 +39,12 @@ pub struct DensityMetric {
 pub struct DensityInput {
     /// The mean density over visible keys, in `[0, 1]`.
     density: f64,
-    /// How much it counts in the mean over an epoch.
+    /// The weight in the mean over an epoch.
     heads: usize,
 }
 
 impl DensityInput {
-    /// A mean density over some heads, counted over batch and layers.
+    /// A mean density over some heads. `heads` counts the heads of all sequences and layers.
     pub fn new(density: f64, heads: usize) -> Self {
         Self { density, heads }
     }
@@ -56,27 +56,27 @@ impl DensityInput {
     }
 }
 
-/// How far the output of attention is from that of dense attention, relative to the norm of that: a metric for burn's
-/// training loop, shown on its dashboard and in its logs.
+/// The distance between the output of attention and the output of dense attention, relative to the norm of the latter.
+/// This is a metric for burn's training loop, which shows it on its dashboard and in its logs.
 ///
-/// The output of the model's step is adapted to [OutputErrorInput].
+/// The output of the model's step must adapt to [OutputErrorInput].
 #[derive(Clone)]
 pub struct OutputErrorMetric {
     name: MetricName,
     state: NumericMetricState,
 }
 
-/// What [OutputErrorMetric] is given of a step.
+/// The input of [OutputErrorMetric] from one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OutputErrorInput {
     /// The mean relative error.
     error: f64,
-    /// How much it counts in the mean over an epoch.
+    /// The weight in the mean over an epoch.
     heads: usize,
 }
 
 impl OutputErrorInput {
-    /// A mean relative error over some heads, counted over batch and layers.
+    /// A mean relative error over some heads. `heads` counts the heads of all sequences and layers.
     pub fn new(error: f64, heads: usize) -> Self {
         Self { error, heads }
     }
@@ -88,7 +88,7 @@ impl OutputErrorInput {
     }
 }
 
-/// The mean of some numbers, 0 of none, and how many they are.
+/// The mean and the count of some numbers. The mean is 0 if there are none.
 fn mean(numbers: impl Iterator<Item = f64>) -> (f64, usize) {
     let (sum, count) = numbers.fold((0.0, 0), |(sum, count), number| (sum + number, count + 1));
     (sum / f64::from(count.max(1)), count as usize)
@@ -107,14 +107,14 @@ impl Default for OutputErrorMetric {
 }
 
 impl DensityMetric {
-    /// A metric that has seen nothing.
+    /// A metric without data.
     pub fn new() -> Self {
         Self::default()
     }
 }
 
 impl OutputErrorMetric {
-    /// A metric that has seen nothing.
+    /// A metric without data.
     pub fn new() -> Self {
         Self::default()
     }

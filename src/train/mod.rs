@@ -1,4 +1,4 @@
-//! Training with sparse attention: learned selectors, and what a training run shows of the attention in it.
+//! Training with sparse attention: learned selectors, and metrics of attention for a training run.
 
 mod hash_distillation;
 mod metrics;

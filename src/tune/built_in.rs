@@ -2,12 +2,12 @@ use serde_json::{Value, json};
 
 use super::{MethodSpace, TuneError};
 
-/// A share of the keys, as most methods take it.
+/// A share of the keys, which is how most methods give a size.
 fn share() -> Value {
     json!({"low": 0.005, "high": 0.2, "scale": "log"})
 }
 
-/// The space of every masker that has something to choose, by name.
+/// The search spaces of the maskers that have values to search, by name.
 fn spaces() -> [(&'static str, Value); 15] {
     let bits = json!({"choices": [2, 4, 8]});
     [
@@ -92,11 +92,11 @@ fn spaces() -> [(&'static str, Value); 15] {
     ]
 }
 
-/// What there is to choose of a masker: its configuration with ranges in place of values. Maskers with nothing to choose
-/// (`causal`), or that need files of a model (`hash_attention_top_k`, `double_sparsity_top_k`), have none.
+/// The search space of a masker: its configuration with ranges in place of values. Some maskers have no space: `causal`
+/// has nothing to search, and `hash_attention_top_k` and `double_sparsity_top_k` need files of a model.
 ///
 /// # Errors
-/// If there is none.
+/// If the masker has no space.
 pub fn masker_space(name: &str) -> Result<Value, TuneError> {
     let spaces = spaces();
     match spaces.iter().find(|(known, _)| *known == name) {
@@ -113,15 +113,16 @@ pub fn masker_space(name: &str) -> Result<Value, TuneError> {
 }
 
 impl MethodSpace {
-    /// The methods with some maskers in their order, each with its [space](masker_space).
+    /// Methods that chain these maskers in this order, each with its [space](masker_space).
     ///
     /// # Errors
-    /// If a masker has none.
+    /// If a masker has no space.
     pub fn of_maskers(names: &[&str]) -> Result<Self, TuneError> {
         Self::new(names.iter().map(|name| masker_space(name)).collect::<Result<Vec<_>, _>>()?.into())
     }
 
-    /// Methods that keep a sink and a window and, for the rest, one of several maskers: most of what is published.
+    /// Methods that keep a sink and a window, and select the other keys with one of several maskers. Most published
+    /// methods have this form.
     pub fn published() -> Self {
         let last = [
             &["oracle_top_k"][..],

@@ -4,26 +4,26 @@ use thiserror::Error;
 
 use crate::{attention::AttentionError, masker::ConfigError};
 
-/// Why a search cannot go on.
+/// Why a search cannot continue.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TuneError {
-    /// A value of the search or its space makes no sense.
+    /// A value of the search or of its space is not allowed.
     #[error("`{field}` is {value}, but must be {allowed}")]
     Value {
-        /// The field; in a space, its path.
+        /// The field, or its path in a space.
         field: String,
         /// The value.
         value: String,
         /// What is allowed.
         allowed: &'static str,
     },
-    /// There is no space for a masker.
+    /// A masker has no search space.
     #[error("there is no search space for the masker `{name}`; there are some for {known}")]
     NoSpace {
         /// The name of the masker.
         name: String,
-        /// The names for which there are spaces.
+        /// The names of the maskers that have one.
         known: String,
     },
     /// A file cannot be read or written.
@@ -34,7 +34,7 @@ pub enum TuneError {
         /// Why.
         source: io::Error,
     },
-    /// A trial cannot be written.
+    /// A trial cannot be written to the journal.
     #[error("cannot write to {}: {source}", path.display())]
     Write {
         /// The file.
@@ -42,7 +42,7 @@ pub enum TuneError {
         /// Why.
         source: io::Error,
     },
-    /// A journal is not one, or of another search.
+    /// A file is not a journal, or it is the journal of another search.
     #[error("line {line} of {}: `{field}` is {found}, but must be {expected}", path.display())]
     Journal {
         /// The file.
@@ -51,12 +51,12 @@ pub enum TuneError {
         line: usize,
         /// The field.
         field: String,
-        /// What it is.
+        /// The value that was found.
         found: String,
-        /// What it must be.
+        /// The value that is expected.
         expected: String,
     },
-    /// The text of a space is no JSON.
+    /// The text of a space is not JSON.
     #[error("{origin} is not a search space: {reason}")]
     NotASpace {
         /// Where the text comes from.
@@ -64,10 +64,10 @@ pub enum TuneError {
         /// What is wrong.
         reason: String,
     },
-    /// No trial went well.
+    /// No trial succeeded.
     #[error("none of the {trials} trials can be used; the last failed: {reason}")]
     NoneWorks {
-        /// How many there were.
+        /// The number of trials.
         trials: usize,
         /// Why the last one failed.
         reason: String,

@@ -13,25 +13,25 @@ use super::{MethodSpace, Objective, Outcome, Search, TuneError};
 const FORMAT: &str = "sparse-attention-hub search";
 const VERSION: u64 = 1;
 
-/// A method that was tried.
+/// One trial of a method.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
-    /// Its number, from which the method follows.
+    /// The number of the trial. The seed and this number determine the method.
     pub trial: u64,
-    /// On how many recordings it was tried.
+    /// The number of recordings on which the method was tried.
     pub recordings: usize,
-    /// The method, as it stands in a method file.
+    /// The method, in the form of a method file.
     pub method: Value,
-    /// How it did; none if it failed.
+    /// The outcome. `None` if the trial failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// Why it failed, if it did.
+    /// The reason of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 
-/// What a search is of: only trials of the same search can be compared.
+/// The identity of a search. Only trials of the same search can be compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -49,8 +49,8 @@ impl Header {
     }
 }
 
-/// What a search has tried, as JSON lines: a header, then a [Trial] a line. A search goes on where its journal ends, also
-/// where the last line is cut off: that trial is made again.
+/// The trials of a search as JSON lines: a header, then one [Trial] per line. A search continues where its journal
+/// ends. If the last line is cut off, that trial is repeated.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -59,10 +59,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of a search, or begins it.
+    /// Opens the journal of a search, or creates it.
     ///
     /// # Errors
-    /// If the file cannot be read or written, or is of another search or version.
+    /// If the file cannot be read or written, or belongs to another search or version.
     pub fn open(path: impl AsRef<Path>, search: &Search) -> Result<Self, TuneError> {
         let path = path.as_ref().to_owned();
         let header = Header::of(search);
@@ -73,21 +73,22 @@ impl Journal {
         match whole {
             None => journal.write(&header)?,
             Some(true) => {}
-            // The next trial gets a line to itself.
+            // Ends the line that was cut off, so that the next trial begins a new line.
             Some(false) => journal.append(b"\n")?,
         }
         Ok(journal)
     }
 
-    /// The trials, by their number and the recordings that they were tried on.
+    /// The trials, ordered by their number and by the number of recordings.
     pub fn trials(&self) -> impl Iterator<Item = &Trial> {
         self.trials.values()
     }
 
-    /// Takes over the trials of another journal of the same search, such as that of another shard, without writing them.
+    /// Reads the trials of another journal of the same search, such as the journal of another shard, without writing
+    /// them.
     ///
     /// # Errors
-    /// If the file cannot be read, or is of another search or version.
+    /// If the file cannot be read, or belongs to another search or version.
     pub fn take_over(&mut self, path: impl AsRef<Path>, search: &Search) -> Result<(), TuneError> {
         self.trials.extend(read(path.as_ref(), &Header::of(search))?.0);
         Ok(())
@@ -118,7 +119,7 @@ impl Journal {
 
 type Trials = BTreeMap<(u64, usize), Trial>;
 
-/// The trials of a file, and whether its last line has its end; `None` for the latter if the file is empty.
+/// The trials of a file, and whether its last line is complete. The latter is `None` if the file is empty.
 fn read(path: &Path, wanted: &Header) -> Result<(Trials, Option<bool>), TuneError> {
     let failed = |source| TuneError::Open { path: path.to_owned(), source };
     let mut lines = BufReader::new(File::open(path).map_err(failed)?);
@@ -128,7 +129,7 @@ fn read(path: &Path, wanted: &Header) -> Result<(Trials, Option<bool>), TuneErro
         if lines.read_until(b'\n', &mut line).map_err(failed)? == 0 {
             break;
         }
-        // Without its end, a line that was cut off within a text is seen to be so.
+        // Without the line break, the parser reports a line that was cut off inside a string as an early end.
         whole = Some(line.pop_if(|byte| *byte == b'\n').is_some());
         let wrong = |field: String, found: String, expected: String| TuneError::Journal {
             path: path.to_owned(),
@@ -154,7 +155,8 @@ fn read(path: &Path, wanted: &Header) -> Result<(Trials, Option<bool>), TuneErro
     Ok((trials, whole))
 }
 
-/// Whether the first line is that of the search: otherwise the field, what it is, and what it must be.
+/// Checks that the first line is the header of this search. Otherwise returns the field, its value, and the expected
+/// value.
 fn check(line: &[u8], wanted: &Header) -> Result<(), [String; 3]> {
     let fault = |field: &str, found: &Value, expected: &Value| {
         Err([field.to_owned(), format!("`{found}`"), format!("`{expected}`, as in the search that goes on with it")])
@@ -162,7 +164,7 @@ fn check(line: &[u8], wanted: &Header) -> Result<(), [String; 3]> {
     let Ok(found) = serde_json::from_slice::<Value>(line) else {
         return fault("format", &Value::Null, &FORMAT.into());
     };
-    // A header is made of what is JSON anyway.
+    // A header only holds values that JSON can represent.
     let wanted = serde_json::to_value(wanted).unwrap_or_default();
     for field in ["format", "version", "seed", "objective", "space"] {
         if found[field] != wanted[field] {

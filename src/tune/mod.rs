@@ -1,9 +1,9 @@
-//! Tuning: a search for the method file that does best on recordings of a model.
+//! Tuning: a search for the method file that works best on recordings of a model.
 //!
-//! A [MethodSpace] is a method file in which some values are ranges; there is one for every kind of masker. A [Search]
-//! tries methods from it at random and goes on with the better ones (successive halving), on [Recordings]. What it tries
-//! stands in a [Journal], from which a search goes on where it ended. Other recordings than those that were searched on
-//! decide in the end.
+//! A [MethodSpace] is a method file in which some values are ranges. There is one for almost every kind of masker. A
+//! [Search] tries random methods from the space on [Recordings], and continues with the better ones (successive
+//! halving). The trials are written to a [Journal], and a search continues where its journal ends. To choose the final
+//! method, compare the best ones on recordings that the search did not use.
 
 mod built_in;
 mod error;

@@ -4,27 +4,27 @@ use serde::{Deserialize, Serialize};
 
 use super::TuneError;
 
-/// How a method did on some recordings.
+/// The outcome of a method on some recordings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outcome {
-    /// The mean over all heads of the relative error of the output.
+    /// The relative error of the output, averaged over all heads.
     pub error: f64,
-    /// The mean density over visible keys: the share of the bytes of K and V that attention reads.
+    /// The density over visible keys, averaged. This is the share of the bytes of K and V that attention reads.
     pub density: f64,
-    /// The mean time of a call of attention with its selection.
+    /// The time of a call of attention including the selection, averaged over the calls.
     pub milliseconds: f64,
 }
 
-/// What is sought.
+/// The objective of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// The smallest error of the methods that keep at most this density, in (0, 1].
+    /// The smallest error among the methods whose density is at most this limit, in (0, 1].
     ErrorAtDensity(f64),
-    /// The smallest density of the methods whose error is at most this, above 0.
+    /// The smallest density among the methods whose error is at most this limit, above 0.
     DensityAtError(f64),
-    /// The shortest time of the methods whose error is at most this, above 0.
+    /// The shortest time among the methods whose error is at most this limit, above 0.
     MillisecondsAtError(f64),
 }
 
@@ -32,7 +32,7 @@ impl Objective {
     /// Checks the limit.
     ///
     /// # Errors
-    /// If it makes no sense.
+    /// If the limit is not allowed.
     pub fn validate(self) -> Result<Self, TuneError> {
         let (limit, allowed, fits) = match self {
             Self::ErrorAtDensity(limit) => (limit, "a density in (0, 1]", limit > 0.0 && limit <= 1.0),
@@ -46,37 +46,37 @@ impl Objective {
         }
     }
 
-    /// Whether times decide, so that trials must not run beside one another.
+    /// Whether times are compared. Trials must then not run in parallel.
     pub fn is_of_time(self) -> bool {
         matches!(self, Self::MillisecondsAtError(_))
     }
 
-    /// By how much an outcome exceeds the limit, relatively, 0 if it does not; and what is to be small.
+    /// The relative excess over the limit, or 0 within it, and the value to minimise.
     fn key(self, outcome: &Outcome) -> (f64, f64) {
         let (limited, limit, value) = match self {
             Self::ErrorAtDensity(limit) => (outcome.density, limit, outcome.error),
             Self::DensityAtError(limit) => (outcome.error, limit, outcome.density),
             Self::MillisecondsAtError(limit) => (outcome.error, limit, outcome.milliseconds),
         };
-        // What is no number is as far beyond the limit as can be.
+        // NaN counts as infinitely far beyond the limit.
         let excess = if limited.is_nan() { f64::INFINITY } else { (limited / limit - 1.0).max(0.0) };
         (excess, if value.is_nan() { f64::INFINITY } else { value })
     }
 
-    /// Whether an outcome keeps to the limit.
+    /// Whether an outcome is within the limit.
     pub fn holds(self, outcome: &Outcome) -> bool {
         self.key(outcome).0 == 0.0
     }
 
-    /// Which of two outcomes is better: [Less](Ordering::Less) if the first. One that keeps to the limit is better than
-    /// one that does not; of two that do not, the one nearer to it.
+    /// Orders two outcomes: [Less](Ordering::Less) if the first is better. An outcome within the limit is better than
+    /// one beyond it. Of two outcomes beyond the limit, the nearer one is better.
     pub fn compare(self, a: &Outcome, b: &Outcome) -> Ordering {
         let (a, b) = (self.key(a), self.key(b));
         a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
     }
 }
 
-/// The outcomes, by number, than which none is better in both error and density, the least dense first.
+/// The indices of the outcomes on the Pareto front of error and density, in the order of their density.
 pub fn pareto_front(outcomes: &[Outcome]) -> Vec<usize> {
     let mut order = (0..outcomes.len()).filter(|&at| outcomes[at].error.is_finite()).collect::<Vec<_>>();
     order.sort_by(|&a, &b| {

@@ -9,7 +9,7 @@ use crate::{
     masker::{LayerState, MaskerRegistry},
 };
 
-/// Recordings to try methods on, with dense attention over each, which is computed once.
+/// Recordings on which methods are tried. Dense attention over each recording is computed once.
 #[derive(Debug)]
 pub struct Recordings<B: Backend> {
     all: Vec<(AttentionInputs<B>, DenseReference)>,
@@ -17,12 +17,11 @@ pub struct Recordings<B: Backend> {
 }
 
 impl<B: Backend> Recordings<B> {
-    /// Recordings of any model. Methods that draw do so with the seed. Unless the phase of the inputs was
-    /// [set](AttentionInputs::with_phase), their queries are taken for decode steps: methods with phases are asked as in
-    /// decoding.
+    /// Recordings of any model. The seed is that of methods that sample. Methods with phases run
+    /// `decode`, unless the phase of the inputs was [set](AttentionInputs::with_phase).
     ///
     /// # Errors
-    /// If there are none, or dense attention over one cannot be computed.
+    /// If there are no recordings, or dense attention over one cannot be computed.
     pub fn new(inputs: impl IntoIterator<Item = AttentionInputs<B>>, seed: u64) -> Result<Self, TuneError> {
         let dense = |inputs: AttentionInputs<B>| {
             let phase = inputs.phase_if_set().unwrap_or(Phase::Decode);
@@ -40,17 +39,17 @@ impl<B: Backend> Recordings<B> {
         }
     }
 
-    /// How many there are.
+    /// The number of recordings.
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// Whether there are none, which does not happen.
+    /// Whether there are no recordings. This is always false.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// How a method does on the first of the recordings. Files that it names are looked for from a folder.
+    /// The outcome of a method on the first recordings. Relative paths of files in the method start at a folder.
     ///
     /// # Errors
     /// If the method cannot be built, or cannot work with a recording.
@@ -72,7 +71,7 @@ impl<B: Backend> Recordings<B> {
             let start = Instant::now();
             let requested = Requested { statistics: true, weights: false };
             let found = attention.forward(inputs, &mut LayerState::new(self.seed), requested)?;
-            // A device is done when its output can be read.
+            // Reading the output waits until the device has finished.
             let _ = found.attention.output.to_data();
             sum.milliseconds += start.elapsed().as_secs_f64() * 1e3;
             let report = AttentionReport::compare(dense, inputs, &found.mask, &found.attention)?;

@@ -5,12 +5,12 @@ use serde_json::Value;
 
 use super::{Journal, MethodSpace, Objective, Outcome, Trial, TuneError};
 
-/// A part of the trials of a search, for one of several machines.
+/// A part of the trials of a search. Each machine runs one shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
-    /// Which, counted from 0.
+    /// The index of the shard, from 0.
     pub index: u64,
-    /// Of how many.
+    /// The number of shards.
     pub count: u64,
 }
 
@@ -21,34 +21,34 @@ impl Default for Shard {
     }
 }
 
-/// A search: at random, with successive halving
-/// ([Jamieson and Talwalkar, 2016](https://arxiv.org/abs/1502.07943)).
+/// A random search with successive halving ([Jamieson and Talwalkar, 2016](https://arxiv.org/abs/1502.07943)).
 ///
-/// All trials are tried on one recording, the best `1 / eta` of them on `eta` recordings, and so on until what is left has
-/// been tried on all. With one recording, or `eta` of 1, every trial is tried on all recordings at once.
+/// The first round runs all trials on one recording. The next round runs the best `1 / eta` of them on `eta`
+/// recordings. This continues until a round uses all recordings. With one recording, or an `eta` of 1, there is one
+/// round, which uses all recordings.
 ///
-/// What is tried depends on the seed only. Shards have trials of their own and halve these among themselves.
+/// The methods depend only on the seed. Each shard has its own trials and halves them by itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Search {
-    /// The methods to choose from.
+    /// The methods that are searched.
     pub space: MethodSpace,
-    /// What is sought.
+    /// The objective.
     pub objective: Objective,
-    /// From which the methods follow.
+    /// The seed that determines the methods.
     pub seed: u64,
-    /// How many methods are tried, over all shards.
+    /// The number of methods that are tried, over all shards.
     pub trials: u64,
-    /// The part of the trials that survives a round is one in so many; 1 means that there are no rounds.
+    /// One in `eta` trials survives a round. 1 means a single round.
     pub eta: usize,
-    /// The trials that are made here.
+    /// The trials that run here.
     pub shard: Shard,
 }
 
 impl Search {
-    /// A search of all trials with an `eta` of 3.
+    /// A search over all trials with an `eta` of 3.
     ///
     /// # Errors
-    /// If the objective's limit makes no sense, or there are no trials.
+    /// If the objective's limit is not allowed, or the number of trials is 0.
     pub fn new(space: MethodSpace, objective: Objective, seed: u64, trials: u64) -> Result<Self, TuneError> {
         let objective = objective.validate()?;
         match trials {
@@ -57,7 +57,7 @@ impl Search {
         }
     }
 
-    /// The same with another part that survives.
+    /// Sets `eta`.
     ///
     /// # Errors
     /// If it is 0.
@@ -68,10 +68,10 @@ impl Search {
         }
     }
 
-    /// The same for a part of the trials.
+    /// Restricts the search to a shard.
     ///
     /// # Errors
-    /// If there is no such part.
+    /// If the index is not below the number of shards.
     pub fn with_shard(self, shard: Shard) -> Result<Self, TuneError> {
         match shard.index < shard.count {
             true => Ok(Self { shard, ..self }),
@@ -82,12 +82,12 @@ impl Search {
         }
     }
 
-    /// Tries what the journal has not tried yet. `try_on` is given a method and on how many recordings to try it, of
-    /// `recordings`, and runs on all cores at once, unless [times](Objective::is_of_time) decide. `progress` is called
-    /// after each trial.
+    /// Runs the trials that the journal does not contain yet. `try_on` gets a method and the number of recordings to
+    /// try it on, at most `recordings`. Trials run on all cores, unless [times](Objective::is_of_time) are compared.
+    /// `progress` is called after each trial.
     ///
     /// # Errors
-    /// If the journal cannot be written. A trial that fails is written as such and does not end the search.
+    /// If the journal cannot be written. A failed trial is written as failed and does not end the search.
     pub fn run(
         &self,
         journal: &mut Journal,
@@ -108,7 +108,7 @@ impl Search {
                 };
                 let trial = Trial { trial, recordings: on, method, outcome, failed };
                 progress(&trial);
-                // What panics in another thread leaves the journal whole.
+                // A panic in another thread leaves the journal whole.
                 shared.lock().unwrap_or_else(PoisonError::into_inner).record(trial)
             };
             match self.objective.is_of_time() {
@@ -121,10 +121,11 @@ impl Search {
         Ok(())
     }
 
-    /// The best trials of a journal on all of some recordings, the best first. Trials that failed are left out.
+    /// The best `count` trials of a journal that ran on `recordings` recordings, the best first. Failed trials are left
+    /// out.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no trial succeeded.
     pub fn best<'a>(&self, journal: &'a Journal, recordings: usize, count: usize) -> Result<Vec<&'a Trial>, TuneError> {
         let best = self.best_of(journal.trials().filter(|trial| trial.recordings == recordings), count);
         match best.is_empty() {
@@ -144,7 +145,7 @@ impl Search {
     }
 }
 
-/// On how many recordings each round tries: the powers of `eta`, and all in the end.
+/// The number of recordings of each round: the powers of `eta`, and all recordings at the end.
 fn rounds(recordings: usize, eta: usize) -> Vec<usize> {
     let powers = std::iter::successors(Some(1usize), |power| power.checked_mul(eta).filter(|next| next > power));
     let mut rounds = powers.take_while(|&power| eta > 1 && power < recordings).collect::<Vec<_>>();
@@ -160,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// A made-up world: the error falls with the size, the density grows; sizes of 13 fail.
+    /// A made-up outcome: with the size, the error falls and the density grows. The size 13 fails.
     fn outcome(method: &Value, on: usize) -> Result<Outcome, TuneError> {
         let size = method[0]["size"].as_u64().unwrap();
         if size == 13 {
@@ -199,13 +200,13 @@ mod tests {
             search.run(journal, 9, outcome, |_| _ = made.fetch_add(1, Ordering::Relaxed)).unwrap();
         };
         run(&mut journal);
-        // All on one recording, a third on three, a ninth on nine.
+        // All on one recording, a third on three, and a ninth on nine.
         assert_eq!(made.load(Ordering::Relaxed), 200 + 67 + 23);
         let best = search.best(&journal, 9, 3).unwrap();
         assert_eq!(best[0].method[0]["size"], 20);
         assert!(journal.trials().any(|trial| trial.failed.as_deref().is_some_and(|why| why.contains("bad luck"))));
         let wanted = journal.trials().cloned().collect::<Vec<_>>();
-        // The whole journal leaves nothing to do; one with a cut-off line a single trial.
+        // With the whole journal, no trial is left. With a cut-off line, one trial is left.
         let mut again = Journal::open(&path, &search).unwrap();
         run(&mut again);
         assert_eq!(made.load(Ordering::Relaxed), 290);

@@ -8,11 +8,12 @@ use serde_json::{Map, Number, Value};
 use super::TuneError;
 use crate::masker::mix;
 
-/// Methods to choose from: a method file in which some values are ranges or choices.
+/// A space of methods: a method file in which some values are ranges or choices.
 ///
-/// An object with `low` and `high` is a range. Of whole numbers it holds whole numbers, of numbers with a point numbers
-/// with a point, as [sizes](crate::masker::Size) want it; with `"scale": "log"`, equal ratios are equally likely. An
-/// object with `choices` is one of them, and these may hold ranges again: a choice may as well be a whole method.
+/// An object with `low` and `high` is a range. If both are whole numbers, the range holds whole numbers; otherwise both
+/// are written with a decimal point, and the range holds such numbers. This matches [sizes](crate::masker::Size). With
+/// `"scale": "log"`, equal ratios are equally likely. An object with `choices` stands for one of them. Choices may
+/// contain ranges, and a choice may be a whole method.
 ///
 /// # Example
 /// ```
@@ -46,27 +47,27 @@ const SCALE: &str = "scale";
 const CHOICES: &str = "choices";
 
 impl MethodSpace {
-    /// The space from a JSON value.
+    /// Creates a space from a JSON value.
     ///
     /// # Errors
-    /// If a range is empty, not of numbers or, on a logarithmic scale, not above 0, or there are no choices.
+    /// If a range is empty, is not of numbers, or is not above 0 on a logarithmic scale. If there are no choices.
     pub fn new(value: Value) -> Result<Self, TuneError> {
         validate(&value, "")?;
         Ok(Self(value))
     }
 
-    /// The space from a text.
+    /// Creates a space from a text.
     ///
     /// # Errors
-    /// If it is no JSON, and as [new](Self::new).
+    /// If the text is not JSON, and as [new](Self::new).
     pub fn from_json(json: &str) -> Result<Self, TuneError> {
         Self::parse(json, "the text")
     }
 
-    /// The space from a file.
+    /// Reads a space from a file.
     ///
     /// # Errors
-    /// If it cannot be read, and as [from_json](Self::from_json).
+    /// If the file cannot be read, and as [from_json](Self::from_json).
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TuneError> {
         let path = path.as_ref();
         let json = std::fs::read_to_string(path).map_err(|source| TuneError::Open { path: path.to_owned(), source })?;
@@ -79,7 +80,7 @@ impl MethodSpace {
         Self::new(value)
     }
 
-    /// A space that is known to make sense.
+    /// A space that is known to be valid.
     pub(super) fn unchecked(value: Value) -> Self {
         Self(value)
     }
@@ -89,8 +90,8 @@ impl MethodSpace {
         &self.0
     }
 
-    /// A method of the space. It depends on the seed and the number of the trial only: trials can be made in any order,
-    /// and on several machines.
+    /// A method of the space. It depends only on the seed and the number of the trial. Trials can therefore run in any
+    /// order and on several machines.
     pub fn sample(&self, seed: u64, trial: u64) -> Value {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(mix(seed, trial));
         sample(&self.0, &mut rng)
@@ -119,7 +120,7 @@ fn validate(value: &Value, path: &str) -> Result<(), TuneError> {
     }
 }
 
-/// A range that has been looked at, and whether it is logarithmic.
+/// Checks a range and returns it, and whether it is logarithmic.
 fn range(fields: &Map<String, Value>, path: &str) -> Result<(Range, bool), TuneError> {
     only(fields, &[LOW, HIGH, SCALE], path)?;
     let log = match fields.get(SCALE).map(Value::as_str) {
@@ -185,7 +186,7 @@ fn draw(range: Range, log: bool, rng: &mut Xoshiro256PlusPlus) -> Value {
         if log { low * (high / low).powf(share) } else { low + share * (high - low) }
     };
     match range {
-        // Half a step further on both sides, so that the ends are as likely as the others.
+        // Half a step more at both ends, so that the ends are as likely as the other numbers.
         Range::Whole(low, high) => {
             let drawn = match log {
                 true => between(low as f64, high as f64 + 1.0).floor() as u64,
@@ -194,7 +195,7 @@ fn draw(range: Range, log: bool, rng: &mut Xoshiro256PlusPlus) -> Value {
             drawn.clamp(low, high).into()
         }
         Range::Real(low, high) => {
-            // Four digits are finer than any measurement of a method, and can be read.
+            // Four digits are finer than any measurement of a method, and are easy to read.
             let drawn = between(low, high);
             let short = format!("{drawn:.3e}").parse::<f64>().unwrap_or(drawn).clamp(low, high);
             Number::from_f64(short).map_or(Value::Null, Value::Number)
@@ -221,10 +222,10 @@ mod tests {
         let samples = (0..2000).map(|trial| space.sample(7, trial)[0].clone()).collect::<Vec<_>>();
         let counts = |field: &str, value: Value| samples.iter().filter(|sample| sample[field] == value).count();
         for value in 1..=4 {
-            // A quarter of 2,000 with a standard deviation of 19.
+            // The expected count is a quarter of 2,000, with a standard deviation of 19.
             assert!((400..600).contains(&counts("whole", json!(value))), "{value}");
         }
-        // Of log2(9 / 8) / log2(9) and log2(2) / log2(9).
+        // The probabilities are log2(9 / 8) / log2(9) and log2(2) / log2(9).
         assert!((60..160).contains(&counts("log", json!(8))) && (550..710).contains(&counts("log", json!(1))));
         let below_one = samples.iter().filter(|sample| sample["real"].as_f64().unwrap() < 1.0).count();
         assert!((900..1100).contains(&below_one), "{below_one}");

@@ -1,4 +1,4 @@
-//! The backends that tests run on: which, on what device, and what is said of them at the end.
+//! The backends that tests run on: which ones, on which device, and the summary that is printed at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,12 +12,12 @@ use std::{
 use burn::tensor::{DType, backend::Backend};
 use sparse_attention_hub::backend::describe;
 
-/// What a backend cannot do, so that a case of a test is left out on it.
+/// Something that a backend cannot do. The test cases that need it are left out on that backend.
 pub struct Cannot {
     pub backend: &'static str,
     pub what: &'static str,
     pub reason: &'static str,
-    /// Whether some of its devices can.
+    /// Whether the backend supports it on some devices.
     pub some_can: bool,
 }
 
@@ -29,7 +29,7 @@ const fn not_everywhere(backend: &'static str, what: &'static str, reason: &'sta
     Cannot { backend, what, reason, some_can: true }
 }
 
-/// The one list of cases that may be left out. That they must be is asked of the backend each time.
+/// The only list of cases that may be left out. Each test asks the backend whether the case is really unsupported.
 pub const CANNOT: &[Cannot] = &[
     cannot("ndarray", "F16", "burn-ndarray has no half-precision numbers"),
     cannot("ndarray", "BF16", "burn-ndarray has no half-precision numbers"),
@@ -39,10 +39,10 @@ pub const CANNOT: &[Cannot] = &[
     not_everywhere("cuda", "F64", "burn-cuda does not offer f64"),
 ];
 
-/// What has been left out, by backend.
+/// The cases that were left out, by backend.
 static LEFT_OUT: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
 
-/// Whether a backend computes with numbers of a type; if not, [CANNOT] must say so.
+/// Whether a backend computes in a number type. Panics if the answer contradicts [CANNOT].
 pub fn computes_in<B: Backend>(dtype: DType) -> bool {
     let (backend, what) = (name::<B>(), format!("{dtype:?}"));
     let listed = CANNOT.iter().find(|cannot| cannot.backend == backend && cannot.what == what);
@@ -57,20 +57,21 @@ pub fn computes_in<B: Backend>(dtype: DType) -> bool {
     }
 }
 
-/// Whether the library has kernels of its own for a backend.
+/// Whether the library has its own kernels for a backend.
 pub fn has_kernels<B: Backend>() -> bool {
     ["flex", "ndarray"].contains(&name::<B>())
 }
 
-/// How far, relatively, each operand of a product of f32 matrices may be rounded before it is multiplied; 0 where it is
-/// not. burn-cuda hands such products to tensor cores, which take TF32: 10 bits after the leading one, so that rounding
-/// to the nearest is off by up to half of 2^-10. Sums are f32. Nothing turns this off in cubek 0.2, which burn 0.21 has
-/// its products from.
+/// The largest relative rounding error of each operand of an f32 matrix product, before the multiplication. It is 0 for
+/// backends that do not round operands. burn-cuda hands such products to tensor cores, which take TF32. TF32 has 10
+/// bits after the leading one, so rounding to the nearest is off by up to half of 2^-10. Sums are f32. Nothing turns
+/// this off in cubek 0.2, which burn 0.21 uses for its products.
 pub fn product_rounding<B: Backend>() -> f64 {
     if name::<B>() == "cuda" { 1.0 / 2048.0 } else { 0.0 }
 }
 
-/// The name of a backend's feature, by the name of its type: the backend itself opens its device to say its name.
+/// The name of a backend's feature, found by the name of its type. Asking the backend itself for its name would open
+/// its device.
 pub fn name<B: Backend>() -> &'static str {
     let of_types = [
         ("CudaRuntime", "cuda"),
@@ -83,19 +84,19 @@ pub fn name<B: Backend>() -> &'static str {
     of_types.iter().find(|(part, _)| name.contains(part)).unwrap_or_else(|| panic!("the backend {name} is unknown")).1
 }
 
-/// The backend for what is computed on the host and long: the fastest there.
+/// The backend for long tests that run on the host: the fastest host backend.
 #[cfg(feature = "flex")]
 pub type OnHost = burn_flex::Flex;
-/// The backend for what is computed on the host and long: the fastest there.
+/// The backend for long tests that run on the host: the fastest host backend.
 #[cfg(all(feature = "ndarray", not(feature = "flex")))]
 pub type OnHost = burn_ndarray::NdArray;
-/// The backend for what is computed on the host and long: there is but a device.
+/// The backend for long tests that run on the host. No host backend is compiled in, so it is the default device.
 #[cfg(not(any(feature = "flex", feature = "ndarray")))]
 pub type OnHost = sparse_attention_hub::backend::DefaultBackend;
 
-/// Runs tests that are generic over the backend on every backend enabled, in a module for each; and those after `host:`
-/// on [OnHost] only, because they are long and rest on the host's drawing alone. After the last of them the test file
-/// says how many passed where.
+/// Runs tests that are generic over the backend on every enabled backend, in one module for each backend. The tests
+/// after `host:` run on [OnHost] only, because they take long and test only random draws that are made on the host.
+/// After the last test the file prints how many tests passed on each backend.
 macro_rules! on_each_backend {
     ($($test:ident),* $(,)? $(; host: $($long:ident),* $(,)?)?) => {
         const CHECKS: usize = [$(stringify!($test)),*].len() * sparse_attention_hub::backend::COMPILED.len()
@@ -120,21 +121,26 @@ macro_rules! on_each_backend {
 }
 pub(crate) use on_each_backend;
 
-/// On how many backends [on_host_backends] runs a test.
-pub const HOSTS: usize = sparse_attention_hub::backend::COMPILED.len();
+/// The number of backends on which [on_host_backends] runs a test.
+pub const HOSTS: usize = if cfg!(any(feature = "flex", feature = "ndarray")) {
+    cfg!(feature = "flex") as usize + cfg!(feature = "ndarray") as usize + cfg!(feature = "tch") as usize
+} else {
+    sparse_attention_hub::backend::COMPILED.len()
+};
 
-/// As [on_each_backend], for tests of what is decided on the host and takes minutes on a software device: they run on flex
-/// and ndarray, and on the others only where neither of these is compiled in.
+/// Like [on_each_backend], for tests of code that runs on the host and that take minutes on a software device. The
+/// tests run on flex, ndarray and tch. They run on the other backends only if neither flex nor ndarray is compiled in.
 macro_rules! on_host_backends {
     ($($test:ident),* $(,)? $(; host: $($long:ident),* $(,)?)?) => {
         const CHECKS: usize = [$(stringify!($test)),*].len() * $crate::common::backends::HOSTS
             $(+ [$(stringify!($long)),*].len())?;
         $crate::common::backends::on_backend!(flex, "flex", burn_flex::Flex, $($test),*);
         $crate::common::backends::on_backend!(ndarray, "ndarray", burn_ndarray::NdArray, $($test),*);
+        $crate::common::backends::on_backend!(tch, "tch", burn_tch::LibTorch, $($test),*);
+        #[cfg(not(any(feature = "flex", feature = "ndarray")))]
         mod device {
             use super::{CHECKS, $($test),*};
             $crate::common::backends::on_backend!(wgpu, "wgpu", burn_wgpu::Wgpu, $($test),*);
-            $crate::common::backends::on_backend!(tch, "tch", burn_tch::LibTorch, $($test),*);
             $crate::common::backends::on_backend!(cuda, "cuda", burn_cuda::Cuda, $($test),*);
         }
         $(
@@ -167,7 +173,7 @@ macro_rules! on_backend {
 }
 pub(crate) use on_backend;
 
-/// Why the tests of a backend are not run, if they are not.
+/// The reason why the tests of a backend are not run, if there is one.
 fn absent(backend: &str) -> Option<&'static str> {
     match backend == "cuda" && !Path::new("/dev/nvidiactl").exists() {
         true => Some("there is no NVIDIA device"),
@@ -175,13 +181,13 @@ fn absent(backend: &str) -> Option<&'static str> {
     }
 }
 
-/// Runs one of the checks of a file on a backend.
+/// Runs one test of a file on a backend.
 pub fn run<B: Backend>(file: &'static str, checks: usize, test: fn()) {
     let backend = name::<B>();
     if let Some(reason) = absent(backend) {
         return note(file, checks, backend, reason.to_owned(), None);
     }
-    // One at a time on a device: what goes wrong there shows in whatever comes next.
+    // Tests on a device run one after the other. Otherwise an error of one test shows up in another test.
     static DEVICE: Mutex<()> = Mutex::new(());
     let alone = (!has_kernels::<B>()).then(|| DEVICE.lock().unwrap_or_else(PoisonError::into_inner));
     let device = describe::<B>(&B::Device::default());
@@ -193,7 +199,7 @@ pub fn run<B: Backend>(file: &'static str, checks: usize, test: fn()) {
     }
 }
 
-/// What became of the tests of a backend.
+/// The counts of the tests of a backend, by result.
 #[derive(Debug, Clone, Default)]
 struct Tally {
     backend: String,
@@ -203,7 +209,7 @@ struct Tally {
     not_run: usize,
 }
 
-/// Counts a test, and after the last one of the file says what became of all.
+/// Counts a test. After the last test of the file, prints the summary.
 fn note(file: &'static str, checks: usize, backend: &str, device: String, passed: Option<bool>) {
     static TALLIES: Mutex<BTreeMap<&str, Vec<Tally>>> = Mutex::new(BTreeMap::new());
     let mut files = TALLIES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,8 +231,8 @@ fn note(file: &'static str, checks: usize, backend: &str, device: String, passed
     }
 }
 
-/// Adds the tests of a file to those of the files before it in the same run of cargo, and says what became of all. It is
-/// written past the test harness, which shows what tests print only where they fail.
+/// Adds the tests of a file to those of earlier files in the same run of cargo, and prints the summary. It does not
+/// print through the test harness, because the harness shows the output of failed tests only.
 fn say(file: &str, of_file: &[Tally]) {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checks");
     let run = std::os::unix::process::parent_id().to_string();
@@ -268,7 +274,7 @@ fn say(file: &str, of_file: &[Tally]) {
         }
     }
     left_out.iter().for_each(|case| _ = write!(written, "\n{case}"));
-    // Neither a sum that is not kept nor a report that is not read is a reason to fail.
+    // The tests do not fail if the counts cannot be saved or the report cannot be printed.
     _ = std::fs::write(path, written);
     _ = std::io::stderr().write_all(text.as_bytes());
 }

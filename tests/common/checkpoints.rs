@@ -1,25 +1,25 @@
-//! PyTorch checkpoints as bytes, right ones and wrong ones.
+//! PyTorch checkpoints as bytes, valid and invalid.
 
 use std::io::{Cursor, Write};
 
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-/// A tensor as a checkpoint describes it; its storage has its place in the list of tensors for a name.
+/// A tensor as a checkpoint describes it. The name of its storage is its index in the list of tensors.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub name: String,
     pub class: &'static str,
-    /// How many numbers the storage is said to hold.
+    /// The length of the storage that the file states.
     pub length: i32,
     pub offset: i32,
     pub shape: Vec<i32>,
     pub strides: Vec<i32>,
-    /// The numbers, as they lie in the file.
+    /// The bytes of the numbers, as they are in the file.
     pub numbers: Vec<u8>,
 }
 
 impl Entry {
-    /// Numbers in f32, one row after the other.
+    /// f32 numbers, row by row.
     pub fn of(name: String, shape: &[i32], numbers: &[f32]) -> Self {
         let strides = (0..shape.len()).map(|at| shape[at + 1..].iter().product()).collect();
         let numbers = numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
@@ -46,7 +46,7 @@ pub fn hash_attention() -> Vec<Entry> {
     entries
 }
 
-/// A state dictionary as a pickle of protocol 2, without the memory that real ones use.
+/// A state dictionary as a pickle of protocol 2. It has no memo, which real pickles use.
 pub fn pickle(entries: &[Entry]) -> Vec<u8> {
     let mut bytes = b"\x80\x02ccollections\nOrderedDict\n)R(".to_vec();
     for (storage, entry) in entries.iter().enumerate() {
@@ -70,12 +70,12 @@ pub fn pickle(entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
-/// The archive that PyTorch writes since 1.6.
+/// The zip archive that PyTorch writes since version 1.6.
 pub fn archive(entries: &[Entry]) -> Vec<u8> {
     archive_of(&pickle(entries), entries)
 }
 
-/// An archive with another pickle than that of the tensors.
+/// An archive with any pickle and the storages of the entries.
 pub fn archive_of(pickle: &[u8], entries: &[Entry]) -> Vec<u8> {
     let storages = entries.iter().enumerate().map(|(at, entry)| (format!("data/{at}"), entry.numbers.as_slice()));
     let files =
@@ -94,7 +94,7 @@ pub fn zip_of<'a>(files: impl IntoIterator<Item = (String, &'a [u8])>) -> Vec<u8
     archive.finish().expect("memory can be written").into_inner()
 }
 
-/// The file that PyTorch wrote before 1.6.
+/// The file format that PyTorch wrote before version 1.6.
 pub fn legacy(entries: &[Entry]) -> Vec<u8> {
     let mut bytes = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}(".to_vec();
     text(&mut bytes, "little_endian");

@@ -1,4 +1,4 @@
-//! Files of weights and channels that fit some sizes, and the scorers that read them.
+//! Files of weights and channels for given sizes, and the scorers that read them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::{Sizes, generator, normal};
 
-/// Where a file of the test may lie that is made for some sizes.
+/// A path for a test file that is made for given sizes.
 pub fn scratch(kind: &str, sizes: &Sizes) -> std::path::PathBuf {
     let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "-");
     let name = format!("{kind}-{}-{}-{thread}", sizes.heads, sizes.head_dim);
     std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Random perceptrons of two matrices for as many heads as the sizes have, in two layers of a model.
+/// Random two-layer perceptrons for each head, for two layers of a model.
 pub fn hash(sizes: &Sizes) -> Value {
     let (path, widths) = (scratch("hash", sizes), [sizes.head_dim, 7, 70]);
     let mut rng = generator(5);
@@ -37,7 +37,7 @@ pub fn hash(sizes: &Sizes) -> Value {
            "hat_weights": path})
 }
 
-/// Channels in an order that differs from head to head, in two layers of a model.
+/// Channels in a different order for each head, for two layers of a model.
 pub fn channels(sizes: &Sizes) -> Value {
     let path = scratch("channels", sizes);
     let in_order = |head| (0..sizes.head_dim).map(|channel| (channel + head) % sizes.head_dim).collect::<Vec<_>>();
@@ -49,7 +49,7 @@ pub fn channels(sizes: &Sizes) -> Value {
            "channel_selection": "qk_proj"})
 }
 
-/// A folder of a test's own, removed at the end.
+/// A temporary folder of one test. It is removed when dropped.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -81,7 +81,7 @@ impl Folder {
         self.write(name, safetensors::serialize(views, None).expect("the names differ"));
     }
 
-    /// The names of what lies in the folder, sorted.
+    /// The names of the files in the folder, sorted.
     pub fn names(&self) -> Vec<String> {
         let listing = std::fs::read_dir(&self.0).expect("the folder is there");
         let name = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -95,7 +95,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A folder that stays behind in the temporary directory does no harm.
+        // A folder that is left in the temporary directory does no harm.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Grouped-query attention in tests: layers with parameters that are the same in every run, tokens, chunks.
+//! Grouped-query attention in tests: layers with the same parameters in every run, tokens, chunks.
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -23,20 +23,21 @@ pub fn layer<B: Backend>(config: &GroupedQueryAttentionConfig, chain: Option<Val
     drawn(layer)
 }
 
-/// A layer with parameters that are the same in every run.
+/// The module with the same parameters in every run.
 pub fn drawn<B: Backend, M: Module<B>>(layer: M) -> M {
     layer.map(&mut Draw(generator(17)))
 }
 
-/// Gives parameters numbers that are the same in every run: burn draws them from a generator of the backend, of which
-/// other tests have numbers meanwhile, and among many keys two may be chosen by their last digits.
+/// Draws the parameters from a fixed seed. burn draws them from a generator of the backend, which other tests use at
+/// the same time. Different parameters could change which of two near-equal scores is chosen.
 struct Draw(Xoshiro256PlusPlus);
 
 impl<B: Backend> ModuleMapper<B> for Draw {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         param.map(|tensor| {
             let dims = tensor.dims();
-            // Norms, biases and sinks about 1, matrices so that lengths stay about the same.
+            // Norms, biases and sinks are about 1. Matrices are scaled so that they keep the length of vectors about
+            // the same.
             let (offset, scale) = if D == 1 { (1.0, 0.3) } else { (0.0, 1.0 / (dims[0] as f32).sqrt()) };
             let numbers = normal(&mut self.0, dims.iter().product()).into_iter().map(|x| offset + x * scale);
             Tensor::from_data(TensorData::new(numbers.collect::<Vec<_>>(), dims), &tensor.device())
@@ -49,14 +50,14 @@ pub fn tokens<B: Backend>(batch: usize, length: usize, width: usize, seed: u64) 
     Tensor::from_data(TensorData::new(numbers, [batch, length, width]), &B::Device::default())
 }
 
-/// A layer with every key-value head shared by `heads / kv_heads` others.
+/// A layer in which `heads / kv_heads` query heads share each key-value head.
 pub fn config(heads: usize, kv_heads: usize) -> GroupedQueryAttentionConfig {
     GroupedQueryAttentionConfig::new(20, heads, kv_heads)
         .with_head_dim(Some(12))
         .with_rotary(Some(RotaryEncodingConfig::new()))
 }
 
-/// The output for tokens that come in chunks.
+/// The output for tokens that are given in chunks.
 pub fn in_chunks<B: Backend>(
     layer: &Layer<B>,
     cache: &mut KvCache<B>,
@@ -74,10 +75,11 @@ pub fn in_chunks<B: Backend>(
     outputs
 }
 
-/// Projections of chunks sum in another order than those of the whole. Where operands are rounded, the last digit of a
-/// sum can decide which way it is rounded in the next product, and a matrix times a number is rounded in other places
-/// than the matrix. What comes of that is as large as what rounding does to attention with its default scale, as the
-/// projections keep lengths: in hundreds of layers computed with rounded operands at most 3.5 roundings.
+/// Projections of a chunk sum in another order than projections of the whole input. If operands are rounded, the last
+/// digit of a sum can decide the direction of the rounding in the next product. A matrix is also rounded differently
+/// after it is multiplied by a number. The resulting error is as large as the rounding error of attention with its
+/// default scale, because the projections keep lengths. In hundreds of layers computed with rounded operands it was at
+/// most 3.5 roundings.
 pub fn tolerance<B: Backend>() -> f64 {
     5e-6 + 5.0 * product_rounding::<B>()
 }
@@ -89,7 +91,7 @@ pub fn close<B: Backend>(found: &Tensor<B, 3>, wanted: &Tensor<B, 3>, what: &str
     assert_close(&all_numbers(found), &wanted, tolerance::<B>(), what);
 }
 
-/// The same for a chain that chooses by score, of 41 keys and the like.
+/// [close] for a chain that chooses keys by score, for about 41 keys.
 #[track_caller]
 pub fn close_but_for_near_scores<B: Backend>(found: &Tensor<B, 3>, wanted: &Tensor<B, 3>, what: &str) {
     assert_close_but_for_near_scores(found, wanted, tolerance::<B>(), what);

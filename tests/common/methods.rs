@@ -1,4 +1,4 @@
-//! The matrix of methods: one row for every masker, through which all tests of methods go.
+//! The list of methods that all tests use, with at least one row for every masker.
 //!
 //! A new method adds a row to [METHODS].
 
@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 
 use super::{Sizes, channels, hash};
 
-/// A row of the matrix.
+/// A row of [METHODS].
 pub struct Method {
-    /// A configuration that keeps some keys of a dozen and not all.
+    /// A configuration that keeps some of about a dozen keys, but not all.
     pub config: fn(&Sizes) -> Value,
-    /// A configuration that keeps everything, if there is one: attention must equal dense attention.
+    /// A configuration that keeps all keys, if the masker has one. Attention over its mask must equal dense attention.
     pub full: fn(&Sizes) -> Option<Value>,
-    /// Whether it picks by what the keys are, and so must leave hidden keys alone.
+    /// Whether the masker selects keys by their content. It must then not select hidden keys.
     pub selects: bool,
-    /// Whether it draws.
+    /// Whether the masker samples keys.
     pub samples: bool,
 }
 
@@ -31,7 +31,7 @@ const fn selector(config: Config, full: Full) -> Method {
     Method { config, full, selects: true, samples: false }
 }
 
-/// A row for a masker that draws keys.
+/// A row for a masker that samples keys.
 const fn sampler(config: Config, full: Full) -> Method {
     Method { config, full, selects: true, samples: true }
 }
@@ -106,11 +106,11 @@ pub const METHODS: [Method; 28] = [
         |_| json!({"type": "pps_sampling", "sampling_size": 0.3}),
         |_| Some(json!({"type": "pps_sampling", "sampling_size": 112, "uniform_share": 0.0})),
     ),
-    // It draws once for all steps, and no number of tables makes it keep everything for certain.
+    // MagicPIG draws its hash functions once for all steps. No number of tables guarantees that all keys are kept.
     selector(|_| json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2, "minimum_hits": 2, "fit": 6}), |_| None),
 ];
 
-/// What a masker is called in lists of names: its type, with that of its scorer and of its candidates'.
+/// The name of a masker in lists: its type, with the types of its scorer and of the scorer of its candidates.
 pub fn label(masker: &Value) -> String {
     let types = [&masker["type"], &masker["scorer"]["type"], &masker["candidates"]["scorer"]["type"]];
     types.into_iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
@@ -120,14 +120,14 @@ fn top_k(heavy_size: Value, scorer: Value) -> Value {
     json!({"type": "top_k", "heavy_size": heavy_size, "scorer": scorer})
 }
 
-/// A scorer's fields and a budget, under the name of a preset.
+/// A preset: the fields of a scorer and a budget, under the name of the preset.
 fn preset(name: &str, heavy_size: Value, mut scorer: Value) -> Value {
     scorer["type"] = json!(name);
     scorer["heavy_size"] = heavy_size;
     scorer
 }
 
-/// The same, chosen by the heads of a group together.
+/// The same configuration, with one choice for all heads of a GQA group.
 fn sharing(mut config: Value, how: Value) -> Value {
     config["share_group"] = how;
     config

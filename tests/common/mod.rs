@@ -1,5 +1,5 @@
-//! What the test files share: backends, random tensors, and a naive attention to compare with.
-#![allow(dead_code, unused_imports, unused_macros)] // Each test file uses its part.
+//! Code that the test files share: backends, random tensors, and a naive attention as the reference.
+#![allow(dead_code, unused_imports, unused_macros)] // Each test file uses only a part of it.
 
 pub mod backends;
 #[cfg(feature = "hf")]
@@ -21,7 +21,7 @@ pub fn generator(seed: u64) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(seed)
 }
 
-/// Numbers of mean 0 and standard deviation 1, nearly normal.
+/// Approximately normal numbers of mean 0 and standard deviation 1.
 pub fn normal(rng: &mut Xoshiro256PlusPlus, count: usize) -> Vec<f32> {
     (0..count).map(|_| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0).collect()
 }
@@ -38,7 +38,7 @@ pub fn all_numbers<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Vec<f32
     tensor.to_data().convert::<f32>().iter::<f32>().collect()
 }
 
-/// The lengths of one attention problem.
+/// The sizes of one attention problem.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sizes {
     pub batch: usize,
@@ -66,8 +66,8 @@ impl Sizes {
     }
 }
 
-/// Odd on purpose: lengths that no block divides, every kind of head grouping, one query, one key, as many queries as
-/// keys.
+/// Odd sizes that no block size divides. They contain every GQA ratio, one query, one key, and a case with equal
+/// numbers of queries and keys.
 pub const SIZES: [Sizes; 7] = [
     Sizes::new(1, 1, 1, 1, 1, 1),
     Sizes::new(2, 2, 2, 1, 63, 60),
@@ -88,8 +88,8 @@ pub fn inputs<B: Backend>(sizes: Sizes, seed: u64) -> AttentionInputs<B> {
     AttentionInputs::new(query, key, value).unwrap()
 }
 
-/// Some of the ways to see keys: all; causal; hidden by a tensor, which hides everything from the first query; biased,
-/// with hidden keys among them.
+/// Several visibilities: all keys; causal; a boolean tensor that hides every key from the first query; a bias that
+/// hides some keys.
 pub fn visibilities<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(&'static str, Visibility<B>)> {
     let Sizes { batch, queries, keys, .. } = sizes;
     let mut rng = generator(seed);
@@ -117,7 +117,7 @@ pub fn visibilities<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(&'static str, V
     ]
 }
 
-/// The scores of every pair in f64, minus infinity where hidden.
+/// The logits of all pairs in f64, minus infinity where hidden.
 pub fn naive_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Vec<f64> {
     let [batch, heads, queries, keys] = inputs.mask_shape().dims();
     let head_dim = inputs.queries().dims()[3];
@@ -162,7 +162,7 @@ pub fn naive_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Vec<f64> {
     logits
 }
 
-/// What attention over a mask gives, in f64 and in the plainest way: output, weights and log-sum-exp.
+/// Attention over a mask in f64, computed naively: output, weights and log-sum-exp.
 pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let [_, heads, queries, keys] = inputs.mask_shape().dims();
     let (kv_heads, value_dim) = (inputs.kv_heads(), inputs.values().dims()[3]);
@@ -194,23 +194,25 @@ pub fn naive_attention<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32])
     (output, shares, log_sum_exp)
 }
 
-/// What [rounded operands](product_rounding) add to the tolerance of the output and the log-sum-exp of attention over
-/// [inputs], with scales up to 0.31. A logit sums up to 60 products of normal numbers, each of them off by 0.6
-/// roundings in the mean square, as two errors that are uniform up to half of the last digit are: 0.6 * 60^0.5 * 0.31 =
-/// 1.4 roundings, and up to 9 in some ten thousand rows with their longest vectors. Shares are off in proportion, what
-/// they weigh has a deviation of 1, and its own rounding comes on top. In as many rows computed with rounded operands
-/// no output was off by more than 6.3 roundings of `1 + |output|`, and no log-sum-exp by more than 4.4.
+/// The addition for [rounded operands](product_rounding) to the tolerance of the output and the log-sum-exp of
+/// attention over [inputs], for scales up to 0.31. A logit is a sum of up to 60 products of normal numbers. The root
+/// mean square error of each product is 0.6 roundings, as for two errors that are uniform up to half of the last digit.
+/// The error of a logit is therefore 0.6 * 60^0.5 * 0.31 = 1.4 roundings. It is up to 9 roundings for the longest
+/// vectors of ten thousand rows. The relative error of a weight is the error of its logit. The values have a standard
+/// deviation of 1, and their own rounding is added. In ten thousand rows computed with rounded operands no output was
+/// off by more than 6.3 roundings of `1 + |output|`, and no log-sum-exp by more than 4.4.
 pub fn attention_rounding<B: Backend>() -> f64 {
     8.0 * product_rounding::<B>()
 }
 
-/// The same for the weights: a share is off by at most `share * (1 - share)` times the 18 roundings by which two logits
-/// move apart, which is 3.1 roundings of `1 + share`. In the same rows it was 1.3.
+/// The same for the attention weights. Two logits differ by at most 18 roundings from their exact difference. A weight
+/// is therefore off by at most `18 * weight * (1 - weight)`, which is 3.1 roundings of `1 + weight`. In the same rows
+/// the largest error was 1.3.
 pub fn weights_rounding<B: Backend>() -> f64 {
     4.0 * product_rounding::<B>()
 }
 
-/// Fails where a figure is further from the wanted one than `tolerance`, absolutely and relatively.
+/// Fails if a number differs from the wanted one by more than `tolerance * (1 + |wanted|)`.
 #[track_caller]
 pub fn assert_close(found: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}: number of entries");
@@ -220,8 +222,8 @@ pub fn assert_close(found: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
     }
 }
 
-/// Fails where weights of masks are not of the same keys, or their probabilities are further apart than products that are
-/// summed in another order let them be.
+/// Fails if two masks do not keep the same keys, or if their probabilities differ by more than the order of summation
+/// explains.
 #[track_caller]
 pub fn assert_same_choice(found: &[f32], wanted: &[f32], what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}: number of entries");
@@ -231,8 +233,8 @@ pub fn assert_same_choice(found: &[f32], wanted: &[f32], what: &str) {
     }
 }
 
-/// Fails where of rows of some width more than one, and one in twenty, have a figure that is further from the wanted
-/// one than `tolerance`, absolutely and relatively.
+/// Fails if more than `1 + rows / 20` of the rows have a number that differs from the wanted one by more than
+/// `tolerance * (1 + |wanted|)`.
 #[track_caller]
 pub fn assert_most_close(found: &[f32], wanted: &[f32], width: usize, tolerance: f64, what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}: number of entries");
@@ -245,9 +247,9 @@ pub fn assert_most_close(found: &[f32], wanted: &[f32], width: usize, tolerance:
     assert!(others <= 1 + rows.len() / 20, "{what}: {others} of {} rows are off", rows.len());
 }
 
-/// [assert_close] for sequences `[batch, length, width]` of a chain that chooses by score. Where operands are rounded, one
-/// that is rounded the other way moves scores by some 1e-4, and of some dozens of keys the last that is chosen and the next
-/// are as near as that in one of a thousand rows: a few tokens may have chosen otherwise.
+/// [assert_close] for sequences `[batch, length, width]` of a chain that chooses keys by score. An operand that is
+/// rounded in the other direction moves scores by about 1e-4. With some dozens of keys, the last chosen score and the
+/// next one are that close in about one of a thousand rows. A few tokens may therefore have other keys.
 #[track_caller]
 pub fn assert_close_but_for_near_scores<B: Backend>(
     found: &Tensor<B, 3>,

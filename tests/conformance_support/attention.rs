@@ -14,22 +14,22 @@ use super::{
 };
 use crate::common::{attention_rounding, product_rounding, weights_rounding};
 
-/// Kind `repeat_kv`. Keys and values are never repeated here; that each query head reads the right key-value head is
-/// seen from attention over grouped heads, which must equal attention over the repeated ones.
+/// Kind `repeat_kv`. This library never repeats keys and values. The case checks that each query head reads the right
+/// key-value head: attention over grouped heads must equal attention over repeated heads.
 pub fn repeat_kv<B: Backend>(case: &Case) -> Result<Outcome> {
     let (grouped, repeated) = (tensor::<B>(case.tensor("x")?), tensor::<B>(case.tensor("y")?));
     let [_, kv_heads, keys, _] = grouped.dims();
     equal("the number of heads", repeated.dims()[1], kv_heads * case.entry.number("n_rep")? as usize)?;
     let attend = |shared: &Tensor<B, 4>| AttentionInputs::new(repeated.clone(), shared.clone(), shared.clone());
     let (of_grouped, of_repeated) = (attend(&grouped)?, attend(&repeated)?);
-    // A window of one key gives each query the value at its own place, exactly.
+    // With a window of one key, the output of each query is exactly the value at its own position.
     let window = Mask::pattern(of_grouped.mask_shape(), Pattern::local(1, 0), &of_grouped.device());
     let own_values = masked_attention(&of_grouped, &window, Requested::default())?;
     equal("the number of keys", keys, of_grouped.mask_shape().queries)?;
     let dense = |inputs| host(dense_attention(inputs, Requested::default()).output);
     let alike = Tolerance { atol: 1e-6, rtol: 1e-5 }.widened(attention_rounding::<B>());
     all([
-        // The weight is 1, so that of its product with the value only the value can be rounded.
+        // The weight is 1, so only the value can be rounded in the product of weight and value.
         case.expect_product("y", &host(own_values.output), product_rounding::<B>()),
         close("attention", &dense(&of_grouped), &dense(&of_repeated), alike),
     ])?;
@@ -80,8 +80,9 @@ pub fn masked_flag<B: Backend>(case: &Case) -> Result<Outcome> {
     })
 }
 
-/// What rounded operands add to the tolerance of the sums of the softmax. They are up to 7 times the output and 1, the
-/// numerators with terms that cancel, and are off by as many times more: in the vectors by up to 17 roundings.
+/// The addition to the tolerance of the softmax sums for rounded operands. The sums are up to 7 times as large as
+/// `1 + |output|`, and the terms of the numerators cancel. Their errors are larger by the same factor: up to 17
+/// roundings in the vectors.
 fn sums_rounding<B: Backend>() -> f64 {
     3.0 * attention_rounding::<B>()
 }
@@ -90,12 +91,12 @@ fn sums_rounding<B: Backend>() -> f64 {
 struct Sums {
     numerator: Vec<f64>,
     denominator: Vec<f64>,
-    /// What the row's sums are relative to.
+    /// The logit that the sums of each row are relative to.
     maximum: Vec<f64>,
 }
 
 impl Sums {
-    /// The same sums relative to other maxima.
+    /// The same sums, relative to other maxima.
     fn relative_to(&self, maximum: &[f64]) -> Self {
         let width = self.numerator.len() / maximum.len();
         let factor = |row: usize| (self.maximum[row] - maximum[row]).exp();
@@ -110,7 +111,8 @@ impl Sums {
     }
 
     fn close_to(&self, wanted: &Self, tolerance: Tolerance) -> Check {
-        // Relative to the larger maximum no exponential is much above 1, and rounding is as small as it is elsewhere.
+        // Relative to the larger maximum no exponential is much above 1. The rounding error is then as small as in
+        // other comparisons.
         let larger = self.maximum.iter().zip(&wanted.maximum).map(|(a, b)| a.max(*b)).collect::<Vec<_>>();
         let (found, wanted) = (self.relative_to(&larger), wanted.relative_to(&larger));
         all([
@@ -120,7 +122,7 @@ impl Sums {
     }
 }
 
-/// The largest logit of each row, of keys that are kept and of others: what the sums of the vectors are relative to.
+/// The largest logit of each row over kept and dropped keys. The sums of the vectors are relative to it.
 fn row_maxima(case: &Case, problem: &Problem) -> Vec<f64> {
     match case.find("row_max") {
         Some(maxima) => maxima.values.clone(),
@@ -149,7 +151,8 @@ pub fn masked<B: Backend>(case: &Case) -> Result<Outcome> {
         let (tolerance, of_weights) =
             (exact.widened(attention_rounding::<B>()), exact.widened(weights_rounding::<B>()));
         let of_sums = exact.widened(sums_rounding::<B>());
-        // The 1e-6 aside, everything must be as in the tensors without it, or as it is computed here without it.
+        // Without the 1e-6 of the Python project, everything must equal the tensors `*_noeps` of the case, or the f64
+        // result if the case lacks them.
         let without = |name: &str, own: Vec<f64>| case.find(name).map_or(own, |data| data.values.clone());
         all([
             close(

@@ -1,4 +1,4 @@
-//! Cases of one masker and of chains of them, without sampling.
+//! Cases of one masker and of chains, without sampling.
 
 use burn::tensor::backend::Backend;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::common::{attention_rounding, weights_rounding};
 
-/// The quirks which a case names, are listed for its kind, and concern one of some maskers.
+/// The quirks that the case names, that are listed for its kind, and that concern one of the given maskers.
 pub fn concerning(entry: &Entry, maskers: &[Value]) -> Quirks {
     let types = maskers.iter().filter_map(|masker| masker.get("type").and_then(Value::as_str)).collect::<Vec<_>>();
     let has = |name: &str| types.contains(&name);
@@ -44,7 +44,8 @@ pub fn concerning(entry: &Entry, maskers: &[Value]) -> Quirks {
     listed(entry).into_iter().filter(|quirk| concerns(quirk)).collect()
 }
 
-/// Whether a case of one masker is an adaptive sampler that does not come to sampling.
+/// Whether a case of one masker is an adaptive sampler that does not sample, because its base rate is 0 or its range
+/// has fewer than two keys.
 pub fn is_adaptive_shortcut(entry: &Entry) -> Result<bool> {
     let maskers = entry.maskers()?;
     if !is_type(&maskers[0], "adaptive_sampling") {
@@ -55,20 +56,20 @@ pub fn is_adaptive_shortcut(entry: &Entry) -> Result<bool> {
     Ok(config.base_rate_sampling.is_zero() || config.range(keys).len() < 2)
 }
 
-/// What the maskers make of the mask before them.
+/// The mask that the maskers return for the mask before them.
 fn add<B: Backend>(case: &Case) -> Result<Mask<B>> {
     let chain = research_attention(case, &case.entry.maskers()?)?;
     keep(&chain, &inputs::<B>(case)?, &mut LayerState::new(0), case.find("prev_mask"))
 }
 
-/// Compares with the mask of the case and with how it is held.
+/// Compares with the mask of the case, and with its flags for full and empty.
 fn expect_mask<B: Backend>(case: &Case, mask: &Mask<B>) -> Check {
     let is_full = case.entry.flags().map_or(mask.is_full(), |flags| flags.is_full);
     all([case.expect_mask("mask", &weights(mask)), equal("is_full", mask.is_full(), is_full)])
 }
 
-/// Whether a mask is what the maskers of a case document, computed a second time. Returns the quirks because of which it
-/// is not what the case expects.
+/// Checks that a mask is the documented one, which is computed a second time. Returns the quirks that explain the
+/// difference to the mask of the case.
 pub fn check_documented<B: Backend>(case: &Case, problem: &Problem, mask: &Mask<B>) -> Result<Quirks> {
     let maskers = case.entry.maskers()?;
     let start = || match case.find("prev_mask") {
@@ -102,7 +103,7 @@ pub fn masker<B: Backend>(case: &Case) -> Result<Outcome> {
     })
 }
 
-/// Kind `masker`, for a sampler which does not come to sampling.
+/// Kind `masker`, for an [adaptive sampler that does not sample](is_adaptive_shortcut).
 pub fn shortcut<B: Backend>(case: &Case) -> Result<Outcome> {
     let mask = add::<B>(case)?;
     all([expect_mask(case, &mask), check_flags(case, &mask)])?;
@@ -134,7 +135,7 @@ pub fn chain<B: Backend>(case: &Case) -> Result<Outcome> {
     };
     judge(all([expect_mask(case, &found.mask), as_dense()]), || {
         if maskers.is_empty() {
-            // The Python project calls its mask empty, and attends as if it were full.
+            // The Python project marks the mask as empty, and attends as if it were full.
             all([equal("is_full", found.mask.is_full(), true), as_dense()])?;
             return Ok(vec!["Q01"]);
         }

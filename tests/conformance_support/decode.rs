@@ -1,4 +1,4 @@
-//! Cases of several calls with one state: a prefill and steps of decoding.
+//! Cases of several calls with one state: a prefill and decode steps.
 
 use burn::tensor::backend::Backend;
 use sparse_attention_hub::prelude::LayerState;

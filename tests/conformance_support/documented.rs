@@ -1,4 +1,4 @@
-//! Attention inside a model, computed a second time.
+//! Attention inside a model, computed a second time in f64.
 
 use std::{collections::HashMap, fs};
 
@@ -16,8 +16,8 @@ use super::{
     vectors::{Case, Check, Data, Entry, Result, all, field, text},
 };
 
-/// A hook that attends through the methods of the layers, and notes down where what they keep, or the output, is not what
-/// the library documents.
+/// A hook that attends through the methods of the layers. It records each call in which the mask or the output is not
+/// the documented one.
 pub struct Documented<'a, B: Backend> {
     case: &'a Case<'a>,
     maskers: &'a [Value],
@@ -31,12 +31,12 @@ impl<'a, B: Backend> Documented<'a, B> {
         Self { case, maskers, checks: Vec::new(), backend: std::marker::PhantomData }
     }
 
-    /// Whether all was as documented.
+    /// Checks that all calls were as documented.
     pub fn check(self) -> Check {
         all(self.checks)
     }
 
-    /// Whether a layer keeps and returns what it should.
+    /// Checks the mask and the output of one layer.
     fn check_call(&self, inputs: &AttentionInputs<B>, kept: &[f64], is_full: bool, output: &[f64]) -> Check {
         let entry = serde_json::from_value::<Entry>(json!({
             "name": self.case.entry.name,

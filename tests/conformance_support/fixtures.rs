@@ -1,4 +1,4 @@
-//! From the vectors to the library and back.
+//! Conversions between the vectors and the library's types.
 
 use std::{
     path::PathBuf,
@@ -20,10 +20,10 @@ use sparse_attention_hub::{
 
 use super::vectors::{Case, Check, Data, Result, all, equal, holds};
 
-/// Everything that attention can be asked for.
+/// A request for all results of attention.
 pub const EVERYTHING: Requested = Requested { weights: true, statistics: true };
 
-/// Four lengths, with the leading ones as one if there are not four.
+/// Four dimensions. Leading dimensions of 1 are added if there are fewer than four.
 pub fn four(dims: &[usize]) -> [usize; 4] {
     match *dims {
         [batch, heads, queries, keys] => [batch, heads, queries, keys],
@@ -32,12 +32,12 @@ pub fn four(dims: &[usize]) -> [usize; 4] {
     }
 }
 
-/// The shape of a mask of any number of dimensions.
+/// The shape of a mask with any number of dimensions.
 pub fn shape_of(data: &Data) -> MaskShape {
     MaskShape::new(four(&data.dims))
 }
 
-/// The shape that a case has as parameter.
+/// The mask shape that a case has as a parameter.
 pub fn shape_of_case(case: &Case) -> Result<MaskShape> {
     let dims = serde_json::from_value::<Vec<usize>>(case.entry.config("shape")?.clone())?;
     Ok(MaskShape::new(four(&dims)))
@@ -80,7 +80,7 @@ pub fn attention_weights<B: Backend>(attention: &AttentionOutput<B>) -> Result<V
     Ok(host(attention.weights.clone().ok_or("the attention weights were requested and are not there")?))
 }
 
-/// What attention is given; without values the keys stand for them.
+/// The inputs of attention. If the case has no values, the keys are used as values.
 pub fn inputs<B: Backend>(case: &Case) -> Result<AttentionInputs<B>> {
     let keys = tensor(case.tensor("k")?);
     let values = match case.find("v") {
@@ -125,13 +125,13 @@ impl HashFile {
 
 impl Drop for HashFile {
     fn drop(&mut self) {
-        // What is left behind in the folder for such files harms nothing.
+        // A file that is left in the folder does no harm.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// The configuration of a masker with the file of the case's hash weights if it needs one, which lasts as long as what
-/// is given beside it.
+/// The configuration of a masker, with the path of the case's hash weights if the masker needs them. The file exists as
+/// long as the returned [HashFile].
 pub fn with_hash_weights(case: &Case, masker: &Value) -> Result<(Value, Option<HashFile>)> {
     let mut masker = masker.clone();
     let file = if is_type(&masker, "hash_attention_top_k") { HashFile::of(case)? } else { None };
@@ -156,12 +156,12 @@ pub fn config_of<T: DeserializeOwned>(masker: &Value) -> Result<T> {
     Ok(serde_json::from_value(fields)?)
 }
 
-/// What configurations of a case are built with.
+/// The context in which the configurations of a case are built.
 pub fn context<B: Backend>(case: &Case) -> Context<B> {
     MaskerRegistry::new().context(&B::Device::default()).in_directory(case.directory)
 }
 
-/// Maskers from their configurations, with the hash weights and the projection that the case gives.
+/// Maskers from their configurations, with the hash weights and the projection of the case.
 pub fn maskers<B: Backend>(case: &Case, configs: &[Value]) -> Result<Vec<Box<dyn Masker<B>>>> {
     let (registry, context) = (MaskerRegistry::new(), context(case));
     let build = |masker: &Value| -> Result<Box<dyn Masker<B>>> {
@@ -184,7 +184,7 @@ pub fn research_attention<B: Backend>(case: &Case, configs: &[Value]) -> Result<
     Ok(ResearchAttention::new(maskers(case, configs)?)?)
 }
 
-/// What a chain makes of a mask; without one, of the empty mask.
+/// The mask of a chain for a mask before it. Without one, the mask before it is empty.
 pub fn keep<B: Backend>(
     chain: &ResearchAttention<B>,
     inputs: &AttentionInputs<B>,
@@ -207,8 +207,8 @@ pub fn registered<B: Backend>(maskers: &[Value]) -> bool {
     maskers.iter().all(|masker| registry.names().any(|name| masker.get("type").and_then(Value::as_str) == Some(name)))
 }
 
-/// Whether a mask is held as full and as empty where the Python project's is. A mask which keeps nothing may be held as
-/// empty also where that one is not.
+/// Checks that the mask is marked as full or empty where the mask of the Python project is. A mask that keeps nothing
+/// may be marked as empty even if that one is not.
 pub fn check_flags<B: Backend>(case: &Case, mask: &Mask<B>) -> Check {
     let Some(flags) = case.entry.flags() else { return Ok(()) };
     let nothing_kept = || weights(mask).iter().all(|&weight| weight == 0.0);

@@ -1,4 +1,4 @@
-//! Which function runs a case of which kind.
+//! The function that runs each kind of case.
 
 use std::{
     any::Any,
@@ -19,7 +19,7 @@ use super::{models, texts};
 
 type Run = fn(&Case) -> Result<Outcome>;
 
-/// Runs a case, if what it needs is there. A panic of the library is a failure of this case alone.
+/// Runs a case if the library covers it. A panic of the library is a failure of this case only.
 pub fn run<B: Backend>(vectors: &Vectors, entry: &Entry) -> Result<Outcome> {
     let Some(run) = function::<B>(entry)? else { return Ok(Outcome::NotCovered) };
     let case = vectors.load(entry)?;

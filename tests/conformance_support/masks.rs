@@ -1,4 +1,4 @@
-//! Cases of masks: converted, merged, applied.
+//! Cases of masks: conversion, merging, application.
 
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::{
@@ -12,7 +12,7 @@ use super::{
     vectors::{Case, Check, Data, Result, Tolerance, all, close, equal, holds},
 };
 
-/// The compressed sparse rows of a case, whose indices count over the whole tensor.
+/// The compressed sparse rows of a case. Their indices count over the whole tensor.
 fn csr(case: &Case, shape: MaskShape) -> Result<Csr> {
     let integers = |name: &str| -> Result<Vec<usize>> {
         Ok(case.tensor(name)?.integers().map(usize::try_from).collect::<std::result::Result<_, _>>()?)
@@ -32,7 +32,7 @@ fn csr(case: &Case, shape: MaskShape) -> Result<Csr> {
     Ok(Csr { indices, ptr, data })
 }
 
-/// The same rows with each key once, at its last weight: what a Python dictionary makes of duplicates.
+/// The same rows with each key once and with its last weight, as in a Python dictionary.
 fn without_duplicates(csr: &Csr) -> Csr {
     let mut unique = Csr { indices: Vec::new(), ptr: vec![0], data: Vec::new() };
     for bounds in csr.ptr.windows(2) {
@@ -51,7 +51,7 @@ fn without_duplicates(csr: &Csr) -> Csr {
     unique
 }
 
-/// Whether rows that name a key twice are refused as such.
+/// Checks that rows that name a key twice give the error for duplicates.
 fn check_refusal<B: Backend>(shape: MaskShape, csr: &Csr) -> Check {
     let error = Mask::<B>::from_csr(shape, csr, &B::Device::default()).err();
     holds(matches!(error, Some(MaskError::Duplicate { .. })), || {
@@ -59,8 +59,8 @@ fn check_refusal<B: Backend>(shape: MaskShape, csr: &Csr) -> Check {
     })
 }
 
-/// Compares with expected rows; `data_name` is their tensor of weights. The order within a row is compared if it is
-/// `ordered`.
+/// Compares with the expected rows. `data_name` is the tensor of their weights. The order within a row is compared only
+/// if `ordered`.
 fn expect_csr<B: Backend>(case: &Case, mask: &Mask<B>, data_name: &str, ordered: bool) -> Check {
     let Csr { indices, ptr, data } = mask.to_csr();
     let keys = mask.shape().keys;
@@ -82,7 +82,7 @@ fn expect_csr<B: Backend>(case: &Case, mask: &Mask<B>, data_name: &str, ordered:
     ])
 }
 
-/// The share of all pairs that is kept, as the Python project counts.
+/// The share of all pairs that is kept, as the Python project counts it.
 fn share_kept<B: Backend>(mask: &Mask<B>) -> [f64; 1] {
     [mask.density(&Visibility::Full).all]
 }
@@ -143,7 +143,7 @@ fn by_flag<B: Backend>(flag: &str, shape: MaskShape) -> Result<Mask<B>> {
     }
 }
 
-/// One of the masks to merge, in the form in which the case wants it.
+/// One of the masks to merge, in the form that the case asks for.
 fn operand<B: Backend>(case: &Case, name: &str, shape: MaskShape) -> Result<Mask<B>> {
     match case.entry.text(name)? {
         "dense" => dense_mask(case.tensor(name)?),
@@ -155,7 +155,8 @@ fn operand<B: Backend>(case: &Case, name: &str, shape: MaskShape) -> Result<Mask
     }
 }
 
-/// The union that is documented: of two sampled weights as of independent draws, otherwise the larger.
+/// The documented union: `a + b - ab` for two sampled weights, as for independent draws, and otherwise the larger
+/// weight.
 fn union(a: &[f64], b: &[f64]) -> Vec<f64> {
     let sampled = |weight: f64| weight > 0.0 && weight < 1.0;
     let one = |(&a, &b): (&f64, &f64)| if sampled(a) && sampled(b) { a + b - a * b } else { a.max(b) };
@@ -167,7 +168,8 @@ pub fn merge<B: Backend>(case: &Case) -> Result<Outcome> {
     let shape = shape_of_case(case)?;
     let (a, b) = (operand::<B>(case, "a", shape)?, operand::<B>(case, "b", shape)?);
     let merged = a.merge(&b)?;
-    // What does not hang on the weights of keys that both sampled is as expected in any case.
+    // The density and the flags do not depend on the weights of keys that both masks sampled. They must always be as
+    // expected.
     all([case.expect("density", &share_kept(&merged)), check_flags(case, &merged)])?;
     let found = weights(&merged);
     let rows = match case.find("indices") {
@@ -185,8 +187,8 @@ pub fn merge<B: Backend>(case: &Case) -> Result<Outcome> {
     })
 }
 
-/// Kind `mask_merge_duplicates`. The Python project merges rows that name a key twice, in two ways of which neither can
-/// be asked for here: such rows are no mask.
+/// Kind `mask_merge_duplicates`. The Python project has two ways to merge rows that name a key twice. This library has
+/// neither, because such rows are not a valid mask.
 pub fn merge_duplicates<B: Backend>(case: &Case) -> Result<Outcome> {
     let shape = shape_of_case(case)?;
     let csr = csr(case, shape)?;
@@ -197,7 +199,7 @@ pub fn merge_duplicates<B: Backend>(case: &Case) -> Result<Outcome> {
         let sum = weights(&other).iter().zip(weights(&rows)).map(|(a, b)| (a + b).min(1.0)).collect::<Vec<_>>();
         all([
             check_refusal::<B>(shape, &csr),
-            // Without the duplicates, the rows are those that the Python project merges in its dense mode.
+            // Without the duplicates, these are the rows that the Python project merges in its dense mode.
             case.expect("merged_dense_mode", &sum),
             close("the union", &merged, &union(&weights(&other), &weights(&rows)), Tolerance::ROUNDING),
         ])?;
@@ -256,7 +258,7 @@ pub fn row_wise<B: Backend>(case: &Case) -> Result<Outcome> {
     let shape = shape_of_case(case)?;
     let keys = case.tensor("row_wise_idx")?;
     let given = case.tensor("data")?;
-    // An unused slot may hold any weight in the vectors and has the probability 0 here.
+    // In the vectors an unused slot may hold any weight. Here its probability is 0.
     let used = given.values.iter().zip(keys.integers()).map(|(&weight, key)| if key < 0 { 0.0 } else { weight });
     let probability = Data { dims: given.dims.clone(), values: used.collect() };
     let mask = Mask::<B>::from_indices(shape, KeyIndices::new(indices(keys), tensor(&probability))?)?;

@@ -18,12 +18,12 @@ use super::{
 };
 use crate::common::product_rounding;
 
-/// Gives a model the method of some maskers of a case, with the hash weights of the case.
+/// Sets the method of a model to the maskers of a case, with the hash weights of the case.
 fn set_method<B: Backend>(case: &Case, maskers: &[Value], model: &mut LanguageModel<B>) -> Result<()> {
     let configs = maskers.iter().map(|masker| with_hash_weights(case, masker)).collect::<Result<Vec<_>>>()?;
     let named = configs.iter().map(|(masker, _)| NamedConfig::deserialize(masker));
     let maskers = named.collect::<std::result::Result<Vec<_>, _>>()?;
-    // The files of the weights are there until here.
+    // The files of the weights must exist until here.
     Ok(model.set_method(&MaskerChainConfig { maskers: maskers.into(), directory: case.directory.to_owned() })?)
 }
 
@@ -33,12 +33,12 @@ pub fn model<B: Backend>(case: &Case) -> Result<LanguageModel<B>> {
     Ok(LanguageModel::from_directory(folder, &MaskerChainConfig::default(), DType::F32, &B::Device::default())?)
 }
 
-/// Tokens that a case gives.
+/// The tokens that a case gives.
 fn tokens(case: &Case, name: &str) -> Result<Vec<u32>> {
     Ok(case.tensor(name)?.integers().map(u32::try_from).collect::<std::result::Result<_, _>>()?)
 }
 
-/// A model with what it has seen.
+/// A model with its cache.
 struct Sequence<B: Backend> {
     model: LanguageModel<B>,
     cache: LanguageModelCache<B>,
@@ -50,7 +50,7 @@ impl<B: Backend> Sequence<B> {
         Self { model, cache }
     }
 
-    /// The logits after each of the next tokens.
+    /// The logits after each of the given tokens.
     fn logits(&mut self, tokens: &[u32], hook: &mut dyn AttentionHook<B>) -> Result<Vec<f64>> {
         let hidden = self.model.forward(tokens, &mut self.cache, hook)?;
         Ok(host(self.model.logits(hidden)))
@@ -61,7 +61,7 @@ fn host<B: Backend>(logits: Tensor<B, 3>) -> Vec<f64> {
     logits.into_data().convert::<f64>().iter::<f64>().collect()
 }
 
-/// The token with the largest logit, the first one if there are several.
+/// The token with the largest logit. Among equal logits it is the first one.
 fn best(logits: &[f64]) -> u32 {
     let mut best = 0;
     for (at, logit) in logits.iter().enumerate() {
@@ -72,7 +72,8 @@ fn best(logits: &[f64]) -> u32 {
     best as u32
 }
 
-/// What rounded operands add to logits, which are sums over vectors of up to 128 numbers, after two layers.
+/// The addition to the tolerance of logits for rounded operands. Logits are sums over vectors of up to 128 numbers,
+/// after two layers.
 fn rounding<B: Backend>() -> f64 {
     16.0 * product_rounding::<B>()
 }

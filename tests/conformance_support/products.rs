@@ -1,5 +1,6 @@
-//! What PQCache makes of the keys. Its centroids start from keys that the library draws, so that they cannot be computed
-//! a second time; the keys as they are quantised are asked for, and must be what k-means leaves.
+//! The keys as PQCache quantises them. The library draws the keys from which its centroids start, so they cannot be
+//! computed a second time. The tests read the quantised keys from the library, and check that they are a result of
+//! k-means.
 
 use std::{
     cmp::Ordering,
@@ -25,7 +26,7 @@ use super::{
 /// Quantised keys by head and position, `[batch, kv_heads, keys, head_dim]`.
 type Keys = Vec<f64>;
 
-/// The scorer, which also notes down the keys as it has quantised them.
+/// The scorer, which also records the quantised keys.
 #[derive(Debug)]
 struct Recorder {
     scorer: Pq,
@@ -39,12 +40,12 @@ impl<B: Backend> Scorer<B> for Recorder {
         state: &mut LayerState,
     ) -> std::result::Result<Tensor<B, 4>, AttentionError> {
         let ([batch, heads, ..], [_, kv_heads, _, width]) = (inputs.queries().dims(), inputs.keys().dims());
-        // The product with a unit vector is a channel of the key.
+        // The product of a key with a unit vector is a channel of the key.
         let units = Tensor::<B, 2>::eye(width, &inputs.device()).unsqueeze::<4>().expand([batch, heads, width, width]);
         let channels = AttentionInputs::new(units, inputs.keys().clone(), inputs.values().clone())?;
         let channels = channels.with_scale(1.0)?.with_layer(inputs.layer());
         let products = self.scorer.score(&channels, state)?.swap_dims(2, 3);
-        // Heads of a group read the same keys.
+        // All heads of a GQA group read the same keys.
         let first_of_groups =
             (0..heads).step_by(heads / kv_heads).map(|head| products.clone().slice_dim(1, head..head + 1));
         let keys = host(Tensor::cat(first_of_groups.collect(), 1));
@@ -53,7 +54,7 @@ impl<B: Backend> Scorer<B> for Recorder {
     }
 }
 
-/// A chain whose PQCaches note down the keys.
+/// A chain whose PQCache maskers record the keys.
 pub struct Recording<B: Backend> {
     chain: ResearchAttention<B>,
     state: LayerState,
@@ -61,7 +62,7 @@ pub struct Recording<B: Backend> {
 }
 
 impl<B: Backend> Recording<B> {
-    /// A recording of the chain from these configurations, before its first call.
+    /// A recording of the chain with these configurations, before its first call.
     pub fn of(case: &Case, configs: &[Value]) -> Result<Self> {
         let mut chain = maskers::<B>(case, configs)?;
         let mut by_place = Vec::new();
@@ -75,7 +76,7 @@ impl<B: Backend> Recording<B> {
         Ok(Self { chain: ResearchAttention::new(chain)?, state: LayerState::new(0), by_place })
     }
 
-    /// The problem of the next call, with the keys as they are quantised in it.
+    /// The problem of the next call, with the keys that the chain quantises in it.
     pub fn problem<'a>(&mut self, case: &'a Case<'a>, before: Option<&Data>) -> Result<Problem<'a>> {
         let problem = Problem::of::<B>(case)?;
         if self.by_place.is_empty() {
@@ -85,7 +86,7 @@ impl<B: Backend> Recording<B> {
         let mut quantized = BTreeMap::new();
         for (place, config, keys) in &self.by_place {
             let keys = std::mem::take(&mut *keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-            // A chain that is full has no use for them.
+            // A full chain does not score keys, so nothing is recorded.
             if !keys.is_empty() {
                 check_quantized(case, config, &keys)?;
                 quantized.insert(*place, keys);
@@ -95,13 +96,14 @@ impl<B: Backend> Recording<B> {
     }
 }
 
-/// The problem of a case that makes one call of a chain.
+/// The problem of a case that calls a chain once.
 pub fn problem<'a, B: Backend>(case: &'a Case<'a>, configs: &[Value], before: Option<&Data>) -> Result<Problem<'a>> {
     Recording::<B>::of(case, configs)?.problem(case, before)
 }
 
-/// Whether the keys are quantised as documented: in each part a head has at most as many centroids as codes, each key
-/// stands at the nearest one, and after a single call they are together no farther from them than from their mean.
+/// Checks that the keys are quantised as documented. In each part a head has at most as many centroids as codes. Each
+/// key has the nearest centroid. After a single call, the sum of the squared distances to the centroids is at most that
+/// to the mean.
 fn check_quantized(case: &Case, config: &PqConfig, quantized: &Keys) -> Check {
     let keys = case.tensor("k")?;
     let (count, width, codes) = (keys.dims[2], keys.width(), 1 << config.pq_bits);

@@ -1,4 +1,4 @@
-//! What became of the cases.
+//! The outcomes of the cases.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -11,25 +11,25 @@ use crate::{DIFFERENCES, UNNAMED};
 /// The names of quirks.
 pub type Quirks = Vec<&'static str>;
 
-/// What became of a case.
+/// The outcome of a case.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is as expected.
+    /// The result is as expected.
     Passed,
-    /// It is not as expected but as documented, because of some quirks.
+    /// The result is not as expected but as documented, because of some quirks.
     Differs {
-        /// Why.
+        /// The quirks that explain the difference.
         quirks: Quirks,
-        /// How it is not as expected.
+        /// The message of the failed comparison.
         found: String,
     },
-    /// Nothing that the case needs is there yet.
+    /// The library does not cover the case yet.
     NotCovered,
-    /// What became of the rows of a table.
+    /// The outcomes of the rows of a table.
     Rows(Rows),
 }
 
-/// What became of the rows of a table.
+/// The outcomes of the rows of a table.
 #[derive(Debug, Default)]
 pub struct Rows {
     pub passed: usize,
@@ -48,11 +48,12 @@ impl Rows {
     }
 }
 
-/// In the place of a quirk: the case is as expected wherever the choice does not hang on rounded operands of products.
+/// Stands in place of a quirk: the result is as expected in every pair whose choice does not depend on rounded operands
+/// of products.
 pub const ROUNDED: &str = "rounded";
 
-/// The case passes if it is as expected, also where it is so but for what is [ROUNDED]; otherwise what is done instead
-/// must hold, and name its quirks.
+/// A case passes if the result is as expected, or if it differs only by [ROUNDED] choices. Otherwise `instead` must
+/// hold and return the quirks.
 pub fn judge(as_expected: Check, instead: impl FnOnce() -> Result<Quirks>) -> Result<Outcome> {
     let Err(found) = as_expected else { return Ok(Outcome::Passed) };
     match instead() {
@@ -63,7 +64,8 @@ pub fn judge(as_expected: Check, instead: impl FnOnce() -> Result<Quirks>) -> Re
     }
 }
 
-/// The quirks which a case names, or need not name with its maskers, and for which a difference is listed for its kind.
+/// The quirks of a case that are listed as differences for its kind. The case names them, or [UNNAMED] lists them for
+/// one of its maskers.
 pub fn listed(entry: &Entry) -> Quirks {
     let maskers = entry.maskers().unwrap_or_default();
     let unnamed = UNNAMED.iter().filter(|(masker, _)| maskers.iter().any(|config| is_type(config, masker)));
@@ -81,12 +83,12 @@ struct Kind {
     rows: Option<Rows>,
 }
 
-/// What became of all cases.
+/// The outcomes of all cases.
 #[derive(Debug, Default)]
 pub struct Report {
     /// In the order of the manifest.
     kinds: Vec<(String, Kind)>,
-    /// Cases and rows of tables by quirk.
+    /// The numbers of cases and of table rows, by quirk.
     quirks: BTreeMap<&'static str, (usize, usize)>,
     failures: Vec<String>,
 }
@@ -146,7 +148,7 @@ impl Report {
         }
     }
 
-    /// How many cases are as expected.
+    /// The number of cases that are as expected.
     pub fn passed(&self) -> usize {
         self.kinds.iter().map(|(_, kind)| kind.passed).sum()
     }
@@ -156,7 +158,7 @@ impl Report {
         &self.failures
     }
 
-    /// The failures, one a line.
+    /// The failures, one per line.
     pub fn failures_text(&self) -> String {
         format!("{} failures\n  {}", self.failures.len(), self.failures.join("\n  "))
     }

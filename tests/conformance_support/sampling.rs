@@ -1,6 +1,6 @@
-//! Cases of sampling. The library draws its own keys by its own rules, so that no case passes as it is: recorded draws
-//! are replayed through the rule that counts how often a key was drawn, and what the library draws by itself is checked
-//! for what it promises.
+//! Cases of sampling. The library draws keys by its own rules, so no case passes with the expected values. The tests
+//! replay the recorded draws through the rule that counts repeated draws. They also let the library draw, and check the
+//! documented properties of its draws.
 
 use std::collections::BTreeMap;
 
@@ -22,19 +22,19 @@ use super::{
 };
 use crate::common::attention_rounding;
 
-/// A sampling problem: what the maskers before the sampler keep, and the sampler.
+/// A sampling problem: the mask of the maskers before the sampler, and the sampler.
 struct Setting<'a, B: Backend> {
     inputs: AttentionInputs<B>,
     problem: Problem<'a>,
     maskers: Vec<Value>,
     before: Mask<B>,
     before_weights: Vec<f64>,
-    /// Whether what is kept of each pair does not hang on rounded operands of products.
+    /// For each pair, whether its choice is independent of rounded operands of products.
     is_clear: Vec<bool>,
 }
 
 impl<'a, B: Backend> Setting<'a, B> {
-    /// The setting of a case; what the maskers before the sampler keep is checked against their documented semantics.
+    /// The setting of a case. The mask before the sampler is checked against the documented semantics.
     fn of(case: &'a Case<'a>) -> Result<Self> {
         let inputs = inputs::<B>(case)?;
         let maskers = case.entry.maskers()?;
@@ -68,14 +68,14 @@ impl<'a, B: Backend> Setting<'a, B> {
         self.before_weights[row * self.keys() + key] > 0.0
     }
 
-    /// Replays draws with replacement, given for each row the keys drawn and the number of draws, and compares
-    /// attention with `output_hh` and with attention in f64. Returns the quirks of the earlier maskers because of which
-    /// the output is not `output_hh`.
+    /// Replays draws with replacement. For each row, `draws` has the drawn keys and the number of draws. Compares
+    /// attention with `output_hh` and with attention in f64. Returns the quirks of the earlier maskers that explain a
+    /// difference to `output_hh`.
     fn check_replay(&self, case: &Case, draws: &[(Vec<u32>, usize)], population: usize) -> Result<Quirks> {
         let mut csr = Csr { indices: Vec::new(), ptr: vec![0], data: Vec::new() };
         let mut own = self.before_weights.clone();
         for (row, (drawn, draws)) in draws.iter().enumerate() {
-            // A draw that fell on a key which is kept anyway counts as a draw and adds nothing.
+            // A draw of a key that is already kept counts as a draw and adds no key.
             let new = drawn.iter().copied().filter(|&key| !self.is_kept(row, key as usize)).collect::<Vec<_>>();
             for (key, weight) in with_replacement(&new, *draws, population) {
                 csr.indices.push(key as usize);
@@ -99,9 +99,9 @@ impl<'a, B: Backend> Setting<'a, B> {
         let tolerance = case.entry.attention_tolerance().widened(attention_rounding::<B>());
         match close("output_hh", &output, &unbiased.values, tolerance) {
             Ok(()) => Ok(Vec::new()),
-            // The keys that hang on rounding are others there.
+            // In the case, keys that depend on rounding may be other ones.
             Err(_) if self.is_clear.contains(&false) => Ok(Vec::new()),
-            // It rests on what the earlier maskers keep, which can itself differ.
+            // `output_hh` depends on the mask of the earlier maskers, which may itself differ.
             Err(error) => match concerning(case.entry, self.earlier()) {
                 quirks if quirks.is_empty() => Err(error),
                 quirks => Ok(quirks),
@@ -109,9 +109,10 @@ impl<'a, B: Backend> Setting<'a, B> {
         }
     }
 
-    /// Lets the library draw by itself, and checks each row: what was kept stays as it was, and `check` holds for the
-    /// number of keys drawn and the size of the population. The population are the visible keys that are not kept and
-    /// that `may_be_drawn`, given its row's logits; all that are drawn must be of it and have the weight of the share drawn.
+    /// Lets the library draw, and checks each row. The population is the visible keys that are not kept yet and for
+    /// which `may_be_drawn` holds, given the logits of the row. All drawn keys must be in the population, and their
+    /// weight must be the drawn share of it. The keys that were kept before must be unchanged. `check` must hold for
+    /// the number of drawn keys and the size of the population.
     fn check_own_draws(
         &self,
         case: &Case,
@@ -193,7 +194,7 @@ pub fn adaptive<B: Backend>(case: &Case) -> Result<Outcome> {
         quirks.extend(check_budgets(case, &setting, &budgets)?);
         setting.check_own_draws(
             case,
-            // The range ends before the last of the keys that the row sees.
+            // The range ends before the last key that the row sees.
             |key, logits| {
                 let end = logits.iter().rposition(|logit| *logit > f64::NEG_INFINITY).map_or(0, |last| last + 1);
                 let range = config.range_of_row(end, setting.keys());
@@ -212,8 +213,8 @@ pub fn adaptive<B: Backend>(case: &Case) -> Result<Outcome> {
     })
 }
 
-/// Whether the earlier maskers keep what they keep in the case, where keys are visible and the choice is clear. Returns
-/// the quirks because of which they do not.
+/// Checks that the mask of the earlier maskers is that of the case, for visible keys whose choice is clear. Returns the
+/// quirks that explain a difference.
 fn check_before<B: Backend>(case: &Case, setting: &Setting<B>) -> Result<Quirks> {
     let wanted = case.find("prev_mask").map_or_else(|| vec![0.0; setting.problem.pairs()], |mask| mask.values.clone());
     let visible = |row: usize| setting.problem.logits(row).into_iter().map(|logit| logit > f64::NEG_INFINITY);
@@ -232,7 +233,7 @@ fn check_before<B: Backend>(case: &Case, setting: &Setting<B>) -> Result<Quirks>
     }
 }
 
-/// Whether the deviations of the case are those of the exponentials of its pilot sample.
+/// Checks that the deviations of the case are those of the exponentials of its pilot sample.
 fn check_deviations(case: &Case, problem: &Problem) -> Check {
     let deviation = |(row, pilot): (usize, Vec<u32>)| {
         let exponentials = problem.exponentials(row);
@@ -245,8 +246,8 @@ fn check_deviations(case: &Case, problem: &Problem) -> Check {
     case.expect("std_estimate", &deviations)
 }
 
-/// Whether the pilot and the budgets are those of the case, from the case's own estimates. Returns the quirks because
-/// of which they are not.
+/// Checks that the pilot and the budgets computed from the case's estimates are those of the case. Returns the quirks
+/// that explain a difference.
 fn check_budgets<B: Backend>(case: &Case, setting: &Setting<B>, budgets: &[usize]) -> Result<Quirks> {
     let config = config_of::<AdaptiveSamplingConfig>(setting.sampler())?;
     let population = config.range(setting.keys()).len();
@@ -272,7 +273,7 @@ fn check_budgets<B: Backend>(case: &Case, setting: &Setting<B>, budgets: &[usize
     Ok(quirks)
 }
 
-/// Because of which quirk a budget is not that of the Python project, if it is not.
+/// The quirk that explains why a budget is not that of the Python project, if it is not.
 pub fn budget_quirk(found: usize, wanted: usize, delta: f64, base: usize) -> Result<Option<&'static str>> {
     match found {
         _ if found == wanted => Ok(None),
@@ -282,7 +283,7 @@ pub fn budget_quirk(found: usize, wanted: usize, delta: f64, base: usize) -> Res
     }
 }
 
-/// Kind `sampling_mask_budget`: rows of draws, one after the other.
+/// Kind `sampling_mask_budget`: one row of draws after the other.
 pub fn mask_of_budget<B: Backend>(case: &Case) -> Result<Outcome> {
     let shape = shape_of_case(case)?;
     let device = B::Device::default();

@@ -1,4 +1,4 @@
-//! Cases of what selectors are made of.
+//! Cases of the parts of selectors.
 
 use burn::tensor::backend::Backend;
 use sparse_attention_hub::{
@@ -25,7 +25,7 @@ pub fn quantized(case: &Case) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// Kind `masker_topk_ties`. Which of equal scores are taken is open in the case, and documented here.
+/// Kind `masker_topk_ties`. The case allows any choice among equal scores. This library documents which one it makes.
 pub fn ties<B: Backend>(case: &Case) -> Result<Outcome> {
     let maskers = case.entry.maskers()?;
     let (config, _file) = with_hash_weights(case, &maskers[0])?;

@@ -14,14 +14,14 @@ use super::{
     vectors::{Case, Result, all, close, count, equal, field, holds, integer, number},
 };
 
-/// What became of one row.
+/// The outcome of one row.
 enum Row {
     Passed,
     Differs(&'static str),
     NotCovered,
 }
 
-/// Runs all rows, with the messages of all that fail.
+/// Runs all rows. Returns the messages of all rows that fail.
 fn each_row(case: &Case, run: impl Fn(&Value) -> Result<Row>) -> Result<Outcome> {
     let mut rows = Rows::default();
     let mut failures = Vec::new();
@@ -37,7 +37,7 @@ fn each_row(case: &Case, run: impl Fn(&Value) -> Result<Row>) -> Result<Outcome>
     Ok(Outcome::Rows(rows))
 }
 
-/// An adaptive sampler of which only some fields matter.
+/// An adaptive sampler for which only the given fields matter.
 fn sampler_with(fields: &[(&str, &Value)]) -> Value {
     let mut config = json!({
         "type": "adaptive_sampling", "base_rate_sampling": 0.1, "epsilon": 0.1, "delta": 0.1, "init_offset": 0,
@@ -59,7 +59,7 @@ pub fn sampling_range(case: &Case) -> Result<Outcome> {
         all([
             equal("whether the mask is full", range.len() < 2, returns_full),
             equal("the length of the range", range.len() as i64, integer(row, "sampling_range")?.max(0)),
-            // A range that ends before it starts has no place.
+            // The position of an empty range does not matter.
             holds(end <= start || (range.start as i64, range.end as i64) == (start, end), || {
                 format!("the range is {range:?}")
             }),
@@ -112,19 +112,19 @@ pub fn budget(case: &Case) -> Result<Outcome> {
     })
 }
 
-/// Kind `norm_ppf_table`, through the quantile of the budget, which is that of `1 - delta` and not below 0.
+/// Kind `norm_ppf_table`. It is tested through the quantile of the budget, which is that of `1 - delta` and at least 0.
 pub fn normal_quantile(case: &Case) -> Result<Outcome> {
     each_row(case, |row| {
         let p = number(row, "p")?;
         let upper = |delta: f64| AdaptiveBudget::new(0.1, delta).quantile();
-        // The quantile of p below one half is minus that of 1 - p.
+        // For p below one half, the quantile of p is minus that of 1 - p.
         let found = if p < 0.5 { -upper(p) } else { upper(1.0 - p) };
         close("the quantile", &[found], &[number(row, "ppf")?], case.entry.tolerance())?;
         Ok(Row::Passed)
     })
 }
 
-/// Whether a configuration has a size that is a fraction above 1.
+/// Whether a configuration has a fractional size above 1.
 fn has_excessive_fraction(config: &Value) -> bool {
     let excessive = |value: &Value| value.is_f64() && value.as_f64().is_some_and(|fraction| fraction > 1.0);
     let is_size = |name: &str| name.ends_with("_size");

@@ -1,4 +1,4 @@
-//! Cases of texts: `tokenizer` and `adapter_request`.
+//! Cases of text: `tokenizer` and `adapter_request`.
 
 use burn::tensor::{DType, backend::Backend};
 use serde::Deserialize;
@@ -78,7 +78,7 @@ pub fn request<B: Backend>(case: &Case) -> Result<Outcome> {
         equal("generated_ids", generated, serde_json::from_value(case.entry.json("generated_ids")?.clone())?),
         equal("responses", response.responses, wanted),
     ];
-    // A question is answered as if it were the only one, and a mode that was set for once is set back.
+    // Each question is answered as if it were the only one. A mode that is set for one request is reset afterwards.
     for (question, answer) in request.questions.iter().zip(&response.answers).rev() {
         let alone = Request { questions: vec![question.clone()], ..request.clone() };
         let again = adapter.in_mode(AttentionMode::Sparse, |adapter| adapter.process_request(&alone, &options))?;

@@ -1,4 +1,4 @@
-//! The vectors as they lie in their folder, and how values are compared with them.
+//! The test vectors in their folder, and the comparison of values with them.
 
 use std::{
     collections::HashMap,
@@ -12,9 +12,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// Anything that keeps a case from being as expected.
+/// A result whose error is the reason why a case is not as expected.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
-/// Whether something is as expected.
+/// `Ok` if something is as expected.
 pub type Check = Result<()>;
 
 /// The folder and its manifest.
@@ -44,12 +44,12 @@ pub struct Entry {
     pub quirks: Vec<String>,
     #[serde(default)]
     table: Value,
-    /// The other fields of a case that is only JSON.
+    /// The other fields of a case that consists of JSON only.
     #[serde(flatten)]
     others: Map<String, Value>,
 }
 
-/// A value is as wanted within `atol + rtol * |wanted|`.
+/// A value is accepted if it differs by at most `atol + rtol * |wanted|`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Tolerance {
     pub atol: f64,
@@ -57,20 +57,20 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// Equality.
+    /// Exact equality.
     pub const EXACT: Self = Self { atol: 0.0, rtol: 0.0 };
     /// One rounding of weights in f32.
     pub const ROUNDING: Self = Self { atol: 1e-6, rtol: 1e-6 };
-    /// What attention in f32 keeps to, where a case does not say.
+    /// The tolerance of attention in f32, for cases that do not give one.
     const ATTENTION: Self = Self { atol: 2e-5, rtol: 2e-4 };
 
-    /// The same, and `by` more.
+    /// The same tolerance, widened by `by`.
     pub fn widened(self, by: f64) -> Self {
         Self { atol: self.atol + by, rtol: self.rtol + by }
     }
 }
 
-/// How the Python project holds a mask.
+/// How the Python project marks a mask.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Flags {
     pub is_full: bool,
@@ -78,7 +78,7 @@ pub struct Flags {
     pub is_empty: bool,
 }
 
-/// A tensor; integers are exact in f64 as far as indices go.
+/// A tensor. Its values are f64, in which integers up to the size of an index are exact.
 #[derive(Debug, Clone)]
 pub struct Data {
     pub dims: Vec<usize>,
@@ -111,7 +111,7 @@ impl Data {
 pub struct Case<'a> {
     pub entry: &'a Entry,
     pub directory: &'a Path,
-    /// How many keys there were at each call with the same state, up to this one.
+    /// The number of keys at each call with the same state, up to this one.
     pub calls: Vec<usize>,
     tensors: HashMap<String, Data>,
 }
@@ -143,7 +143,7 @@ impl Vectors {
         &self.directory
     }
 
-    /// A case with its tensors read.
+    /// Reads the tensors of a case.
     pub fn load<'a>(&'a self, entry: &'a Entry) -> Result<Case<'a>> {
         let tensors = match &entry.file {
             Some(file) => read_tensors(&self.directory.join(file))?,
@@ -177,22 +177,22 @@ fn numbers<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec
 }
 
 impl Entry {
-    /// The table of a case that is only JSON.
+    /// The table of a case that consists of JSON only.
     pub fn rows(&self) -> Result<&[Value]> {
         Ok(self.table.as_array().ok_or("the case has no table")?)
     }
 
-    /// A field of a case that is only JSON.
+    /// A field of a case that consists of JSON only.
     pub fn json(&self, name: &str) -> Result<&Value> {
         Ok(self.others.get(name).ok_or_else(|| format!("the case has no {name}"))?)
     }
 
-    /// A parameter.
+    /// A parameter of the case.
     pub fn config(&self, name: &str) -> Result<&Value> {
         field(&self.config, name)
     }
 
-    /// A parameter that is a text.
+    /// A parameter that is a string.
     pub fn text(&self, name: &str) -> Result<&str> {
         text(&self.config, name)
     }
@@ -208,7 +208,7 @@ impl Entry {
             Some(maskers) => maskers.clone(),
             None => vec![self.config("masker")?.clone()],
         };
-        // The Python project fits to the whole prompt, which looks ahead.
+        // The Python project fits these maskers to the whole prompt, so a query depends on later keys.
         for masker in &mut maskers {
             let name = masker.get("type").and_then(Value::as_str);
             if name.is_some_and(|name| ["quest_top_k", "pq_cache", "magic_pig"].contains(&name)) {
@@ -218,12 +218,12 @@ impl Entry {
         Ok(maskers)
     }
 
-    /// How the Python project holds the mask, if the case says so.
+    /// How the Python project marks the mask, if the case says so.
     pub fn flags(&self) -> Option<Flags> {
         self.flags
     }
 
-    /// What the expected values are compared with.
+    /// The tolerance of the expected values.
     pub fn tolerance(&self) -> Tolerance {
         match (self.exact, self.tolerance) {
             (false, Some(tolerance)) => tolerance,
@@ -231,21 +231,21 @@ impl Entry {
         }
     }
 
-    /// What attention is compared with where it is computed a second time.
+    /// The tolerance of attention that is computed a second time.
     pub fn attention_tolerance(&self) -> Tolerance {
         self.tolerance.unwrap_or(Tolerance::ATTENTION)
     }
 }
 
 impl<'a> Case<'a> {
-    /// A case of some tensors.
+    /// A case with the given tensors.
     #[cfg(feature = "hf")]
     pub fn of(entry: &'a Entry, directory: &'a Path, tensors: HashMap<String, Data>) -> Self {
         Self { entry, directory, calls: Vec::new(), tensors }
     }
 
-    /// The calls of a case that carries a state on: in each, the tensors with its number at the end of their names stand
-    /// under the names without it, and there are the keys and values that there are by then.
+    /// The calls of a case that keeps its state between calls. The tensors of each call have its number at the end of
+    /// their names. They are returned under the names without the number, with the keys and values up to that call.
     pub fn each_call(&self) -> Result<Vec<Self>> {
         let lengths = serde_json::from_value::<Vec<usize>>(self.entry.config("lengths")?.clone())?;
         let call = |(number, &keys): (usize, &usize)| {
@@ -264,18 +264,18 @@ impl<'a> Case<'a> {
         lengths.iter().enumerate().map(call).collect()
     }
 
-    /// The tensors whose names start like this.
+    /// The tensors whose names start with a prefix.
     pub fn starting<'b>(&'b self, prefix: &'b str) -> impl Iterator<Item = (&'b str, &'b Data)> {
         let tensors = self.tensors.iter().map(|(name, data)| (name.as_str(), data));
         tensors.filter(move |(name, _)| name.starts_with(prefix))
     }
 
-    /// A tensor that the case may lack.
+    /// A tensor, if the case has it.
     pub fn find(&self, name: &str) -> Option<&Data> {
         self.tensors.get(name)
     }
 
-    /// A tensor that the case must have.
+    /// A tensor, or an error if the case lacks it.
     pub fn tensor(&self, name: &str) -> Result<&Data> {
         Ok(self.find(name).ok_or_else(|| format!("the case has no tensor {name}"))?)
     }
@@ -285,18 +285,18 @@ impl<'a> Case<'a> {
         close(name, found, &self.tensor(name)?.values, self.entry.tolerance())
     }
 
-    /// Compares with a tensor that the case may lack.
+    /// Compares with a tensor if the case has it.
     pub fn expect_if_there(&self, name: &str, found: &[f64]) -> Check {
         self.expect_product_if_there(name, found, 0.0)
     }
 
-    /// Compares with an expected tensor what comes out of products, within the tolerance of the case and what rounded
-    /// operands add.
+    /// Compares a result of products with an expected tensor. The tolerance is that of the case plus the error of
+    /// rounded operands.
     pub fn expect_product(&self, name: &str, found: &[f64], rounding: f64) -> Check {
         close(name, found, &self.tensor(name)?.values, self.entry.tolerance().widened(rounding))
     }
 
-    /// The same for a tensor that the case may lack.
+    /// The same comparison, if the case has the tensor.
     pub fn expect_product_if_there(&self, name: &str, found: &[f64], rounding: f64) -> Check {
         match self.find(name) {
             Some(_) => self.expect_product(name, found, rounding),
@@ -304,7 +304,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Compares with the expected mask: where `compare` says so, and exactly where it is 0 or 1.
+    /// Compares with the expected mask. Only the pairs marked by `compare` are compared, and weights of 0 and 1 must be
+    /// exact.
     pub fn expect_mask(&self, name: &str, found: &[f64]) -> Check {
         let wanted = &self.tensor(name)?.values;
         let compared = self.find("compare").map(|compare| compare.values.as_slice());
@@ -327,39 +328,39 @@ pub fn integer(object: &Value, name: &str) -> Result<i64> {
     Ok(field(object, name)?.as_i64().ok_or_else(|| format!("{name} of {object} is not a whole number"))?)
 }
 
-/// A field that is a whole number, not below 0.
+/// A field that is a non-negative whole number.
 pub fn count(object: &Value, name: &str) -> Result<usize> {
     Ok(usize::try_from(integer(object, name)?).map_err(|_| format!("{name} of {object} is below 0"))?)
 }
 
-/// A field that is a text.
+/// A field that is a string.
 pub fn text<'a>(object: &'a Value, name: &str) -> Result<&'a str> {
     Ok(field(object, name)?.as_str().ok_or_else(|| format!("{name} of {object} is not a text"))?)
 }
 
-/// All checks together, with the messages of all that do not hold.
+/// Combines checks. The error has the messages of all that fail.
 pub fn all(checks: impl IntoIterator<Item = Check>) -> Check {
     let messages = checks.into_iter().filter_map(|check| check.err()).map(|error| error.to_string());
     let messages = messages.collect::<Vec<_>>();
     holds(messages.is_empty(), || messages.join("; "))
 }
 
-/// Whether a condition holds.
+/// `Ok` if a condition holds, otherwise the error message.
 pub fn holds(condition: bool, otherwise: impl FnOnce() -> String) -> Check {
     if condition { Ok(()) } else { Err(otherwise().into()) }
 }
 
-/// Whether two things are equal.
+/// `Ok` if two values are equal.
 pub fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Check {
     holds(found == wanted, || format!("{what} is {found:?}, not {wanted:?}"))
 }
 
-/// Whether all values are within a tolerance.
+/// `Ok` if all values are within a tolerance.
 pub fn close(what: &str, found: &[f64], wanted: &[f64], tolerance: Tolerance) -> Check {
     close_where(what, found, wanted, |at| Some(within(wanted[at], tolerance)))
 }
 
-/// Whether a mask is as wanted where it is compared: exactly where the wanted weight is 0 or 1.
+/// `Ok` if a mask is as wanted in the pairs that are compared. Weights of 0 and 1 must be exact.
 pub fn close_mask(what: &str, found: &[f64], wanted: &[f64], compared: Option<&[f64]>, tolerance: Tolerance) -> Check {
     if let Some(compared) = compared {
         equal(&format!("the length of what is compared of {what}"), compared.len(), wanted.len())?;
@@ -375,14 +376,14 @@ fn within(wanted: f64, tolerance: Tolerance) -> f64 {
     tolerance.atol + tolerance.rtol * wanted.abs()
 }
 
-/// Whether each value is as near as it must be, where it must be (`allowed` of its place).
+/// `Ok` if each value is within the tolerance that `allowed` gives for its index. An index with `None` is not compared.
 fn close_where(what: &str, found: &[f64], wanted: &[f64], allowed: impl Fn(usize) -> Option<f64>) -> Check {
     equal(&format!("the number of values of {what}"), found.len(), wanted.len())?;
     let (mut wrong, mut worst) = (0, None);
     for (at, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
         let Some(allowed) = allowed(at) else { continue };
         let distance = (found - wanted).abs();
-        // Written so that a distance that is not a number is wrong; equality lets infinities pass.
+        // The condition is written so that a NaN distance fails. The equality lets infinities pass.
         if found == wanted || distance <= allowed {
             continue;
         }

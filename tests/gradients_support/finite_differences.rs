@@ -1,4 +1,4 @@
-//! Central differences in f64 of the attention on the backend inside.
+//! Gradients against central differences in f64, computed on the inner backend.
 
 use burn::tensor::{DType, TensorData};
 use burn_ndarray::NdArray;
@@ -53,7 +53,7 @@ fn check_differences(inputs: &AttentionInputs<Autodiff<NdArray>>, mask: &Mask<Au
     assert_same(&found, &wanted, 1e-7, what);
 }
 
-/// With and without groups of heads, one query and several.
+/// Sizes with and without GQA groups, with one query and with several.
 const SMALL: [Sizes; 3] = [Sizes::new(1, 2, 2, 4, 11, 3), Sizes::new(1, 4, 2, 3, 13, 4), Sizes::new(2, 3, 1, 1, 9, 5)];
 
 #[test]

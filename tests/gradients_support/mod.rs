@@ -1,4 +1,4 @@
-//! Gradients of masked attention and of the reference, and masks to take them over.
+//! Gradients of masked attention and of the reference, and the masks for which they are compared.
 
 use burn::{
     backend::Autodiff,
@@ -21,7 +21,7 @@ pub type Leaf<B> = Tensor<B, 4>;
 
 pub type Attend<B> = fn(&AttentionInputs<B>, &Mask<B>) -> Leaf<B>;
 
-/// Sums in another order, of 450 terms in the longest case, relative to the largest gradient.
+/// The tolerance for sums in another order, of 450 terms in the longest case, relative to the largest gradient.
 pub const F32: f64 = 2e-5;
 
 pub fn masked<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Leaf<B> {
@@ -32,7 +32,7 @@ pub fn reference<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Lea
     reference_attention(inputs, mask, Requested::default()).unwrap().output
 }
 
-/// Inputs over other tensors that see the same.
+/// The same visibility and options over other queries, keys and values.
 pub fn over<B: Backend>(inputs: &AttentionInputs<B>, [queries, keys, values]: [Leaf<B>; 3]) -> AttentionInputs<B> {
     let over = AttentionInputs::new(queries, keys, values).unwrap();
     let over = over.with_visibility(inputs.visibility().clone()).unwrap().with_scale(inputs.scale()).unwrap();
@@ -46,7 +46,8 @@ pub fn numbers<B: Backend>(tensor: Tensor<B, 4>) -> Vec<f64> {
     tensor.into_data().convert::<f64>().iter::<f64>().collect()
 }
 
-/// What an output is multiplied with to make one number of it, so that no two gradients are alike by accident.
+/// The weights of the loss: the output is multiplied by them and summed. They make it unlikely that two different
+/// gradients are equal by accident.
 pub fn multipliers<B: Backend>(output: &Tensor<B, 4>) -> Tensor<B, 4> {
     let dims = output.dims();
     tensor::<B>(&normal(&mut generator(77), dims.iter().product()), dims).cast(output.dtype())
@@ -60,7 +61,7 @@ pub fn gradients<B: AutodiffBackend>(
     let leaf = |tensor: &Leaf<B>| tensor.clone().detach().require_grad();
     let leaves = [leaf(inputs.queries()), leaf(inputs.keys()), leaf(inputs.values())];
     let output = attend(&over(inputs, leaves.clone()));
-    // What nothing is kept of is not part of the graph; like this it is, with a gradient of 0.
+    // A tensor of which nothing is kept may not be part of the graph. These terms put it there with a gradient of 0.
     let [queries, keys, values] = leaves.clone().map(|leaf| leaf.sum().mul_scalar(0));
     let loss = (output.clone() * multipliers(&output)).sum() + queries + keys + values;
     let gradients = loss.backward();
@@ -75,7 +76,7 @@ pub fn assert_same(found: &[Vec<f64>], wanted: &[Vec<f64>], tolerance: f64, what
         assert_eq!(found.len(), wanted.len(), "{what}: number of gradients of {name}");
         for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
             let error = (found - wanted).abs();
-            // Written so that what is not a number fails.
+            // The condition is written so that NaN fails.
             assert!(error <= tolerance * largest, "{what}: gradient {at} of {name} is {found}, not {wanted}");
         }
     }
@@ -89,7 +90,7 @@ pub fn check<B: AutodiffBackend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, to
     assert_same(&found, &wanted, tolerance, what);
 }
 
-/// What a method keeps, alone and after a sink and a window.
+/// The masks of a method: alone, and after a sink and a window.
 pub fn masks_of<B: Backend>(method: &Method, inputs: &AttentionInputs<B>, sizes: &Sizes) -> [Mask<B>; 2] {
     let shape = sizes.mask_shape();
     let masker = MaskerRegistry::new().masker(&(method.config)(sizes), &Context::new(&inputs.device())).unwrap();
@@ -98,7 +99,7 @@ pub fn masks_of<B: Backend>(method: &Method, inputs: &AttentionInputs<B>, sizes:
     before.map(|mask| masker.add(inputs, &mut LayerState::new(1), mask).unwrap())
 }
 
-/// Rows with keys in any order, unused slots among them, some rows without any.
+/// Rows of keys in any order. Some slots are unused, and some rows have no keys.
 pub fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64) -> Mask<B> {
     let mut rng = generator(seed);
     let shape = sizes.mask_shape();
@@ -119,7 +120,7 @@ pub fn random_rows<B: Backend>(sizes: Sizes, seed: u64, share: f64) -> Mask<B> {
     Mask::from_indices(shape, KeyIndices::new(indices, probability).unwrap()).unwrap()
 }
 
-/// The forward step on the backend inside.
+/// The output on the inner backend.
 pub fn inside<B: Backend>(inputs: &AttentionInputs<Autodiff<B>>, mask: &Mask<Autodiff<B>>) -> Tensor<B, 4> {
     let [queries, keys, values] =
         [inputs.queries(), inputs.keys(), inputs.values()].map(|tensor| tensor.clone().inner());
@@ -127,7 +128,7 @@ pub fn inside<B: Backend>(inputs: &AttentionInputs<Autodiff<B>>, mask: &Mask<Aut
     masked(&inner, &carried(mask))
 }
 
-/// A mask on another backend, in the same form.
+/// The same mask in the same form, on another backend.
 pub fn carried<A: Backend, B: Backend>(mask: &Mask<A>) -> Mask<B> {
     let (shape, device) = (mask.shape(), B::Device::default());
     match mask.form() {

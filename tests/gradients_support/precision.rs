@@ -6,10 +6,11 @@ use super::*;
 
 on_each_backend!(gradients_at_large_logits_are_those_in_f64);
 
-/// The standard deviations of the logits.
+/// The sizes of the logits: their standard deviations, or their common offset if it is shared.
 const LOGITS: [f64; 3] = [1.0, 150.0, 1500.0];
 
-/// Logits of so large a deviation, or, where they share it, about so large with a deviation of 1.
+/// Inputs with logits of standard deviation `logits`. If `shared`, all logits have about this offset and a standard
+/// deviation of 1.
 fn inputs_of<B: Backend>(sizes: Sizes, logits: f64, shared: bool) -> AttentionInputs<B> {
     let plain = inputs::<B>(sizes, 5).causal().unwrap();
     let grow = |tensor_of: &Leaf<B>| {
@@ -27,7 +28,7 @@ fn inputs_of<B: Backend>(sizes: Sizes, logits: f64, shared: bool) -> AttentionIn
     over(&plain, [grow(plain.queries()), grow(plain.keys()), plain.values().clone()])
 }
 
-/// The gradients of the sum of the output times its [multipliers], in f64 and in the plainest way.
+/// The gradients of the sum of the output times its [multipliers], computed naively in f64.
 fn naive_gradients<B: Backend>(inputs: &AttentionInputs<B>, weights: &[f32]) -> [Vec<f64>; 3] {
     let [_, heads, queries, keys] = inputs.mask_shape().dims();
     let (kv_heads, head_dim, value_dim) = (inputs.kv_heads(), inputs.queries().dims()[3], inputs.values().dims()[3]);
@@ -81,7 +82,8 @@ fn with_sinks_of_no_weight<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<
     masked(&inputs.clone().with_sink_logits(sink_logits).unwrap(), mask)
 }
 
-/// The largest error of a gradient of queries, keys and values, relative to the largest gradient and to 1, by case.
+/// The largest error of the gradients of queries, keys and values in each case, relative to the largest gradient, or to
+/// 1 if that is larger.
 fn errors<B: AutodiffBackend>(logits: f64) -> Vec<(String, [f64; 3])> {
     let ways: [(&str, Attend<B>); 4] = [
         ("attention", masked),
@@ -107,7 +109,7 @@ fn errors<B: AutodiffBackend>(logits: f64) -> Vec<(String, [f64; 3])> {
                         let wanted = &wanted[at];
                         let largest = wanted.iter().fold(1f64, |most, x| most.max(x.abs()));
                         let errors = found[at].iter().zip(wanted).map(|(found, wanted)| (found - wanted).abs());
-                        // What is not a number is the largest error.
+                        // NaN is the largest error.
                         errors.fold(0f64, |most, error| if error <= most { most } else { error }) / largest
                     };
                     let what = format!("{way}, {form}, {seen}, {sizes:?}, logits of {logits}");
@@ -119,7 +121,7 @@ fn errors<B: AutodiffBackend>(logits: f64) -> Vec<(String, [f64; 3])> {
     errors
 }
 
-/// A logit is off by some roundings of its size, its weight in proportion.
+/// The error of a logit is proportional to its size. The relative error of the weight is the error of the logit.
 fn gradients_at_large_logits_are_those_in_f64<B: Backend>() {
     for logits in LOGITS {
         let tolerance = (2.0 * f64::from(f32::EPSILON) + 8.0 * product_rounding::<B>()) * (10.0 + logits);
@@ -129,7 +131,7 @@ fn gradients_at_large_logits_are_those_in_f64<B: Backend>() {
     }
 }
 
-/// burn-ndarray's reciprocals have 12 bits, which the gradients must not go through.
+/// Reciprocals of burn-ndarray have 12 bits. The gradients must not use them.
 #[cfg(all(feature = "flex", feature = "ndarray"))]
 #[test]
 fn ndarray_is_as_exact_as_flex() {
@@ -137,7 +139,7 @@ fn ndarray_is_as_exact_as_flex() {
         let flex = errors::<Autodiff<burn_flex::Flex>>(logits);
         for ((what, found), (_, flex)) in errors::<Autodiff<burn_ndarray::NdArray>>(logits).into_iter().zip(flex) {
             for (found, flex) in found.into_iter().zip(flex) {
-                // Of what flex has without an error at all, the other may have the last bit wrong.
+                // Where flex has no error, an error in the last bit is allowed.
                 assert!(
                     found <= 10.0 * flex.max(f64::from(f32::EPSILON)),
                     "{what}: an error of {found}, on flex {flex}"

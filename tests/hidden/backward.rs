@@ -7,7 +7,7 @@ use super::*;
 
 on_each_backend!(
     hidden_and_unkept_keys_leave_no_trace_in_gradients,
-    a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone,
+    a_value_that_is_not_finite_affects_gradients_only_where_it_is_kept,
     a_hidden_value_of_two_keys_has_no_gradient,
 );
 
@@ -31,14 +31,14 @@ fn output_and_log_sum_exp<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B
     Tensor::cat(vec![found.output, found.statistics.unwrap().log_sum_exp], 3)
 }
 
-/// The gradients of queries, keys and values, of a sum in which every number counts differently.
+/// The gradients of queries, keys and values, for a sum in which every number has a different weight.
 fn gradients<B: AutodiffBackend>(inputs: &AttentionInputs<B>, mask: &Mask<B>, attend: Attend<B>) -> [Vec<f32>; 3] {
     let leaves = [inputs.queries(), inputs.keys(), inputs.values()].map(|leaf| leaf.clone().detach().require_grad());
     let [queries, keys, values] = leaves.clone();
     let output = attend(&over(inputs, queries, keys, values), mask);
     let dims = output.dims();
     let multipliers = tensor::<B>(&normal(&mut generator(77), dims.iter().product()), dims);
-    // What nothing is kept of is not part of the graph; like this it is, with a gradient of 0.
+    // A tensor of which nothing is kept may not be part of the graph. These terms put it there with a gradient of 0.
     let [queries, keys, values] = leaves.clone().map(|leaf| leaf.sum().mul_scalar(0));
     let gradients = ((output * multipliers).sum() + queries + keys + values).backward();
     leaves.map(|leaf| leaf.grad(&gradients).unwrap().into_data().convert::<f32>().iter::<f32>().collect())
@@ -59,7 +59,7 @@ fn hidden_and_unkept_keys_leave_no_trace_in_gradients<B: Backend>() {
     let mut spoiled_keys = 0;
     for (case, sizes) in CASES.into_iter().enumerate() {
         for (what, good, mask) in cases::<Autodiff<B>>(sizes, case as u64) {
-            let bad = Kept::of(&good, &mask, sizes).by_none();
+            let bad = Kept::of(&good, &mask, sizes).kept_by_no_row();
             let (keys, values) = (spoiled(good.keys(), &bad), spoiled(good.values(), &bad));
             let spoiled = over(&good, good.queries().clone(), keys, values);
             for (way, attend) in ways() {
@@ -80,13 +80,13 @@ fn hidden_and_unkept_keys_leave_no_trace_in_gradients<B: Backend>() {
     assert!(spoiled_keys > 1000, "{spoiled_keys}");
 }
 
-fn a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone<B: Backend>() {
+fn a_value_that_is_not_finite_affects_gradients_only_where_it_is_kept<B: Backend>() {
     let mut spoiled_rows = 0;
     for (case, sizes) in CASES.into_iter().enumerate() {
         for (what, good, mask) in cases::<Autodiff<B>>(sizes, case as u64) {
             let kept = Kept::of(&good, &mask, sizes);
-            let by_none = kept.by_none();
-            let bad = some_of(by_none.len(), case as u64, 0.03, &by_none);
+            let kept_by_no_row = kept.kept_by_no_row();
+            let bad = some_of(kept_by_no_row.len(), case as u64, 0.03, &kept_by_no_row);
             let (values, _) = sprinkled(good.values(), &bad);
             let sprinkled = over(&good, good.queries().clone(), good.keys().clone(), values);
             let bad_rows = (0..kept.rows()).map(|row| kept.places(row).any(|place| bad[place])).collect::<Vec<_>>();
@@ -97,7 +97,7 @@ fn a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone<B: Back
             for (way, attend) in ways() {
                 let (found, wanted) = (gradients(&sprinkled, &mask, attend), gradients(&good, &mask, attend));
                 let widths = [sizes.head_dim, sizes.head_dim, sizes.head_dim + 1];
-                // The weights are numbers, so that values have gradients as ever.
+                // All weights are finite, so the gradients of values that are not spoiled do not change.
                 for (at, spoiled) in [&bad_rows, &touched, &bad].into_iter().enumerate() {
                     let (name, width) = (NAMES[at], widths[at]);
                     for place in (0..spoiled.len()).filter(|&place| !spoiled[place]) {
@@ -117,7 +117,7 @@ fn a_value_that_is_no_number_spoils_the_gradients_of_what_keeps_it_alone<B: Back
     assert!(spoiled_rows > 100, "{spoiled_rows}");
 }
 
-/// The smallest cases: what is hidden by a boolean, by a bias of minus infinity, by a dense mask, and by lists.
+/// The smallest cases: a key is hidden by a boolean tensor, by a bias of minus infinity, by a dense mask, or by lists.
 fn a_hidden_value_of_two_keys_has_no_gradient<B: Backend>() {
     let device = B::Device::default();
     let zeros = |count: usize| tensor::<Autodiff<B>>(&vec![0.0; count], [1, 1, count, 1]);

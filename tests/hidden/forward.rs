@@ -5,8 +5,8 @@ use sparse_attention_hub::attention::reference_attention;
 
 on_each_backend!(
     hidden_and_unkept_keys_may_hold_anything,
-    a_value_that_is_no_number_shows_where_it_is_kept,
-    a_query_that_is_no_number_shows_in_its_row,
+    a_value_that_is_not_finite_shows_where_it_is_kept,
+    a_nan_query_shows_in_its_row,
     a_hidden_value_of_two_keys_does_not_show,
 );
 
@@ -16,7 +16,7 @@ const REQUESTS: [Requested; 3] = [
     Requested { weights: false, statistics: false },
 ];
 
-/// All that attention gives back, by name and with its width.
+/// All results of attention, by name, each with its width.
 fn all_of<B: Backend>(output: &AttentionOutput<B>) -> Vec<(&'static str, usize, Vec<f32>)> {
     let mut parts = vec![("output", &output.output)];
     parts.extend(output.weights.as_ref().map(|weights| ("weights", weights)));
@@ -29,7 +29,7 @@ fn all_of<B: Backend>(output: &AttentionOutput<B>) -> Vec<(&'static str, usize, 
     parts.into_iter().map(|(name, part)| (name, part.dims()[3], host(part))).collect()
 }
 
-/// What every way to attention gives, by what was requested.
+/// The results of every function that computes attention, for the requested results.
 fn every_way<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
@@ -50,8 +50,8 @@ fn hidden_and_unkept_keys_may_hold_anything<B: Backend>() {
     for (case, sizes) in CASES.into_iter().enumerate() {
         for (what, good, mask) in cases::<B>(sizes, case as u64) {
             let kept = Kept::of(&good, &mask, sizes);
-            let by_none = kept.by_none();
-            let bad = some_of(by_none.len(), 7 + case as u64, 0.05, &by_none);
+            let kept_by_no_row = kept.kept_by_no_row();
+            let bad = some_of(kept_by_no_row.len(), 7 + case as u64, 0.05, &kept_by_no_row);
             let (keys, values) = (spoiled(good.keys(), &bad), spoiled(good.values(), &bad));
             let spoiled = over(&good, good.queries().clone(), keys, values);
             for requested in REQUESTS {
@@ -77,14 +77,15 @@ fn hidden_and_unkept_keys_may_hold_anything<B: Backend>() {
     assert!(unchanged > 1000 && changed > 1000, "{unchanged} rows kept nothing that was bad, {changed} kept NaN");
 }
 
-/// Infinities stay infinite where no other kind is kept beside them, and nothing but what keeps them changes.
-fn a_value_that_is_no_number_shows_where_it_is_kept<B: Backend>() {
+/// An infinite value makes the output infinite, unless the row also keeps NaN or an infinity of the other sign in the
+/// same entry. Entries without such values do not change.
+fn a_value_that_is_not_finite_shows_where_it_is_kept<B: Backend>() {
     let (mut infinite, mut none) = (0, 0);
     for (case, sizes) in CASES.into_iter().enumerate() {
         for (what, good, mask) in cases::<B>(sizes, case as u64) {
             let kept = Kept::of(&good, &mask, sizes);
-            let by_none = kept.by_none();
-            let bad = some_of(by_none.len(), case as u64, 0.1, &by_none);
+            let kept_by_no_row = kept.kept_by_no_row();
+            let bad = some_of(kept_by_no_row.len(), case as u64, 0.1, &kept_by_no_row);
             let (values, special) = sprinkled(good.values(), &bad);
             let sprinkled = over(&good, good.queries().clone(), good.keys().clone(), values);
             for requested in REQUESTS {
@@ -122,7 +123,7 @@ fn a_value_that_is_no_number_shows_where_it_is_kept<B: Backend>() {
     assert!(infinite > 1000 && none > 1000, "{infinite} infinities and {none} that are no numbers");
 }
 
-fn a_query_that_is_no_number_shows_in_its_row<B: Backend>() {
+fn a_nan_query_shows_in_its_row<B: Backend>() {
     for (case, sizes) in CASES.into_iter().enumerate() {
         for (what, good, mask) in cases::<B>(sizes, case as u64) {
             let kept = Kept::of(&good, &mask, sizes);
@@ -152,8 +153,8 @@ fn a_query_that_is_no_number_shows_in_its_row<B: Backend>() {
     }
 }
 
-/// The smallest cases: what is hidden by causal visibility, by a boolean, by a bias of minus infinity, by a dense mask, and
-/// by lists.
+/// The smallest cases: a key is hidden by causal visibility, by a boolean tensor, by a bias of minus infinity, by a
+/// dense mask, or by lists.
 fn a_hidden_value_of_two_keys_does_not_show<B: Backend>() {
     let device = B::Device::default();
     for bad in ANYTHING {

@@ -1,5 +1,5 @@
-//! A key that a query does not see or does not keep has no influence on it, whatever the key and its value hold; and what
-//! is seen, kept and not a number shows.
+//! A key that a query does not see or does not keep has no influence on it, for any numbers in the key and its value.
+//! NaN and infinities that are seen and kept show in the output.
 
 #[cfg(feature = "train")]
 mod backward;
@@ -11,7 +11,7 @@ use sparse_attention_hub::prelude::*;
 
 use crate::common::*;
 
-/// One query and several, groups of 1 to 8 heads, more keys and queries than a tile and a block of the kernels hold.
+/// One query and several, groups of 1 to 8 heads, and more keys and queries than a tile or a block of the kernels.
 const CASES: [Sizes; 6] = [
     Sizes::new(2, 2, 2, 1, 63, 60),
     Sizes::new(1, 8, 1, 5, 111, 12),
@@ -21,10 +21,10 @@ const CASES: [Sizes; 6] = [
     Sizes::new(1, 4, 2, 70, 150, 16),
 ];
 
-/// What nobody wants among his keys and values.
+/// Unwanted numbers in keys and values.
 const ANYTHING: [f32; 6] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, f32::MAX, -1e30];
 
-/// Inputs of every visibility, plain, capped, with sinks, or both, with masks of every form.
+/// Inputs of every visibility, with masks of every form. They are plain, with a softcap, with sinks, or with both.
 fn cases<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(String, AttentionInputs<B>, Mask<B>)> {
     let offset = sizes.keys - sizes.queries;
     let mut seen = visibilities::<B>(sizes, seed);
@@ -70,7 +70,7 @@ fn masks<B: Backend>(sizes: Sizes, seed: u64) -> Vec<(&'static str, Mask<B>)> {
     ]
 }
 
-/// Which keys each row sees and keeps.
+/// The pairs that each row sees and keeps.
 struct Kept {
     pairs: Vec<bool>,
     sizes: Sizes,
@@ -87,27 +87,27 @@ impl Kept {
         self.sizes.mask_shape().rows()
     }
 
-    /// The place of a key, `[batch, kv_heads, keys]`, as the row's head reads it.
+    /// The index of a key in `[batch, kv_heads, keys]`, for the key-value head that the row reads.
     fn place(&self, row: usize, key: usize) -> usize {
         let Sizes { heads, kv_heads, queries, keys, .. } = self.sizes;
         (row / queries / heads * kv_heads + row / queries % heads / (heads / kv_heads)) * keys + key
     }
 
-    /// The places of the keys that a row keeps.
+    /// The indices in `[batch, kv_heads, keys]` of the keys that a row keeps.
     fn places(&self, row: usize) -> impl Iterator<Item = usize> {
         let keys = self.sizes.keys;
         (0..keys).filter(move |key| self.pairs[row * keys + key]).map(move |key| self.place(row, key))
     }
 
-    /// The places that no row keeps.
-    fn by_none(&self) -> Vec<bool> {
+    /// For each key in `[batch, kv_heads, keys]`, whether no row keeps it.
+    fn kept_by_no_row(&self) -> Vec<bool> {
         let mut none = vec![true; self.sizes.batch * self.sizes.kv_heads * self.sizes.keys];
         (0..self.rows()).flat_map(|row| self.places(row)).for_each(|place| none[place] = false);
         none
     }
 }
 
-/// A tensor `[batch, kv_heads, keys, width]` with other numbers at some places.
+/// A tensor `[batch, kv_heads, keys, width]` in which some keys are overwritten with unwanted numbers.
 fn spoiled<B: Backend>(tensor_of: &Tensor<B, 4>, places: &[bool]) -> Tensor<B, 4> {
     let dims = tensor_of.dims();
     let mut numbers = host(tensor_of);
@@ -119,12 +119,13 @@ fn spoiled<B: Backend>(tensor_of: &Tensor<B, 4>, places: &[bool]) -> Tensor<B, 4
     tensor(&numbers, dims)
 }
 
-/// What [spoiled] writes at a place.
+/// The number that [spoiled] writes at an index.
 fn anything(place: usize) -> f32 {
     ANYTHING[place % ANYTHING.len()]
 }
 
-/// Values with a number that is none in one of the entries of some places, `[batch, kv_heads, keys]`, and where.
+/// Values in which one entry at each of some indices of `[batch, kv_heads, keys]` is NaN or infinite. The returned
+/// function gives the entry and the number for an index.
 fn sprinkled<B: Backend>(values: &Tensor<B, 4>, places: &[bool]) -> (Tensor<B, 4>, impl Fn(usize) -> (usize, f32)) {
     let dims = values.dims();
     let special = move |place: usize| (place % 3 % dims[3], ANYTHING[place / 3 % 3]);
@@ -136,7 +137,7 @@ fn sprinkled<B: Backend>(values: &Tensor<B, 4>, places: &[bool]) -> (Tensor<B, 4
     (tensor(&numbers, dims), special)
 }
 
-/// The same inputs over other keys and values.
+/// The same visibility and options over other queries, keys and values.
 fn over<B: Backend>(
     inputs: &AttentionInputs<B>,
     queries: Tensor<B, 4>,
@@ -155,7 +156,7 @@ fn over<B: Backend>(
     }
 }
 
-/// Some places, and all those that are given.
+/// A random share of the indices, and all indices of `all_of`.
 fn some_of(count: usize, seed: u64, share: f32, all_of: &[bool]) -> Vec<bool> {
     let mut rng = generator(seed);
     (0..count).map(|at| rng.random::<f32>() < share || all_of[at]).collect()

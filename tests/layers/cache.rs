@@ -1,4 +1,4 @@
-//! Step by step with a cache: the same as the whole sequence at once, causally.
+//! Decode steps with a cache equal one causal forward pass over the whole sequence.
 
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::nn::{
@@ -19,7 +19,7 @@ fn part<B: Backend>(x: &Tensor<B, 3>, range: std::ops::Range<usize>) -> Tensor<B
     x.clone().slice_dim(1, range)
 }
 
-/// Prefills, then single tokens: across the edge of what is reserved.
+/// The ends of the calls. There are chunks and single tokens, before and after the reserved capacity is reached.
 const ENDS: [usize; 7] = [13, 14, 15, 63, 64, 65, LENGTH];
 
 fn steps_equal_the_whole<B: Backend>() {
@@ -41,7 +41,7 @@ fn steps_equal_the_whole<B: Backend>() {
                 let what = format!("{maskers}, {kv_heads} kv heads, {start}..{end}");
                 let new = layer.forward_step(MhaInput::self_attn(part(&x, start..end)), &mut steps).unwrap();
                 same(&new.context, &part(&wanted, start..end), &what);
-                // As burn is called: with the sequence so far, for the context so far.
+                // As in burn, the input of `forward_cache` is the whole sequence so far.
                 let so_far = layer.forward_cache(MhaInput::self_attn(part(&x, 0..end)), &mut whole);
                 same(&so_far.context, &part(&wanted, 0..end), &what);
                 assert_eq!((steps.len(), whole.len()), (end, end));
@@ -58,7 +58,7 @@ fn steps_equal_the_whole<B: Backend>() {
 on_each_backend!(steps_equal_the_whole);
 
 #[test]
-fn masks_go_with_the_steps() {
+fn masked_steps_equal_the_whole() {
     let layer = configs().0.init::<B>(&Default::default());
     let x = sequence::<B>([2, LENGTH, D_MODEL], 1);
     let pad = padding::<B>([2, LENGTH], true);
@@ -77,9 +77,9 @@ fn masks_go_with_the_steps() {
     }
 }
 
-/// Keys and values of another sequence are made once; later calls do not look at them.
+/// The keys and values of a cross-attention input are projected once. Later calls do not read them.
 #[test]
-fn a_memory_is_read_once() {
+fn a_cross_attention_memory_is_read_once() {
     let layer = configs().0.init::<B>(&Default::default());
     let (x, memory) = (sequence::<B>([2, 9, D_MODEL], 1), sequence::<B>([2, 33, D_MODEL], 2));
     let wanted = layer.forward(MhaInput::new(x.clone(), memory.clone(), memory.clone())).context;
@@ -109,7 +109,7 @@ fn a_sequence_that_does_not_grow_is_an_error() {
 }
 
 #[test]
-fn encoders_step_as_they_run() {
+fn encoder_steps_equal_the_whole() {
     let device = Default::default();
     for norm_first in [false, true] {
         let encoder = SparseTransformerEncoderConfig::new(D_MODEL, 64, HEADS, 3)

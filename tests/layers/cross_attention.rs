@@ -1,4 +1,4 @@
-//! Attention of one sequence over another: burn's layer as the reference.
+//! Cross-attention, with burn's layer as the reference.
 
 use burn::{module::Module, nn::attention::CrossAttentionConfig, tensor::backend::Backend};
 use sparse_attention_hub::nn::{SparseCrossAttention, SparseCrossAttentionCache, SparseCrossAttentionConfig};
@@ -12,7 +12,7 @@ fn config(kv_heads: usize) -> SparseCrossAttentionConfig {
     SparseCrossAttentionConfig::new(24, 20, 8, kv_heads, 5).with_dropout(0.0)
 }
 
-/// Ours and burn's with the same parameters.
+/// This library's layer and burn's, with the same parameters.
 fn both<B: Backend>(kv_heads: usize, quiet: bool) -> (SparseCrossAttention<B>, burn::nn::attention::CrossAttention<B>) {
     let device = Default::default();
     let ours = made::<B, _>(config(kv_heads).with_quiet_softmax(quiet).init::<B>(&device));
@@ -23,7 +23,7 @@ fn both<B: Backend>(kv_heads: usize, quiet: bool) -> (SparseCrossAttention<B>, b
     (ours, burns.init::<B>(&device).load_record(record))
 }
 
-fn output_is_burns<B: Backend>() {
+fn output_equals_burns<B: Backend>() {
     for kv_heads in [1, 2, 4, 8] {
         for quiet in [false, true] {
             let (ours, burns) = both::<B>(kv_heads, quiet);
@@ -44,10 +44,10 @@ fn output_is_burns<B: Backend>() {
     }
 }
 
-on_each_backend!(output_is_burns);
+on_each_backend!(output_equals_burns);
 
 #[test]
-fn gradients_are_burns() {
+fn gradients_equal_burns() {
     let (ours, burns) = both::<AB>(2, false);
     let toward = sequence::<AB>([2, 9, 24], 3);
     let gradients = |forward: &dyn Fn(_, _) -> burn::tensor::Tensor<AB, 3>| {
@@ -78,7 +78,7 @@ fn a_full_budget_is_dense_and_a_small_one_is_not() {
 }
 
 #[test]
-fn what_cannot_be_is_an_error() {
+fn invalid_fields_and_shapes_are_errors() {
     let device = Default::default();
     let message = |config: SparseCrossAttentionConfig| config.try_init::<B>(&device).unwrap_err().to_string();
     assert!(message(config(3)).contains("`n_heads_kv` is 3"));

@@ -1,4 +1,4 @@
-//! Every method inside a layer: forward, backward, in training and in inference.
+//! Every method inside a layer: forward and backward, in training and in inference.
 
 use burn::{
     module::{AutodiffModule, Module, ModuleVisitor, Param},
@@ -26,7 +26,7 @@ fn sizes() -> Sizes {
     Sizes::new(1, HEADS, HEADS, 1, 1, D_MODEL / HEADS)
 }
 
-/// The fields of a scorer beside those of a masker.
+/// A preset: the fields of a scorer beside those of the masker.
 fn preset(name: &str, scorer: Value) -> Value {
     let mut config = scorer;
     config["type"] = json!(name);
@@ -34,7 +34,7 @@ fn preset(name: &str, scorer: Value) -> Value {
     config
 }
 
-/// Each masker and each scorer at least once.
+/// A list with each masker and each scorer at least once.
 fn methods() -> Vec<Value> {
     let top_k = |scorer: Value| json!({"type": "top_k", "heavy_size": 5, "scorer": scorer});
     vec![
@@ -67,7 +67,7 @@ fn methods() -> Vec<Value> {
 }
 
 #[test]
-fn the_methods_are_all_there_are() {
+fn the_list_has_every_method() {
     let named = |config: &Value| config["type"].as_str().unwrap().to_owned();
     let maskers = methods().iter().map(named).collect::<std::collections::BTreeSet<_>>();
     assert!(maskers.iter().map(String::as_str).eq(MaskerRegistry::<B>::new().names()));
@@ -83,7 +83,7 @@ fn heads<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
 }
 
-/// What the layer should give: its projections, and the plain attention of the chain's mask.
+/// The expected output: the projections of the layer around reference attention over the mask of its chain.
 fn by_hand(layer: &SparseMultiHeadAttention<AB>, x: Tensor<AB, 3>, samples: bool) -> Option<Tensor<AB, 3>> {
     let [batch, length, _] = x.dims();
     let [query, key, value] =
@@ -113,7 +113,7 @@ fn every_method_runs_forward_and_backward() {
             for found in [numbers(&output), numbers(&of_x), numbers(&of_weight)] {
                 assert!(found.iter().all(|x| x.is_finite()) && found.iter().any(|&x| x != 0.0), "{config}");
             }
-            // What draws for a training step draws otherwise than this state.
+            // Methods that draw use another seed in a training step than the state of `by_hand`.
             let draws =
                 layer.maskers.0.samples() || config.to_string().contains("socket") || config.to_string().contains("pq");
             if let Some(wanted) = by_hand(&layer, x.clone(), draws) {
@@ -122,7 +122,7 @@ fn every_method_runs_forward_and_backward() {
                 assert_same(&of_x, &of_x_by_hand, &format!("{config}: gradient of the input"));
                 assert_same(&of_weight, &of_weight_by_hand, &format!("{config}: gradient of the values' weight"));
             }
-            // Inference repeats itself.
+            // Inference is deterministic.
             let (layer, x) = (layer.valid(), x.inner());
             let run = || numbers(&layer.forward(MhaInput::self_attn(x.clone()).causal()).context);
             assert_eq!(run(), run(), "{config}");
@@ -130,9 +130,9 @@ fn every_method_runs_forward_and_backward() {
     }
 }
 
-/// In training each step draws anew, and the whole run repeats itself under its seed.
+/// In training each step draws new keys. The same seed gives the same sequence of steps.
 #[test]
-fn training_draws_anew_and_repeats_itself() {
+fn each_training_step_draws_new_keys_from_the_seed() {
     let device = Default::default();
     let sampling = method(r#"[{"type": "sink", "sink_size": 1}, {"type": "random_sampling", "sampling_rate": 0.3}]"#);
     for (maskers, dropout) in [(sampling.clone(), 0.0), (method(SINK_LOCAL), 0.5), (sampling, 0.5)] {
@@ -151,9 +151,10 @@ fn training_draws_anew_and_repeats_itself() {
     }
 }
 
-/// The mean over many draws of dropout is the output without it, on the path of lists and on that of weights.
+/// The mean over many dropout masks is the output without dropout. Both implementations are tested: over lists and over
+/// weights.
 #[test]
-fn dropout_leaves_the_mean() {
+fn dropout_keeps_the_mean() {
     let device = Default::default();
     let draws = 600;
     for (maskers, what) in
@@ -171,8 +172,8 @@ fn dropout_leaves_the_mean() {
             let outputs = (0..draws).map(|_| layer.forward(input()).context).collect::<Vec<_>>();
             let mean = Tensor::stack::<4>(outputs.clone(), 0).mean_dim(0).squeeze_dim::<3>(0);
             let deviation = Tensor::stack::<4>(outputs, 0).var(0).squeeze_dim::<3>(0).sqrt();
-            // Seven standard errors: of some thousands of numbers one is beyond in less than one of a million runs, though
-            // what few keys make is far from normal.
+            // The limit is seven standard errors. Of some thousands of numbers, one exceeds it in less than one of a
+            // million runs. This holds although the distribution over few keys is far from normal.
             let limits = numbers(&deviation).into_iter().map(|x| 7.0 * x / (draws as f32).sqrt() + 1e-5);
             let differences = numbers(&(mean - wanted)).into_iter().map(f32::abs);
             assert!(differences.zip(limits).all(|(found, limit)| found < limit), "{what}, padded {padded}");
@@ -194,9 +195,9 @@ fn squares<M: Module<AB>>(module: &M) -> Tensor<AB, 1> {
     sum.0
 }
 
-/// Attention gives learned signatures no gradient, but another loss may, and an optimizer then moves them.
+/// Attention gives learned signatures no gradient. Another loss may give them one, and then an optimizer changes them.
 #[test]
-fn an_optimizer_sees_what_a_method_learns() {
+fn an_optimizer_updates_learned_weights() {
     let maskers = method(&json!([{"type": "top_k", "heavy_size": 5, "scorer": hash(&sizes())}]).to_string());
     let layer = configs().0.with_maskers(maskers).init::<AB>(&Default::default());
     let learned = layer.maskers.num_params();
@@ -212,7 +213,7 @@ fn an_optimizer_sees_what_a_method_learns() {
     assert!(before.iter().zip(&after).all(|(before, after)| before != after));
     assert_eq!(parameters::<AB, _>(&layer.query), parameters::<AB, _>(&moved.query));
 
-    // Frozen, they stay where they are, whatever the loss.
+    // Frozen signatures do not change, for any loss.
     let mut frozen = layer.clone();
     frozen.maskers = frozen.maskers.no_grad();
     let gradients = GradientsParams::from_grads(squares(&frozen).backward(), &frozen);
@@ -220,7 +221,7 @@ fn an_optimizer_sees_what_a_method_learns() {
     assert_eq!(parameters::<AB, _>(&stepped.maskers), before);
     assert_ne!(parameters::<AB, _>(&stepped.query), parameters::<AB, _>(&layer.query));
 
-    // Attention itself trains the projections and leaves the signatures alone.
+    // The loss of attention trains the projections and does not change the signatures.
     let x = sequence::<AB>([2, LENGTH, D_MODEL], 2);
     let loss = layer.forward(MhaInput::self_attn(x)).context.powi_scalar(2).sum();
     let gradients = GradientsParams::from_grads(loss.backward(), &layer);

@@ -1,4 +1,4 @@
-//! The drop-in layers: burn's own as the reference, records in files, masks, caches, every method, burn modules.
+//! The drop-in layers: parity with burn's layers, records in files, masks, caches, every method, and burn modules.
 #![cfg(feature = "train")]
 
 mod cache;

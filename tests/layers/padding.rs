@@ -1,4 +1,4 @@
-//! Padding at the ends of a sequence is as if it were not there.
+//! Padding does not change the output of the real positions.
 
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::nn::{
@@ -20,7 +20,7 @@ const METHODS: [&str; 4] = [
     r#"[{"type": "local", "window_size": 3}, {"type": "oracle_top_p", "top_p": 0.5}]"#,
 ];
 
-/// What a sequence has without its padding; see [padding].
+/// The range of the real positions of a sequence; see [padding].
 fn real(sequence: usize, on_the_left: bool) -> std::ops::Range<usize> {
     let padded = 3 * sequence + 1;
     if on_the_left { padded..LENGTH } else { 0..LENGTH - padded }
@@ -30,7 +30,7 @@ fn part<B: Backend>(x: &Tensor<B, 3>, sequence: usize, range: std::ops::Range<us
     x.clone().slice_dim(0, sequence..sequence + 1).slice_dim(1, range)
 }
 
-fn a_padded_sequence_is_the_sequence<B: Backend>() {
+fn a_padded_sequence_equals_the_sequence<B: Backend>() {
     let device = Default::default();
     let x = sequence::<B>([BATCH, LENGTH, D_MODEL], 1);
     for maskers in METHODS {
@@ -63,15 +63,16 @@ fn a_padded_sequence_is_the_sequence<B: Backend>() {
     }
 }
 
-on_each_backend!(a_padded_sequence_is_the_sequence);
+on_each_backend!(a_padded_sequence_equals_the_sequence);
 
-/// A tensor that hides nothing makes of the padding a mask over all pairs, which hides the same keys.
+/// With a pair mask that hides nothing, the layer turns the padding into a mask over all pairs. It hides the same keys.
 #[test]
 fn both_ways_to_hide_padding_agree() {
     let device = Default::default();
     let x = sequence::<B>([BATCH, LENGTH, D_MODEL], 1);
     let pairs = || bools::<B, 3>([BATCH, LENGTH, LENGTH], |_| false);
-    // A window, and keys by score; a sink differs, since it is then the padding.
+    // The chain has a window, and a choice by score. A sink would differ, because with a pair mask its first keys are
+    // the padding.
     let maskers = r#"[{"type": "local", "window_size": 7}, {"type": "oracle_top_k", "heavy_size": 3}]"#;
     for maskers in ["[]", maskers] {
         let layer = configs().0.with_maskers(method(maskers)).init::<B>(&device);
@@ -85,9 +86,9 @@ fn both_ways_to_hide_padding_agree() {
     }
 }
 
-/// Holes, nothing but padding, and no padding.
+/// Padding in the middle, a sequence of padding only, and no padding.
 #[test]
-fn odd_padding_is_understood() {
+fn padding_may_be_anywhere_or_everywhere() {
     let layer = configs().0.with_maskers(method(SINK_LOCAL)).init::<B>(&Default::default());
     let x = sequence::<B>([2, 9, D_MODEL], 1);
     let plain = layer.forward(MhaInput::self_attn(x.clone())).context;
@@ -101,7 +102,7 @@ fn odd_padding_is_understood() {
     let hole = bools([2, 9], |at| at == 5);
     let pairs = bools([2, 9, 9], |at| at / 81 == 0 && at % 9 == 5);
     let wanted = layer.forward(MhaInput::self_attn(x.clone()).mask_attn(pairs)).context;
-    // What a query in the hole gives means nothing.
+    // The output of a query at a padding position is undefined.
     let found = layer.forward(MhaInput::self_attn(x).mask_pad(hole)).context;
     for range in [0..5, 6..9] {
         assert_same(&found.clone().slice_dim(1, range.clone()), &wanted.clone().slice_dim(1, range), "a hole");
@@ -109,7 +110,7 @@ fn odd_padding_is_understood() {
 }
 
 #[test]
-fn gradients_leave_padding_alone() {
+fn padding_has_no_gradient() {
     let layer = configs().0.with_maskers(method(SINK_LOCAL)).init::<AB>(&Default::default());
     let x = sequence::<AB>([BATCH, LENGTH, D_MODEL], 1).require_grad();
     for on_the_left in [false, true] {
@@ -128,7 +129,7 @@ fn gradients_leave_padding_alone() {
 }
 
 #[test]
-fn gradients_of_grouped_queries_leave_padding_alone() {
+fn padding_of_grouped_queries_has_no_gradient() {
     let config = GroupedQueryAttentionConfig::new(D_MODEL, 8, 2).with_maskers(method(SINK_LOCAL));
     let layer = config.with_rotary(Some(RotaryEncodingConfig::new())).init::<AB>(&Default::default()).unwrap();
     let x = sequence::<AB>([BATCH, LENGTH, D_MODEL], 1).require_grad();
@@ -139,7 +140,7 @@ fn gradients_of_grouped_queries_leave_padding_alone() {
             let range = real(at, on_the_left);
             let pad = if on_the_left { 0..range.start } else { range.end..LENGTH };
             assert!(numbers(&part(&gradient, at, pad)).iter().all(|&x| x == 0.0));
-            // That of the sequence alone.
+            // The gradient of the sequence without padding.
             let alone = Tensor::from_inner(part(&x.clone().inner(), at, range.clone())).require_grad();
             let output = layer.forward(alone.clone()).unwrap();
             let wanted = alone.grad(&output.powi_scalar(2).sum().backward()).unwrap();
@@ -149,7 +150,7 @@ fn gradients_of_grouped_queries_leave_padding_alone() {
 }
 
 #[test]
-fn encoders_take_padding() {
+fn encoders_support_padding() {
     let device = Default::default();
     let encoder = sparse_attention_hub::nn::SparseTransformerEncoderConfig::new(D_MODEL, 64, 8, 2)
         .with_maskers(method(SINK_LOCAL))

@@ -1,4 +1,4 @@
-//! Without a method the layers are burn's: output, weights and gradients.
+//! Without a method the layers equal burn's in output, weights and gradients.
 
 use burn::{
     nn::{
@@ -17,10 +17,10 @@ use crate::{
     layers::support::{AB, B, assert_near, assert_same, bools, configs, made, numbers, padding, sequence},
 };
 
-/// Masks of the padding and of the pairs.
+/// A name, the mask of the padding, and the mask of the pairs.
 type Masks<B> = (&'static str, Option<Tensor<B, 2, Bool>>, Option<Tensor<B, 3, Bool>>);
 
-/// No masks, each alone, both.
+/// No mask, each mask alone, and both masks.
 fn masks<B: Backend>(batch: usize, length: usize) -> Vec<Masks<B>> {
     let pair = |at: usize| at * 7 % 5 == 1 && !at.is_multiple_of(length);
     let pairs = || Some(bools([batch, length, length], pair));
@@ -45,7 +45,7 @@ fn both_inputs<B: Backend>(x: Tensor<B, 3>, (_, pad, pairs): &Masks<B>) -> (MhaI
     (ours, burns)
 }
 
-fn outputs_are_burns<B: Backend>() {
+fn outputs_equal_burns<B: Backend>() {
     let device = Default::default();
     for quiet in [false, true] {
         let burns = made::<B, _>(configs().1.with_quiet_softmax(quiet).init::<B>(&device));
@@ -62,7 +62,7 @@ fn outputs_are_burns<B: Backend>() {
                     let what = format!("{}, quiet {quiet}, burn's conventions {conventions}", masks.0);
                     assert_same(&found.context, &wanted.context, &what);
                     assert_same(&found.weights.unwrap(), &wanted.weights, &what);
-                    // Without the weights another path computes the same.
+                    // Without a request for the weights the layer takes another path, with the same result.
                     ours.fill_weights = false;
                     let found = ours.forward(input);
                     assert!(found.weights.is_none());
@@ -73,7 +73,7 @@ fn outputs_are_burns<B: Backend>() {
     }
 }
 
-on_each_backend!(outputs_are_burns);
+on_each_backend!(outputs_equal_burns);
 
 #[test]
 fn a_causal_input_is_the_autoregressive_mask() {
@@ -91,7 +91,7 @@ fn a_causal_input_is_the_autoregressive_mask() {
     }
 }
 
-/// A row in which everything is hidden: burn attends to all alike, this library to nothing.
+/// In a row in which everything is hidden, burn gives all keys the same weight. This library gives 0.
 #[test]
 fn conventions_differ_where_everything_is_hidden() {
     let device = Default::default();
@@ -120,7 +120,7 @@ fn gradients(layer: &MultiHeadAttention<AB>, x: &Tensor<AB, 3>, loss: Tensor<AB,
 }
 
 #[test]
-fn gradients_are_burns() {
+fn gradients_equal_burns() {
     let device = Default::default();
     let (batch, length) = (2, 21);
     let toward = sequence::<AB>([batch, length, 48], 7);
@@ -138,8 +138,8 @@ fn gradients_are_burns() {
                 for (which, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
                     let wanted = wanted.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
                     let what = format!("{}, quiet {quiet}, burn's conventions {conventions}, {which}", masks.0);
-                    // What is rounded on the way there is rounded once more on the way back, and gradients of weights
-                    // sum over 42 tokens.
+                    // Numbers that are rounded in the forward pass are rounded again in the backward pass. Gradients of
+                    // weights sum over 42 tokens.
                     let tolerance = 1e-5 + 8.0 * product_rounding::<AB>();
                     crate::common::assert_close(found, &wanted, tolerance, &what);
                 }
@@ -149,7 +149,7 @@ fn gradients_are_burns() {
 }
 
 #[test]
-fn encoders_are_burns() {
+fn encoders_equal_burns() {
     let device = Default::default();
     let (batch, length) = (2, 21);
     for norm_first in [false, true] {
@@ -158,7 +158,8 @@ fn encoders_are_burns() {
         let ours = SparseTransformerEncoder::from(burns.clone());
         assert_eq!(ours.layers.iter().map(|layer| layer.mha.layer).collect::<Vec<_>>(), [0, 1, 2]);
         for (what, pad, pairs) in masks::<AB>(batch, length) {
-            // One graph after the other: where two share tensors, the gradients of one are at times lost in burn 0.21.
+            // The two graphs are built one after the other. In burn 0.21, the gradients of one graph are sometimes lost
+            // if two graphs share tensors.
             let toward = sequence::<AB>([batch, length, 48], 10);
             let run = |forward: &dyn Fn(Tensor<AB, 3>) -> Tensor<AB, 3>| {
                 let x = sequence::<AB>([batch, length, 48], 9).require_grad();
@@ -187,8 +188,8 @@ fn encoders_are_burns() {
                 }
                 burns.forward(input)
             });
-            // Each layer rounds what the one before it was off by, there and back, and gradients of weights sum over 42
-            // tokens.
+            // In both passes each layer adds rounding errors to those of the layer before it. Gradients of weights sum
+            // over 42 tokens.
             let rounding = product_rounding::<AB>();
             assert_near(&found.2, &wanted.2, 1e-5 + 8.0 * rounding, what);
             assert_near(&found.0, &wanted.0, 1e-5 + 16.0 * rounding, what);

@@ -1,4 +1,5 @@
-//! Records in files: burn's layers and the sparse ones load each other's, by named MessagePack and by safetensors.
+//! Records in files: burn's layers and the sparse layers load each other's records, as named MessagePack and as
+//! safetensors.
 
 use burn::{
     module::Module,
@@ -22,7 +23,7 @@ fn recorder() -> NamedMpkFileRecorder<FullPrecisionSettings> {
     NamedMpkFileRecorder::new()
 }
 
-/// Learned signatures that fit the layer.
+/// A chain with learned signatures that fit the layer.
 fn learned() -> String {
     let scorer = hash(&Sizes::new(1, HEADS, HEADS, 1, 1, D_MODEL / HEADS));
     json!([{"type": "sink", "sink_size": 1}, {"type": "top_k", "heavy_size": 3, "scorer": scorer}]).to_string()
@@ -77,14 +78,15 @@ fn named_records_of_cross_attention_load_both_ways() {
     assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
 }
 
-/// What a method has learned is in the record of the layer, and stays where a record has nothing of it.
+/// The record of a layer contains the learned weights of its method. Loading a record without them does not change
+/// them.
 #[test]
 fn named_records_carry_what_a_method_has_learned() {
     let device = Default::default();
     let config = configs().0.with_maskers(method(&learned()));
     let mut ours = made::<B, _>(config.init::<B>(&device));
     let path = scratch("learned");
-    // Other weights than those of the method's file.
+    // The weights differ from those of the method's file.
     ours.maskers = ours.maskers.map(&mut Doubled);
     ours.clone().save_file(path.clone(), &recorder()).unwrap();
     let loaded = config.init::<B>(&device).load_file(path, &recorder(), &device).unwrap();
@@ -103,7 +105,8 @@ fn named_records_carry_what_a_method_has_learned() {
     assert_eq!(parameters::<B, _>(&loaded.maskers), learned);
 }
 
-/// Case 24: a record of another chain, or of the same in another order, is an error that names both.
+/// Loading a record of another chain, or of the same maskers in another order, is an error. The error names both
+/// chains.
 #[test]
 fn records_of_other_chains_are_refused() {
     let device = Default::default();
@@ -136,7 +139,7 @@ fn records_of_other_chains_are_refused() {
             }
         }
     }
-    // In layers, which have a record of the method where it learns something.
+    // The record of a layer contains the record of the method only if the method has learned weights.
     let attention = |chain: &serde_json::Value| configs().0.with_maskers(method(&chain.to_string())).init::<B>(&device);
     let learned = || attention(&chains[0].0).into_record();
     let other = || attention(&chains[1].0);
@@ -166,7 +169,7 @@ impl<B: burn::tensor::backend::Backend> burn::module::ModuleMapper<B> for Double
     }
 }
 
-/// A configuration is a file too, with its method in it.
+/// A configuration is saved to a file together with its method.
 #[test]
 fn configurations_are_saved_with_their_method() {
     use burn::config::Config;

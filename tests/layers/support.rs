@@ -1,4 +1,4 @@
-//! What these tests share: a backend with gradients, sequences, masks, comparisons.
+//! Code that these tests share: a backend with gradients, sequences, masks, comparisons.
 
 use std::path::PathBuf;
 
@@ -24,11 +24,11 @@ pub fn sequence<B: Backend>(dims: [usize; 3], seed: u64) -> Tensor<B, 3> {
     Tensor::from_data(TensorData::new(numbers, dims), &B::Device::default())
 }
 
-/// What [assert_same] allows. Where operands are rounded, this library's layers and burn's make the same queries, keys
-/// and values, and then round other numbers: scaled queries and the exponentials here, queries and the weights there.
-/// As logits have a deviation of 0.3, that moves them by less than a rounding, and the last projection sums errors of
-/// up to one rounding of 0.6 with weights of 0.1: in hundreds of layers computed with rounded operands no output was
-/// off by more than 0.7 roundings, and no weight by more than 0.4.
+/// The tolerance of [assert_same]. With rounded operands, this library's layers and burn's compute the same queries,
+/// keys and values. Then they round different numbers: this library rounds scaled queries and exponentials, burn rounds
+/// queries and weights. Logits have a standard deviation of 0.3, so this changes them by less than one rounding. The
+/// last projection sums errors of up to one rounding of 0.6 with weights of 0.1. In hundreds of layers computed with
+/// rounded operands no output was off by more than 0.7 roundings, and no weight by more than 0.4.
 fn tolerance<B: Backend>() -> f64 {
     1e-5 + 2.0 * product_rounding::<B>()
 }
@@ -50,7 +50,7 @@ pub fn assert_near<B: Backend, C: Backend, const D: usize>(
     crate::common::assert_close(&numbers(found), &wanted, tolerance, what);
 }
 
-/// The same for sequences of a chain that chooses by score.
+/// [assert_same] for sequences of a chain that chooses keys by score.
 #[track_caller]
 pub fn assert_same_but_for_near_scores<B: Backend>(found: &Tensor<B, 3>, wanted: &Tensor<B, 3>, what: &str) {
     assert_close_but_for_near_scores(found, wanted, tolerance::<B>(), what);
@@ -61,7 +61,7 @@ pub fn bools<B: Backend, const D: usize>(dims: [usize; D], hidden: impl Fn(usize
     Tensor::from_data(TensorData::new(bools, dims), &B::Device::default())
 }
 
-/// Padding after the first keys of each sequence, or before the last.
+/// A padding mask: each sequence has a different number of real keys, with the padding before them or after them.
 pub fn padding<B: Backend>([batch, keys]: [usize; 2], on_the_left: bool) -> Tensor<B, 2, Bool> {
     bools([batch, keys], |at| {
         let (sequence, key) = (at / keys, at % keys);
@@ -70,7 +70,7 @@ pub fn padding<B: Backend>([batch, keys]: [usize; 2], on_the_left: bool) -> Tens
     })
 }
 
-/// The layer's configuration without dropout, and burn's.
+/// The configurations of this library's layer and burn's layer, without dropout.
 pub fn configs() -> (SparseMultiHeadAttentionConfig, MultiHeadAttentionConfig) {
     (
         SparseMultiHeadAttentionConfig::new(D_MODEL, HEADS).with_dropout(0.0),
@@ -84,7 +84,7 @@ pub fn method(json: &str) -> MaskerChainConfig {
 
 pub const SINK_LOCAL: &str = r#"[{"type": "sink", "sink_size": 2}, {"type": "local", "window_size": 9}]"#;
 
-/// All parameters of a module in order.
+/// All parameters of a module, in order.
 pub fn parameters<B: Backend, M: Module<B>>(module: &M) -> Vec<Vec<f32>> {
     struct Collect(Vec<Vec<f32>>);
     impl<B: Backend> ModuleVisitor<B> for Collect {
@@ -97,13 +97,14 @@ pub fn parameters<B: Backend, M: Module<B>>(module: &M) -> Vec<Vec<f32>> {
     collect.0
 }
 
-/// The module with its parameters drawn: burn draws them where they are first read, and in each clone anew until then.
+/// The module with its parameters initialized. burn initializes them when they are first read, and each copy made
+/// earlier gets different numbers.
 pub fn made<B: Backend, M: Module<B>>(module: M) -> M {
     parameters::<B, M>(&module);
     module
 }
 
-/// A path for a file of this test run.
+/// The path of a file for this test run.
 pub fn scratch(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("layers-{name}"))
 }

@@ -1,4 +1,4 @@
-//! What is said of folders, tokenizers, prompts and methods that do not fit.
+//! The errors for folders, tokenizers, prompts and methods that do not fit.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ pub fn missing_files_are_named<B: Backend>() {
         matches!(&found, ModelError::MissingShards { missing, .. } if missing == "model-00002-of-00003.safetensors"),
         "{found}"
     );
-    // An index does not lead out of its folder.
+    // An index must not name a file outside its folder.
     folder.edit("model.safetensors.index.json", |index| {
         index["weight_map"]["model.norm.weight"] = json!("../model.safetensors");
     });
@@ -75,7 +75,7 @@ pub fn weights_that_do_not_fit_are_named_together<B: Backend>() {
             }
         }
         tensors.push(("model.layers.7.mlp.up_proj.weight".to_owned(), Dtype::F32, vec![1], vec![0; 4]));
-        // Both are in some checkpoints and are not needed.
+        // Some checkpoints have both tensors, although they are not needed.
         tensors.push(("lm_head.weight".to_owned(), Dtype::F32, vec![1], vec![0; 4]));
         tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), Dtype::F32, vec![1], vec![0; 4]));
     });
@@ -157,7 +157,7 @@ pub fn methods_for_another_model_are_refused<B: Backend>() {
         method.directory = folder.0.clone();
         method
     };
-    // Loading the method or the first token says so, and the cache stays empty.
+    // The method or the first token gives the error, and the cache stays empty.
     let run = |method: &MaskerChainConfig| {
         let mut model = model.clone();
         let set = model.set_method(method);
@@ -180,7 +180,7 @@ pub fn methods_for_another_model_are_refused<B: Backend>() {
         _ => false,
     };
     assert!(matches!(&found, Err(error) if is_of_layer(error)), "{found:?}");
-    // A method that cannot be built leaves the model as it was.
+    // A method that cannot be built does not change the model.
     let mut model = model.clone();
     model.set_method(&method(&[0, 1], heads, head_dim)).expect("the method fits");
     let missing = MaskerChainConfig::from_json(r#"[{"type": "nothing"}]"#).expect("the method is a list");
@@ -194,7 +194,7 @@ pub fn numbers_that_the_backend_has_not_are_refused<B: Backend>() {
         let model =
             LanguageModel::<B>::from_directory(source("llama_tied"), &MaskerChainConfig::default(), dtype, &device);
         match B::supports_dtype(&device, dtype) {
-            // What is stored in f32 is computed in the type asked for.
+            // Weights stored in f32 are computed in the requested type.
             true => {
                 let model = model.expect("the folder is whole");
                 let hidden = model.forward(&[1, 2, 3], &mut model.cache(0), &mut AttentionMode::Dense);

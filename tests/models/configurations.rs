@@ -1,4 +1,4 @@
-//! What is read from configuration files.
+//! Reading configuration files.
 
 use serde_json::{Value, json};
 use sparse_attention_hub::{
@@ -6,7 +6,7 @@ use sparse_attention_hub::{
     nn::{RotaryEncodingConfig, RotaryScaling},
 };
 
-/// The configuration of an architecture with some fields of its own.
+/// The configuration of an architecture, with some additional fields.
 fn config(architecture: &str, fields: Value) -> Result<LanguageModelConfig, ModelError> {
     let mut config = json!({
         "architectures": [architecture], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
@@ -53,7 +53,7 @@ fn both_spellings_of_rotary_positions_are_one() {
         let stretched = rotary.scaling.as_ref().filter(|scaling| **scaling != RotaryScaling::Default);
         assert_eq!((rotary.theta, stretched), (plain.theta, None));
     }
-    // Where the longest sequence of the training is not told, it is that of the model.
+    // If the file does not give the longest sequence in training, it is the longest sequence of the model.
     let dynamic = good("LlamaForCausalLM", json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}));
     let wanted = RotaryScaling::Dynamic { factor: 2.0, original_max_position_embeddings: None };
     assert_eq!(dynamic.rotary.max_position_embeddings, Some(512));
@@ -61,7 +61,7 @@ fn both_spellings_of_rotary_positions_are_one() {
 }
 
 #[test]
-fn architectures_have_what_is_theirs() {
+fn each_architecture_has_its_options() {
     let llama = good("LlamaForCausalLM", json!({"attention_bias": true, "mlp_bias": true}));
     assert!(llama.attention_bias && llama.attention_output_bias && llama.feed_forward_bias);
     assert_eq!((llama.head_dim, llama.windows.as_slice()), (16, &[None; 4][..]));
@@ -101,7 +101,7 @@ fn end_tokens_are_one_or_several() {
 }
 
 #[test]
-fn what_is_not_supported_is_refused_by_its_name() {
+fn unsupported_fields_are_refused_by_name() {
     for name in ["GptOssForCausalLM", "MixtralForCausalLM"] {
         let error = config(name, json!({})).unwrap_err();
         assert!(matches!(&error, ModelError::Architecture { found, .. } if found == name), "{error}");

@@ -1,4 +1,4 @@
-//! Folders of models, to be spoilt.
+//! Copies of model folders, for tests that damage their files.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use sparse_attention_hub::{
     models::{LanguageModel, ModelError, Pretrained},
 };
 
-/// A folder of this test's own, removed at the end.
+/// The temporary folder of one test. It is removed when dropped.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -71,7 +71,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A folder that stays behind in the temporary directory does no harm.
+        // A folder that is left in the temporary directory does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Files that begin as safetensors do and are not.
+//! Files that start like safetensors, but are not.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use sparse_attention_hub::{FileError, models::ModelError};
 
 use super::folder::Folder;
 
-/// A file of a length, a header and so many bytes.
+/// A file with a stated header length, a header, and a number of zero bytes.
 fn file(length: u64, header: &str, bytes: usize) -> Vec<u8> {
     [&length.to_le_bytes()[..], header.as_bytes(), &vec![0; bytes]].concat()
 }
@@ -64,7 +64,7 @@ fn a_file_without_the_model_is_refused() {
 }
 
 #[test]
-fn sizes_beyond_reason_are_refused_before_anything_is_made() {
+fn impossible_sizes_are_refused_before_allocation() {
     let folder = Folder::of("llama_tied");
     for (field, value) in [
         ("num_hidden_layers", json!(4_000_000_000u64)),
@@ -80,7 +80,7 @@ fn sizes_beyond_reason_are_refused_before_anything_is_made() {
         assert!(matches!(&found, Some(ModelError::Field { field: found, .. }) if found == field), "{field}: {found:?}");
         folder.write("config.json", config);
     }
-    // Sizes that could be, but not together, are found out by the weights.
+    // Each of these sizes is possible, but together they do not fit the weights.
     folder.edit("config.json", |config| config["vocab_size"] = json!(1 << 28));
     assert!(matches!(folder.model::<Flex>().err(), Some(ModelError::Weights { .. })));
 }

@@ -1,5 +1,5 @@
-//! What the model that comes with the examples answers to prompts in which something is hidden: `tests/data/needles.jsonl`
-//! has them with the tokens that transformers generates.
+//! The answers of the model in `examples` to prompts that hide a fact in a long text. `tests/data/needles.jsonl` has
+//! the prompts and the tokens that transformers generates.
 
 use std::{fs, ops::ControlFlow, path::Path};
 
@@ -20,7 +20,7 @@ struct Prompt {
     generated: Vec<u32>,
 }
 
-/// Answers the prompts for which something holds, and counts them.
+/// Answers the prompts for which `is_wanted` holds, and returns their number.
 fn answer<B: Backend>(is_wanted: impl Fn(&Prompt) -> bool) -> usize {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/needles.jsonl");
     let text = fs::read_to_string(path).expect("the prompts are there");

@@ -1,4 +1,4 @@
-//! Samples of the tasks that are made here.
+//! The samples of the tasks that the library makes itself.
 
 use std::{fs, path::Path};
 
@@ -27,7 +27,7 @@ fn samples_fit_and_hold_their_answers() {
             };
             let sample = maker.sample(task, 0).expect("the length is enough");
             assert_eq!((sample.task.as_str(), Task::named(name)), (name, Some(task)));
-            // With its answer as long as it may be, and not much shorter.
+            // The sample with its answer is at most as long as requested, and not much shorter.
             assert!((600..=700).contains(&tokens(&sample)), "{name}: {} tokens", tokens(&sample));
             for answer in &sample.answers {
                 assert!(sample.context.contains(answer), "{name}: {answer}");
@@ -40,7 +40,7 @@ fn samples_fit_and_hold_their_answers() {
 }
 
 #[test]
-fn needles_stand_at_their_depth() {
+fn needles_are_at_their_depth() {
     for (depth, range) in [(0.0, 0.0..0.1), (0.5, 0.4..0.6), (1.0, 0.85..1.0)] {
         for name in ["passkey", "niah_single_noise", "niah_single_text", "niah_multikey4"] {
             let task = Task::named(name).expect("it is a task");
@@ -70,7 +70,7 @@ fn common_words_are_the_most_common() {
 }
 
 #[test]
-fn lengths_and_depths_that_cannot_be_are_refused() {
+fn impossible_lengths_and_depths_are_refused() {
     let find = |length, depth| with_maker(length, depth, |maker| maker.sample(Task::MultiQuery, 0)).err();
     assert!(matches!(find(50, None), Some(ModelError::Value { field: "length", .. })));
     assert!(matches!(find(500_000, None), Some(ModelError::Value { field: "length", .. })));

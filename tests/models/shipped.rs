@@ -1,5 +1,4 @@
-//! The model that comes with the examples, beside what transformers computes with it: `tests/data/lm14m.json` is taken
-//! from its reference.
+//! The model in `examples` against the results of transformers. `tests/data/lm14m.json` is an extract of them.
 
 use std::{fs, path::Path};
 
@@ -22,7 +21,7 @@ struct Reference {
     greedy: Vec<u32>,
     log_sum_exp: f64,
     top: Vec<(u32, f64)>,
-    /// The mean of `-ln p` of the first windows of the text, by their length.
+    /// The mean of `-ln p` of each of the first windows of the text, by the length of the windows.
     windows: Vec<(usize, Vec<f64>)>,
 }
 
@@ -63,7 +62,7 @@ pub fn greedy_text<B: Backend>() {
 }
 
 pub fn needles<B: Backend>() {
-    // Made here, and short enough for every backend; a method that cannot see the needle must fail.
+    // The samples are short enough for every backend. A method that cannot see the needle must fail.
     let find = |method: &str, task: Task, number: usize| {
         let pretrained = pretrained::<B>(method);
         let text = fs::read_to_string(root().join("examples/data/validation.txt")).expect("the text is there");
@@ -109,7 +108,7 @@ pub fn perplexities_of_the_reference<B: Backend>() {
             assert!((found - wanted).abs() < 1e-4, "{length}: {found} for {wanted}");
         }
     }
-    // A window is its first half and what is foretold behind it.
+    // The loss of a window is that of its first half plus that of its second half.
     let (whole, first, second) = (measure(1024, 0, 1), measure(512, 0, 1), measure(1024, 512, 1));
     assert_eq!([whole.tokens, first.tokens, second.tokens], [1023, 511, 512]);
     let sum = |part: &Perplexity| part.mean() * part.tokens as f64;

@@ -1,5 +1,4 @@
-//! Tiny models of every architecture, beside what transformers computes with them: `tests/models/tiny/make.py` makes
-//! both.
+//! Tiny models of every architecture against the results of transformers. `tests/models/tiny/make.py` makes both.
 
 use std::{fs, ops::ControlFlow, path::Path};
 
@@ -38,7 +37,7 @@ pub fn tiny_models_are_as_in_transformers<B: Backend>() {
                 let hidden = model.forward(chunk, &mut cache, &mut AttentionMode::Sparse).expect("the prompt is short");
                 found.extend(model.logits(hidden).into_data().convert::<f32>().iter::<f32>());
             }
-            // Logits are sums over vectors of 48 numbers after three layers.
+            // Logits are sums over vectors of 48 numbers, after three layers.
             let tolerance = 1e-4 + 16.0 * product_rounding::<B>();
             assert_close(&found, &wanted, tolerance, &format!("{name}, chunks of {chunk}"));
         }

@@ -1,4 +1,4 @@
-//! Attention calls: the bytes are what is drawn from.
+//! Fuzzes attention calls. The input bytes replace the first random numbers of a case.
 #![no_main]
 
 #[path = "../../generators/mod.rs"]

@@ -1,4 +1,4 @@
-//! Calls over caches: the bytes are what is drawn from.
+//! Fuzzes calls over caches. The input bytes replace the first random numbers of a case.
 #![no_main]
 
 #[path = "../../generators/mod.rs"]

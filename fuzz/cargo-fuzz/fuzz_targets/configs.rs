@@ -1,4 +1,4 @@
-//! Method files: the bytes are the text.
+//! Fuzzes method files. The input bytes are the text of the file.
 #![no_main]
 
 #[path = "../../generators/mod.rs"]

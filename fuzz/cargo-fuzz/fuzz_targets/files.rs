@@ -1,4 +1,4 @@
-//! Files of weights and channels: the bytes are the file, in every format.
+//! Fuzzes files of weights and channels. The input bytes are the file, which is read in every format.
 #![no_main]
 
 #[path = "../../generators/mod.rs"]

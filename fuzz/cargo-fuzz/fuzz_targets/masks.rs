@@ -1,4 +1,4 @@
-//! Operations on masks: the bytes are what is drawn from.
+//! Fuzzes operations on masks. The input bytes replace the first random numbers of a case.
 #![no_main]
 
 #[path = "../../generators/mod.rs"]

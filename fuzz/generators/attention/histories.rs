@@ -1,4 +1,4 @@
-//! Calls of a method one after the other, and sequences beside each other.
+//! Consecutive calls of a method, and sequences in one batch.
 
 use sparse_attention_hub::masker::LayerState;
 
@@ -12,10 +12,10 @@ use crate::generators::{
     problem::{Problem, Sizes, VisibilityCase},
 };
 
-/// Rows before a position do not change with the keys behind it.
+/// Changing the keys after a position does not change the rows before it.
 ///
 /// # Errors
-/// If one does.
+/// If a row changes.
 pub fn the_future_changes_nothing(source: &mut Source) -> Checked {
     let problem = prompt(source);
     let method = method(source, &problem.sizes, Wanted::Any);
@@ -38,10 +38,10 @@ pub fn the_future_changes_nothing(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// A prompt in chunks keeps what it keeps in one call.
+/// A prompt in chunks keeps the same keys as in one call.
 ///
 /// # Errors
-/// If a row keeps something else.
+/// If a row keeps different keys.
 pub fn chunks_are_one_call(source: &mut Source) -> Checked {
     let problem = prompt(source);
     let method = method(source, &problem.sizes, Wanted::Counts);
@@ -66,10 +66,10 @@ pub fn chunks_are_one_call(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// A sequence of a batch keeps what it keeps alone.
+/// A sequence in a batch keeps the same keys as alone.
 ///
 /// # Errors
-/// If it keeps something else.
+/// If it keeps different keys.
 pub fn a_batch_is_its_sequences(source: &mut Source) -> Checked {
     let problem = Problem::draw(source);
     let method = method(source, &problem.sizes, Wanted::Any);
@@ -86,10 +86,10 @@ pub fn a_batch_is_its_sequences(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// A state that has served one sequence serves another as a new one does, or refuses it.
+/// A state that has served one sequence either serves another sequence as a new state does, or refuses it.
 ///
 /// # Errors
-/// If it does something else.
+/// If it does neither.
 pub fn states_are_of_one_sequence(source: &mut Source) -> Checked {
     let first = prompt(source);
     let mut sizes = first.sizes;
@@ -105,7 +105,7 @@ pub fn states_are_of_one_sequence(source: &mut Source) -> Checked {
         return Ok(());
     }
     let second = Problem::of(source, sizes, first.dtype, VisibilityCase::Causal(0));
-    // Weights and channels are for one number of heads and one width.
+    // Files of weights and channels only fit one number of heads and one head size.
     let mut method = method(source, &first.sizes, Wanted::Counts);
     let text = method.text();
     if text.contains("hat_") || text.contains("channel") {
@@ -127,7 +127,7 @@ pub fn states_are_of_one_sequence(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// A causal problem whose queries are all of the keys.
+/// A causal problem with a query at the position of every key.
 fn prompt(source: &mut Source) -> Problem {
     let mut sizes = Sizes::draw(source);
     sizes.keys = sizes.keys.min(40);

@@ -1,4 +1,4 @@
-//! Attention calls, compared with attention in f64 over the mask that a method returned, and with other calls of the
+//! Attention calls, compared with attention in f64 over the mask that the method returned, and with other calls of the
 //! same method.
 
 mod histories;

@@ -1,4 +1,4 @@
-//! Attention in f64, one query after the other.
+//! Attention in f64, one query at a time.
 
 use burn::tensor::DType;
 
@@ -9,24 +9,24 @@ use crate::generators::{
     problem::{Problem, Sizes},
 };
 
-/// What attention gives for a query.
+/// The result of attention for one query.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub output: Vec<f64>,
     /// The attention weight of each key.
     pub shares: Vec<f64>,
     pub log_sum_exp: f64,
-    /// How far shares may be off, in proportion, and the log-sum-exp.
+    /// The tolerance, relative to each share and to 1 plus the absolute log-sum-exp.
     tolerance: f64,
-    /// What the output is a sum of.
+    /// The largest absolute value among the used elements of V.
     magnitude: f64,
-    /// Whether a logit is not a number.
+    /// Whether a logit is NaN.
     not_a_number: bool,
-    /// Whether a logit is infinite, so that nothing more is known.
+    /// Whether a logit is infinite, so that the result is undefined.
     infinite: bool,
 }
 
-/// The rows of attention over a mask's weights.
+/// The rows of attention over the weights of a mask.
 pub fn rows(problem: &Problem, weights: &[f64]) -> Vec<Row> {
     let Sizes { batch, heads, queries, keys, .. } = problem.sizes;
     let numbers = 0..batch * heads * queries;
@@ -39,7 +39,7 @@ pub fn rows(problem: &Problem, weights: &[f64]) -> Vec<Row> {
 
 fn attend(problem: &Problem, [batch, head, query]: [usize; 3], weights: &[f64]) -> Row {
     let Sizes { keys, head_dim, value_dim, .. } = problem.sizes;
-    // Half precision is summed in f32.
+    // Half-precision types are summed in f32.
     let unit = rounding(if problem.dtype == DType::F64 { DType::F64 } else { DType::F32 });
     let vector = problem.query(batch, head, query);
     let mut logits = Vec::with_capacity(keys);
@@ -53,7 +53,7 @@ fn attend(problem: &Problem, [batch, head, query]: [usize; 3], weights: &[f64]) 
         let logit = problem.softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh()) + bias - weight.ln();
         let cap = problem.softcap.unwrap_or(0.0);
         let errors = (head_dim as f64 + 4.0) * size * problem.scale.abs() + 4.0 * (logit.abs() + bias.abs() + cap);
-        // Probabilities are f32 whatever the type.
+        // Probabilities are f32 for every type.
         let of_weight = if weight < 1.0 { rounding(DType::F32) * (1.0 - weight.ln()) } else { 0.0 };
         tolerance = tolerance.max(unit * errors + of_weight);
         largest = largest.max(logit);
@@ -69,7 +69,7 @@ fn attend(problem: &Problem, [batch, head, query]: [usize; 3], weights: &[f64]) 
         Some(sink) if logits.is_empty() => sink,
         _ => sum.ln() + largest,
     };
-    // Nothing that is kept has no shares, and a sink far above all logits leaves shares of 0.
+    // Without kept keys there are no shares. A sink far above all logits makes all shares 0.
     let divisor = if logits.is_empty() { 1.0 } else { sum };
     shares.iter_mut().for_each(|share| *share /= divisor);
     let (mut output, mut magnitude) = (vec![0.0; value_dim], 0.0_f64);
@@ -94,7 +94,7 @@ impl Row {
     /// Compares the output of a query.
     ///
     /// # Errors
-    /// If it is another one.
+    /// If it differs.
     pub fn check_output(&self, dtype: DType, found: &[f64], property: &'static str) -> Checked {
         if self.not_a_number {
             hold!(found.iter().any(|x| x.is_nan()), "what is seen and not a number shows", "output {found:?}");
@@ -126,7 +126,7 @@ impl Row {
     /// Compares the attention weights and the log-sum-exp of a query.
     ///
     /// # Errors
-    /// If they are others.
+    /// If they differ.
     pub fn check_softmax(&self, shares: &[f64], log_sum_exp: f64) -> Checked {
         if self.not_a_number || self.infinite {
             return Ok(());

@@ -13,7 +13,8 @@ use crate::generators::{
     problem::{Problem, Sizes},
 };
 
-/// Attention over a mask, by native kernels and in plain operations. Keys that no query keeps and sees hold anything.
+/// Attention over a mask, with native kernels and with tensor operations. Keys that no query keeps and sees hold
+/// arbitrary numbers.
 ///
 /// # Errors
 /// If it differs from attention in f64.
@@ -43,7 +44,7 @@ pub fn check(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Which places of keys a row keeps and sees.
+/// For each key, whether some row keeps and sees it.
 fn used(problem: &Problem, weights: &[f64]) -> Vec<bool> {
     let Sizes { batch, kv_heads, keys, .. } = problem.sizes;
     let mut used = vec![false; batch * kv_heads * keys];
@@ -56,7 +57,7 @@ fn used(problem: &Problem, weights: &[f64]) -> Vec<bool> {
     used
 }
 
-/// Makes a number of one key or value none, which must show in the rows that keep and see it, and in no other.
+/// Sets a number of one key or value to NaN. It must show in the rows that keep and see that key, and in no other row.
 fn one_not_a_number(source: &mut Source, problem: &mut Problem) {
     let numbers = if source.once_in(2) { &mut problem.keys } else { &mut problem.values };
     let at = source.below(numbers.len());

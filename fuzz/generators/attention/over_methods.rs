@@ -18,7 +18,8 @@ use crate::generators::{
     problem::{Problem, VisibilityCase},
 };
 
-/// A method's output is attention over its mask; the same seed gives the same; keys that no query sees may hold anything.
+/// The output of a method is attention over its mask. The same seed gives the same output. Keys that no query sees may
+/// hold arbitrary numbers.
 ///
 /// # Errors
 /// If a property does not hold.
@@ -47,7 +48,7 @@ pub fn hidden_keys_change_nothing(source: &mut Source) -> Checked {
     check_same_output("hidden keys change nothing", &problem, &first.output, &other.output).map_err(of)
 }
 
-/// A report over finite inputs has finite figures.
+/// A report over finite inputs contains only finite numbers.
 fn check_report(problem: &Problem, mask: &sparse_attention_hub::mask::Mask<B>) -> Checked {
     let report = AttentionReport::of(&inputs(problem)?, mask)
         .map_err(|error| Fault::new("a report of a valid call works", error.to_string()))?;
@@ -61,10 +62,10 @@ fn check_report(problem: &Problem, mask: &sparse_attention_hub::mask::Mask<B>) -
     Ok(())
 }
 
-/// A method that keeps every key is dense attention.
+/// A method that keeps every key equals dense attention.
 ///
 /// # Errors
-/// If it is not.
+/// If it differs.
 pub fn everything_is_dense(source: &mut Source) -> Checked {
     let problem = Problem::draw(source);
     let method = method(source, &problem.sizes, Wanted::Everything);
@@ -76,8 +77,7 @@ pub fn everything_is_dense(source: &mut Source) -> Checked {
         .map_err(of)
 }
 
-/// A query that is not a number shows in its output, if the method chooses by it and keeps a key that it sees where it is
-/// a number.
+/// A NaN in a query shows in its output, if the method selects by the query and, without the NaN, keeps a visible key.
 ///
 /// # Errors
 /// If it does not show.
@@ -112,16 +112,16 @@ pub fn what_is_not_a_number_shows(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Some of the queries by themselves give what they give among the others.
+/// A part of the queries gives the same rows as all queries.
 ///
 /// # Errors
-/// If they do not.
+/// If a row differs.
 pub fn some_queries_are_rows_of_all(source: &mut Source) -> Checked {
     let problem = Problem::draw(source);
     if !is_wide(problem.dtype) {
         return Ok(());
     }
-    // Where each row is found by position and scores alone, with sizes that are counts.
+    // Only maskers whose rows depend on position and scores alone, with sizes that are counts.
     let names = ["sink", "local", "causal", "oracle_top_k", "oracle_top_p"];
     let configs = (0..source.between(1, 3)).map(|_| {
         let name = *source.pick(&names);
@@ -148,7 +148,7 @@ pub fn some_queries_are_rows_of_all(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Attention that costs what it keeps gives what the chain of the same parts gives.
+/// Efficient attention gives the same output as the chain of the same maskers.
 ///
 /// # Errors
 /// If it does not.

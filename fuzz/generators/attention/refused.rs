@@ -1,4 +1,4 @@
-//! Inputs that cannot be: an error, and no panic.
+//! Invalid inputs must give an error and no panic.
 
 use burn::tensor::DType;
 use sparse_attention_hub::attention::{AttentionInputs, Requested, Visibility, dense_attention};
@@ -11,10 +11,10 @@ use crate::generators::{
     problem::{Problem, VisibilityCase},
 };
 
-/// One thing wrong with inputs.
+/// Inputs with one thing wrong.
 ///
 /// # Errors
-/// If it is accepted.
+/// If they are accepted.
 pub fn check(source: &mut Source) -> Checked {
     match source.below(4) {
         0 => types(source),
@@ -24,7 +24,7 @@ pub fn check(source: &mut Source) -> Checked {
     }
 }
 
-/// Queries, keys and values are of one type.
+/// Queries, keys and values must have the same type.
 fn types(source: &mut Source) -> Checked {
     let types = [DType::F32, DType::F64, DType::F16, DType::BF16];
     let [a, b, c] = [0; 3].map(|_| *source.pick(&types));
@@ -35,13 +35,13 @@ fn types(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// The shapes fit each other, and nothing is of length 0.
+/// The shapes must fit each other, without a dimension of 0.
 fn shapes(source: &mut Source) -> Checked {
     let lengths = [0, 1, 2, 3, 4];
     let [queries, keys, values] = [0; 3].map(|_| [0; 4].map(|_| *source.pick(&lengths)));
     let mut dims = [queries, keys, values];
     if source.once_in(2) {
-        // Nearly right.
+        // Shapes that are nearly right.
         dims = [[2, 4, 3, 2], [2, 2, 4, 2], [2, 2, 4, 3]];
         dims[source.below(3)][source.below(4)] = *source.pick(&lengths);
     }
@@ -70,7 +70,7 @@ fn shapes(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Scale and softcap are numbers that make sense.
+/// Scale and softcap must be in their range.
 fn numbers(source: &mut Source) -> Checked {
     let inputs = inputs(&Problem::draw(source))?;
     let number = *source.pick(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0, 1e300, 5e-324, 3.0]);
@@ -86,7 +86,7 @@ fn numbers(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Positions beyond all keys, up to the largest number, are refused or worked: every key is seen there, or none.
+/// Positions beyond all keys, up to the largest number. They are refused, or they work: every key is visible, or none.
 fn offsets(source: &mut Source) -> Checked {
     let mut problem = Problem::draw(source);
     let offset = match source.below(3) {

@@ -1,4 +1,4 @@
-//! Calls of attention and methods, with their results as numbers.
+//! Calls of attention and of methods, with their results as numbers.
 
 use burn::tensor::DType;
 use sparse_attention_hub::{
@@ -16,7 +16,7 @@ use crate::generators::{
     problem::{Problem, Sizes},
 };
 
-/// What a call gave.
+/// The result of a call.
 #[derive(Debug, Clone)]
 pub struct Run {
     pub mask: Mask<B>,
@@ -25,10 +25,10 @@ pub struct Run {
     pub output: Vec<f64>,
 }
 
-/// The method as research attention.
+/// Builds the method as research attention.
 ///
 /// # Errors
-/// If it is refused.
+/// If the method is refused.
 pub fn built(method: &Method) -> Result<ResearchAttention<B>, Fault> {
     let text = method.text();
     about(text.clone());
@@ -37,15 +37,15 @@ pub fn built(method: &Method) -> Result<ResearchAttention<B>, Fault> {
         .map_err(|error| Fault::new("a valid method is accepted", format!("{text}: {error}")))
 }
 
-/// Inputs of a valid problem.
+/// The inputs of a valid problem.
 ///
 /// # Errors
-/// If they are refused.
+/// If the inputs are refused.
 pub fn inputs(problem: &Problem) -> Result<AttentionInputs<B>, Fault> {
     problem.inputs().map_err(|error| Fault::new("valid inputs are accepted", format!("{}: {error}", problem.summary())))
 }
 
-/// One call.
+/// Runs one call.
 ///
 /// # Errors
 /// If the method refuses the problem.
@@ -59,16 +59,16 @@ pub fn run(
     Ok(Run { mask: done.mask, weights, output })
 }
 
-/// One call that must work.
+/// Runs one call that must succeed.
 ///
 /// # Errors
-/// If it does not.
+/// If it fails.
 pub fn must_run(attention: &ResearchAttention<B>, problem: &Problem, state: &mut LayerState) -> Result<Run, Fault> {
     run(attention, &inputs(problem)?, state)
         .map_err(|error| Fault::new("a valid call works", format!("{}: {error}", problem.summary())))
 }
 
-/// Compares an output with attention in f64 over the mask.
+/// Compares an output with attention in f64 over its mask.
 ///
 /// # Errors
 /// If they differ.
@@ -88,12 +88,13 @@ pub fn check_against_naive(problem: &Problem, run: &Run) -> Checked {
     Ok(())
 }
 
-/// Compares what two calls keep of the keys that both see, and their outputs.
+/// Compares two calls: the kept keys among the keys that both calls have, and the outputs.
 ///
-/// `rows` are the rows of the first; `row_of` is the same row in the second. Keys are counted alike in both.
+/// `rows` are the rows of the first call. `row_of` maps each to the same row of the second call. Keys have the same
+/// numbers in both calls.
 ///
 /// # Errors
-/// If a row keeps other keys, or outputs differ.
+/// If a row keeps different keys, or the outputs differ.
 pub fn check_same_rows(
     property: &'static str,
     (first, of_first): (&Problem, &Run),
@@ -109,7 +110,7 @@ pub fn check_same_rows(
                 if seen { run.weights[row * keys + key] } else { 0.0 }
             });
             let mut weights = weights.collect::<Vec<_>>();
-            // Keys behind the last one of the shorter call are hidden.
+            // Keys after the last key of the shorter call are hidden.
             weights.truncate(weights.iter().rposition(|weight| *weight > 0.0).map_or(0, |last| last + 1));
             weights
         };
@@ -125,18 +126,18 @@ pub fn check_same_rows(
     Ok(())
 }
 
-/// Weights that are not 0, with their keys.
+/// The weights that are not 0, with their keys.
 pub fn list(weights: &[f64]) -> String {
     let kept = weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
     let kept = kept.map(|(key, weight)| if *weight == 1.0 { format!("{key}") } else { format!("{key} ({weight:e})") });
     kept.collect::<Vec<_>>().join(", ")
 }
 
-/// Compares outputs of the same rows over the same keys. What another row keeps may change how a mask is held, and with it
-/// the order of sums.
+/// Compares outputs of the same rows over the same keys. The keys of other rows may change the form of the mask, and
+/// with it the order of sums.
 ///
 /// # Errors
-/// If one differs by more than that.
+/// If an output differs by more than the rounding of another order.
 pub fn check_same_output(property: &'static str, problem: &Problem, first: &[f64], second: &[f64]) -> Checked {
     let width = problem.sizes.value_dim;
     let share = match problem.dtype {
@@ -149,14 +150,14 @@ pub fn check_same_output(property: &'static str, problem: &Problem, first: &[f64
     Ok(())
 }
 
-/// All rows of a problem.
+/// The batch, head and query of every row.
 pub fn all_rows(problem: &Problem) -> Vec<[usize; 3]> {
     let Sizes { batch, heads, queries, .. } = problem.sizes;
     let number = |row: usize| [row / queries / heads, row / queries % heads, row % queries];
     (0..batch * heads * queries).map(number).collect()
 }
 
-/// Types in which scores of a key do not depend on how the work is cut: ties that rounding makes are rare.
+/// Types in which the scores of a key do not depend on how the work is split, because rounding rarely makes ties.
 pub fn is_wide(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F64)
 }

@@ -1,4 +1,4 @@
-//! Cross attention over padded contexts, with a cache and without.
+//! Cross attention over padded contexts, with and without a cache.
 
 use burn::tensor::DType;
 use sparse_attention_hub::{
@@ -16,13 +16,13 @@ use crate::generators::{
     problem::Sizes,
 };
 
-/// How far two ways of computing the same may be apart, as a share of the largest number.
+/// The tolerance between two ways to compute the same result, relative to the largest number.
 const TOLERANCE: f64 = 1e-4;
 
-/// Some calls over one context.
+/// Several calls over one context.
 ///
 /// # Errors
-/// If a sequence differs from what it is alone, with a cache or without.
+/// If a sequence in the batch differs from the same sequence alone, with or without a cache.
 pub fn check(source: &mut Source) -> Checked {
     let (layer, subject) = layer(source)?;
     about(subject.clone());

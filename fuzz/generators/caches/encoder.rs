@@ -20,18 +20,18 @@ use crate::generators::{
     weights,
 };
 
-/// How far two ways of computing the same may be apart, as a share of the largest number.
+/// The tolerance between two ways to compute the same result, relative to the largest number.
 const TOLERANCE: f64 = 1e-3;
 
-/// Some steps, with wrong ones among them.
+/// Several steps, including wrong ones.
 ///
 /// # Errors
-/// If a step differs from the whole sequence, or a failed one leaves something in a layer.
+/// If a step differs from the whole sequence, or a failed step changes a layer.
 pub fn check(source: &mut Source) -> Checked {
     let (heads, head_dim) = (source.between(1, 2), source.between(1, 3));
     let width = heads * head_dim;
     let sizes = Sizes { batch: 1, heads, kv_heads: heads, queries: 1, keys: 9, head_dim, value_dim: head_dim };
-    // Weights for the first layer and not for the second: its step fails when the first has done its own.
+    // The weights fit the first layer but not the second, so that a step fails after the first layer has finished.
     let fails_late = source.once_in(4);
     let text = match fails_late {
         true => {
@@ -87,7 +87,7 @@ fn tokens(values: &[f64], width: usize) -> Tensor<B, 3> {
     tensor(values, [1, values.len() / width, width], DType::F32)
 }
 
-/// All layers have seen the same positions.
+/// All layers must have the same number of positions.
 fn check_lengths(cache: &SparseTransformerEncoderAutoregressiveCache<B>, wanted: usize) -> Checked {
     let lengths = cache.layers().iter().map(|layer| layer.len()).collect::<Vec<_>>();
     let alike = lengths.iter().all(|length| *length == wanted);
@@ -95,7 +95,7 @@ fn check_lengths(cache: &SparseTransformerEncoderAutoregressiveCache<B>, wanted:
     Ok(())
 }
 
-/// The last positions by the cache are those of the whole sequence.
+/// The last positions from the cache must equal those of the whole sequence.
 fn compare(encoder: &SparseTransformerEncoder<B>, found: &Tensor<B, 3>, history: &[f64], width: usize) -> Checked {
     let whole = encoder.try_forward(TransformerEncoderInput::new(tokens(history, width)).causal());
     let whole = numbers(&whole.map_err(|error| Fault::new("a valid call works", error.to_string()))?);

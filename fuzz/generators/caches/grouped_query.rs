@@ -16,10 +16,10 @@ use crate::generators::{
     problem::Sizes,
 };
 
-/// How far two ways of computing the same may be apart, as a share of the largest number.
+/// The tolerance between two ways to compute the same result, relative to the largest number.
 const TOLERANCE: f64 = 1e-4;
 
-/// Any sequence of calls.
+/// A random sequence of calls.
 ///
 /// # Errors
 /// If a step differs from the same positions of the whole sequence.
@@ -72,7 +72,7 @@ pub fn check(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Some positions, by the cache and as the last of the whole sequence.
+/// Compares new positions through the cache with the last positions of the whole sequence.
 fn step(
     layer: &GroupedQueryAttention<B>,
     cache: &mut KvCache<B>,
@@ -104,7 +104,7 @@ fn step(
     Ok(())
 }
 
-/// A layer of any kind, the seed of its method, and what it is.
+/// A random layer, the seed of its method, and its description.
 fn layer(source: &mut Source) -> Result<(GroupedQueryAttention<B>, u64, String), Fault> {
     let (kv_heads, group, head_dim) = (source.between(1, 2), source.between(1, 3), 2 * source.between(1, 3));
     let heads = kv_heads * group;

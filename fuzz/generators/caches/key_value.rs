@@ -1,4 +1,4 @@
-//! The cache of keys and values by itself.
+//! The key-value cache alone.
 
 use burn::tensor::{DType, Tensor};
 use sparse_attention_hub::nn::KvCache;
@@ -10,7 +10,7 @@ use crate::generators::{
     numbers::{numbers, tensor},
 };
 
-/// What should be in the cache, `[batch * heads]` lists of vectors.
+/// The expected content of the cache: `[batch * heads]` lists of vectors.
 struct History {
     batch: usize,
     heads: usize,
@@ -21,10 +21,10 @@ struct History {
     length: usize,
 }
 
-/// Any sequence of calls.
+/// A random sequence of calls.
 ///
 /// # Errors
-/// If the cache holds something else than what was put in.
+/// If the content of the cache differs from the appended tokens.
 pub fn check(source: &mut Source) -> Checked {
     let (batch, heads) = (source.between(1, 2), source.between(1, 3));
     let widths = [source.between(1, 4), source.between(1, 4)];
@@ -62,7 +62,7 @@ pub fn check(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Numbers for keys or values.
+/// Random numbers for keys or values.
 fn tokens(source: &mut Source, dims: [usize; 4]) -> (Vec<f64>, Tensor<B, 4>) {
     let values = (0..dims.iter().product()).map(|_| f64::from(source.normal() as f32)).collect::<Vec<_>>();
     let tensor = tensor(&values, dims, DType::F32);
@@ -82,7 +82,7 @@ fn append(source: &mut Source, history: &mut History, cache: &mut KvCache<B>, co
     Ok(())
 }
 
-/// Tokens that do not fit leave the cache as it is.
+/// Tokens that do not fit must leave the cache unchanged.
 fn refused(source: &mut Source, history: &History, cache: &mut KvCache<B>) -> Checked {
     let History { batch, heads, widths, length, .. } = *history;
     let [mut keys, mut values] = widths.map(|width| [batch, heads, 2, width]);

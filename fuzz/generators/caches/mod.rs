@@ -1,4 +1,4 @@
-//! Caches under any sequence of calls, compared with the whole history computed anew.
+//! Caches under random sequences of calls, compared with the whole history computed again.
 
 mod cross;
 mod encoder;
@@ -23,7 +23,7 @@ pub fn check(source: &mut Source) -> Checked {
     }
 }
 
-/// Whether something was cut back. What is gone for good may be refused.
+/// Whether tokens were taken back. A cache may refuse if it no longer holds the tokens that it needs.
 trait Cut {
     fn done(self) -> bool;
 }

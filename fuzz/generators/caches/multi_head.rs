@@ -1,4 +1,4 @@
-//! Multi-head attention over padded batches, with a cache and without.
+//! Multi-head attention over padded batches, with and without a cache.
 
 use burn::tensor::DType;
 use sparse_attention_hub::{
@@ -16,13 +16,13 @@ use crate::generators::{
     problem::Sizes,
 };
 
-/// How far two ways of computing the same may be apart, as a share of the largest number.
+/// The tolerance between two ways to compute the same result, relative to the largest number.
 const TOLERANCE: f64 = 1e-4;
 
-/// Any sequence of calls over a batch.
+/// A random sequence of calls over a batch.
 ///
 /// # Errors
-/// If a sequence differs from what it is alone.
+/// If a sequence in the batch differs from the same sequence alone.
 pub fn check(source: &mut Source) -> Checked {
     let (layer, subject) = layer(source)?;
     let mut batch = Padded::draw(source, layer.d_model);
@@ -44,7 +44,7 @@ fn without_cache(layer: &SparseMultiHeadAttention<B>, batch: &Padded, sees_all: 
     compare(layer, batch, 0, &numbers(&output.context), sees_all)
 }
 
-/// A cache that is given the whole sequences so far.
+/// A cache that gets the whole sequences at each call.
 fn by_whole_sequences(source: &mut Source, layer: &SparseMultiHeadAttention<B>, batch: &mut Padded) -> Checked {
     let mut cache = MhaCache::autoregressive();
     for _ in 0..source.between(1, 4) {
@@ -56,7 +56,7 @@ fn by_whole_sequences(source: &mut Source, layer: &SparseMultiHeadAttention<B>, 
     Ok(())
 }
 
-/// A cache that is given the positions that come next, with wrong steps among them.
+/// A cache that gets only the next positions, with wrong steps among them.
 fn by_steps(source: &mut Source, layer: &SparseMultiHeadAttention<B>, batch: &mut Padded) -> Checked {
     let mut cache = MhaCache::autoregressive();
     let mut done = 0;
@@ -64,7 +64,7 @@ fn by_steps(source: &mut Source, layer: &SparseMultiHeadAttention<B>, batch: &mu
         if source.once_in(3) {
             wrong_step(source, layer, batch, &mut cache, done)?;
         }
-        // The prompt may come in pieces.
+        // The prompt may come in chunks.
         let end = if batch.length() > done + 1 { source.between(done + 1, batch.length()) } else { batch.length() };
         let now = batch.up_to(end);
         let input = MhaInput::self_attn(now.tokens(done..end)).mask_pad(now.padding());
@@ -85,7 +85,7 @@ fn by_steps(source: &mut Source, layer: &SparseMultiHeadAttention<B>, batch: &mu
     Ok(())
 }
 
-/// A step that is refused, and changes nothing.
+/// A step that must be refused and must change nothing.
 fn wrong_step(
     source: &mut Source,
     layer: &SparseMultiHeadAttention<B>,
@@ -110,7 +110,7 @@ fn wrong_step(
     Ok(())
 }
 
-/// Compares each sequence, from a position on, with what it is alone.
+/// Compares each sequence, from a position on, with the same sequence alone.
 fn compare(
     layer: &SparseMultiHeadAttention<B>,
     batch: &Padded,

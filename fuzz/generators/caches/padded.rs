@@ -1,4 +1,4 @@
-//! Sequences of several lengths in one batch.
+//! Sequences of different lengths in one batch.
 
 use std::ops::Range;
 
@@ -10,13 +10,13 @@ use crate::generators::{B, Source, device, numbers::tensor};
 #[derive(Debug, Clone)]
 pub struct Padded {
     width: usize,
-    /// For each sequence and position the numbers, and whether it is padding.
+    /// For each sequence and position, the numbers and whether it is padding.
     positions: Vec<Vec<(Vec<f64>, bool)>>,
     left: bool,
 }
 
 impl Padded {
-    /// A batch of prompts, padded on the left or on the right. What stands in the padding is anything.
+    /// A batch of prompts, padded on the left or on the right. Padded positions hold arbitrary numbers.
     pub fn draw(source: &mut Source, width: usize) -> Self {
         let sequences = source.between(1, 3);
         let lengths = (0..sequences).map(|_| source.between(1, 7)).collect::<Vec<_>>();
@@ -33,7 +33,7 @@ impl Padded {
         Self { width, positions: positions.collect(), left }
     }
 
-    /// One more position, or some, in every sequence.
+    /// Appends one or two positions to every sequence.
     pub fn extend(&mut self, source: &mut Source) {
         for _ in 0..source.between(1, 2) {
             for sequence in &mut self.positions {
@@ -42,37 +42,37 @@ impl Padded {
         }
     }
 
-    /// The first positions.
+    /// The first `end` positions.
     pub fn up_to(&self, end: usize) -> Self {
         let mut cut = self.clone();
         cut.positions.iter_mut().for_each(|sequence| sequence.truncate(end));
         cut
     }
 
-    /// How many sequences there are.
+    /// The number of sequences.
     pub fn sequences(&self) -> usize {
         self.positions.len()
     }
 
-    /// How many positions each has, padding among them.
+    /// The number of positions of each sequence, including padding.
     pub fn length(&self) -> usize {
         self.positions[0].len()
     }
 
-    /// Some positions of all sequences.
+    /// A range of positions of all sequences.
     pub fn tokens(&self, range: Range<usize>) -> Tensor<B, 3> {
         let positions = self.positions.iter().flat_map(|sequence| &sequence[range.clone()]);
         let values = positions.flat_map(|(values, _)| values.iter().copied()).collect::<Vec<_>>();
         tensor(&values, [self.sequences(), range.len(), self.width], DType::F32)
     }
 
-    /// Which positions are padding.
+    /// For each position, whether it is padding.
     pub fn padding(&self) -> Tensor<B, 2, Bool> {
         let hidden = self.positions.iter().flatten().map(|(_, padding)| *padding).collect::<Vec<_>>();
         Tensor::from_data(TensorData::new(hidden, [self.sequences(), self.length()]), &device())
     }
 
-    /// Where the positions of a sequence stand that are not padding.
+    /// The positions of a sequence that are not padding.
     pub fn places(&self, sequence: usize) -> Vec<usize> {
         let places = self.positions[sequence].iter().enumerate().filter(|(_, (_, padding))| !padding);
         places.map(|(place, _)| place).collect()

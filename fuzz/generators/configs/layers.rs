@@ -15,7 +15,7 @@ use crate::generators::{
     problem::Sizes,
 };
 
-/// A layer of any sizes is refused, or attends.
+/// A layer with random sizes is refused, or it attends.
 ///
 /// # Errors
 /// If it does neither.
@@ -26,7 +26,7 @@ pub fn check(source: &mut Source) -> Checked {
     }
 }
 
-/// A length of a layer: small, 0 or absurd.
+/// A length of a layer: small, 0 or very large.
 fn length(source: &mut Source) -> usize {
     match source.below(30) {
         0 => 0,
@@ -35,7 +35,7 @@ fn length(source: &mut Source) -> usize {
     }
 }
 
-/// A method for heads of a width, or none.
+/// A method for heads of this size, or no method.
 fn maskers(source: &mut Source, heads: usize, head_dim: usize) -> Result<MaskerChainConfig, Fault> {
     let sizes = Sizes { batch: 1, heads, kv_heads: 1, queries: 3, keys: 3, head_dim, value_dim: head_dim };
     let fits = (1..=64).contains(&heads) && (1..=64).contains(&head_dim);

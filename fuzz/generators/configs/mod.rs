@@ -1,5 +1,5 @@
-//! Method files: valid ones are accepted and written back, wrong ones are refused by the name of what is wrong, and
-//! nothing else happens to any text.
+//! Method files. Valid ones are accepted and written back. Wrong ones are refused with an error that names the fault.
+//! Any other text is accepted or refused without a panic.
 
 mod layers;
 mod phases;
@@ -21,7 +21,7 @@ use super::{
     problem::{Problem, Sizes, VisibilityCase},
 };
 
-/// What methods of this kind are valid for.
+/// The sizes for which the methods of this kind are valid.
 const SIZES: Sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 3, keys: 5, head_dim: 4, value_dim: 2 };
 
 /// One case.
@@ -52,10 +52,11 @@ fn valid(source: &mut Source) -> Checked {
     check_written(&text)
 }
 
-/// Any text is a method or is refused, in both ways of reading it, and without a panic. Whether it is accepted.
+/// A text is accepted as a method or refused, with the same result in both ways of reading it, and without a panic.
+/// Returns whether it is accepted.
 ///
 /// # Errors
-/// If the two ways differ, or a method that is accepted is written as another.
+/// If the two ways differ, or an accepted method is written as a different one.
 pub fn check_text(text: &str, source: &mut Source) -> Result<bool, Fault> {
     let accepted = check_both(text)?;
     if accepted {
@@ -65,7 +66,7 @@ pub fn check_text(text: &str, source: &mut Source) -> Result<bool, Fault> {
     Ok(accepted)
 }
 
-/// Whether a text is a method, by the registry and by the chain that is a module.
+/// Whether a text is a method, according to the registry and to the chain module.
 fn check_both(text: &str) -> Result<bool, Fault> {
     let registry = MaskerRegistry::<B>::new().research_attention(text, &device()).map(|_| ());
     let chain = chain(text).map(|_| ());
@@ -85,12 +86,12 @@ fn chain(text: &str) -> Result<MaskerChain<B>, String> {
     config.init(&device()).map_err(|error| error.to_string())
 }
 
-/// Why a text is refused.
+/// The error for a text.
 fn refusal(text: &str) -> String {
     chain(text).err().unwrap_or_default()
 }
 
-/// A method is written as a text that is the same method.
+/// Writing a method and reading it again must give the same method.
 fn check_written(text: &str) -> Checked {
     let lost = |error: String| Fault::new("a method is written as it was read", format!("{text}: {error}"));
     let config = MaskerChainConfig::from_json(text).map_err(|error| lost(error.to_string()))?;
@@ -100,7 +101,7 @@ fn check_written(text: &str) -> Checked {
     Ok(())
 }
 
-/// A method that is accepted can be called, or says why not.
+/// An accepted method can be called, or returns an error.
 fn check_call(text: &str, source: &mut Source) -> Checked {
     let Ok(chain) = chain(text) else { return Ok(()) };
     about(text.to_owned());
@@ -116,7 +117,7 @@ fn check_call(text: &str, source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// A number of a valid method is replaced by one that no memory can hold, or by a very small one.
+/// Replaces a number of a valid method by a very small one, or by one that no memory can hold.
 fn extreme(source: &mut Source) -> Checked {
     let method = method(source, &SIZES, Wanted::Any);
     let mut json = method.json;

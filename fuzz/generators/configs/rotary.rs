@@ -1,4 +1,4 @@
-//! Tables of rotary encodings.
+//! Configurations of rotary encodings.
 
 use burn::tensor::DType;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::generators::{
     numbers::{numbers, tensor},
 };
 
-/// A table of any values is refused, or rotates by finite angles.
+/// A configuration with random values is refused, or rotates by finite angles.
 ///
 /// # Errors
 /// If it does neither.
@@ -41,7 +41,7 @@ pub fn check(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// A table, and whether it is surely valid.
+/// A configuration, and whether it is certainly valid.
 fn table(source: &mut Source) -> (Value, bool) {
     let kind = *source.pick(&["linear", "dynamic", "llama3", "yarn", "default"]);
     let length = *source.pick(&[1, 8, 4096, 131_072]);

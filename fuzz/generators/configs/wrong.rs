@@ -9,7 +9,7 @@ use crate::generators::{
     methods::{Wanted, masker, method},
 };
 
-/// Fields that must be there.
+/// Required fields.
 const REQUIRED: [&str; 33] = [
     "type",
     "sink_size",
@@ -53,10 +53,10 @@ const WITH_DEFAULT: [(&str, &str); 3] =
 /// Fields that may be 0.
 const MAY_BE_ZERO: [&str; 5] = ["base_rate_sampling", "init_offset", "local_offset", "top_p", "threshold"];
 
-/// One thing wrong with a method.
+/// A method with one thing wrong.
 ///
 /// # Errors
-/// If it is accepted, or the error does not name it.
+/// If it is accepted, or the error does not name the fault.
 pub fn check(source: &mut Source) -> Checked {
     let mut method = method(source, &SIZES, Wanted::Any).json;
     let place = method.as_array().map_or(0, |list| source.below(list.len()));
@@ -99,13 +99,13 @@ pub fn check(source: &mut Source) -> Checked {
     let accepted = check_both(&text)?;
     hold!(!accepted, "a wrong method is refused", "{text}, wrong in `{says}`");
     let error = refusal(&text);
-    // What is wrong with a field that names a file is said of the file.
+    // For a field that names a file, the error is about the file.
     let named = error.contains(&says) || says == "sorted_channel_file";
     hold!(named, "an error names what is wrong", "{text}, wrong in `{says}`: {error}");
     Ok(())
 }
 
-/// One of the fields that must be there.
+/// One of the required fields.
 fn required(source: &mut Source, masker: &Value, name: &str) -> String {
     let fields = masker.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let required = fields
@@ -114,7 +114,7 @@ fn required(source: &mut Source, masker: &Value, name: &str) -> String {
     source.pick(&required.collect::<Vec<_>>()).clone()
 }
 
-/// A field that stands twice is refused, also with the same value.
+/// A field that is given twice must be refused, even if both have the same value.
 fn twice(source: &mut Source, masker: &Value, field: &str) -> Checked {
     let text = masker.to_string();
     let again = if source.once_in(2) { masker[field].clone() } else { json!(3) };

@@ -1,9 +1,9 @@
-//! Archives as PyTorch writes them: files that are stored one after the other, and a list of them at the end.
+//! Archives in the format of PyTorch: stored files one after the other, and a list of them at the end.
 
-/// The files of an archive by name.
+/// The files of an archive, with their names.
 pub type Files = Vec<(String, Vec<u8>)>;
 
-/// The files of an archive in which none is compressed.
+/// The files of an archive without compression.
 pub fn files(archive: &[u8]) -> Files {
     let number = |at: usize, bytes: usize| {
         archive[at..at + bytes].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
@@ -20,7 +20,7 @@ pub fn files(archive: &[u8]) -> Files {
     files
 }
 
-/// An archive of files, none of them compressed.
+/// An archive of files without compression.
 pub fn archive(files: &Files) -> Vec<u8> {
     let (mut archive, mut list) = (Vec::new(), Vec::new());
     for (name, content) in files {
@@ -50,7 +50,7 @@ pub fn archive(files: &Files) -> Vec<u8> {
     archive
 }
 
-/// The cyclic redundancy check of archives.
+/// The cyclic redundancy check of zip archives.
 fn checksum(content: &[u8]) -> u32 {
     !content.iter().fold(u32::MAX, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 })

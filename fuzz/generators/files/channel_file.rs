@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Expected, Made};
 use crate::generators::{Source, mutations};
 
-/// A file made of a good one.
+/// A file made from a valid one.
 pub fn make(source: &mut Source) -> Made {
     let good = json!({"model.layers.0.self_attn.qk_proj": [[0, 1, 2, 3], [3, 1, 0, 2]],
                       "model.layers.1.self_attn.qk_proj": [[2, 1, 0, 3], [0, 1, 3, 2]]});

@@ -9,13 +9,13 @@ use crate::generators::{Source, mutations};
 /// A checkpoint with perceptrons of two layers and two heads.
 const GOOD: &[u8] = include_bytes!("../../../tests/data/hash_attention.pt");
 
-/// Where the description of the tensors stands.
+/// The name of the file that describes the tensors.
 const PICKLE: &str = "hash/data.pkl";
 
-/// A file made of a good one.
+/// A file made from a valid one.
 pub fn make(source: &mut Source) -> Made {
     let mut parts = files(GOOD);
-    // Without the feature there is no reader, and every checkpoint is refused.
+    // Without the feature `hf` there is no reader, and every checkpoint is refused.
     let unread = "a checkpoint without a reader is refused";
     let read = if cfg!(feature = "hf") { Expected::Read } else { Expected::Refused(unread) };
     let (expected, how) = match source.below(12) {
@@ -92,13 +92,13 @@ fn pickle(parts: &mut Files) -> &mut Vec<u8> {
     &mut parts[at.expect("a checkpoint has a description")].1
 }
 
-/// One of the files with the numbers of a tensor that is read.
+/// The number of one of the files that hold a tensor's numbers.
 fn storage(source: &mut Source, parts: &Files) -> usize {
     let storages = parts.iter().enumerate().filter(|(_, (name, _))| name.starts_with("hash/data/"));
     *source.pick(&storages.map(|(at, _)| at).collect::<Vec<_>>())
 }
 
-/// Gives the first tensor another name.
+/// Renames the first tensor.
 fn rename(pickle: &mut Vec<u8>, name: &str) {
     let string = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
     let (from, to) = (string("2.learning_to_hash_transformation_q.0.0.weight"), string(name));
@@ -106,9 +106,9 @@ fn rename(pickle: &mut Vec<u8>, name: &str) {
     pickle.splice(at..at + from.len(), to);
 }
 
-/// Replaces the bytes of some small numbers, which are lengths, strides and offsets.
+/// Replaces the bytes of some small numbers: lengths, strides and offsets.
 fn numbers(source: &mut Source, pickle: &mut [u8], by: u8) -> String {
-    // `K` and a byte are a number; in the middle of a name they hardly stand.
+    // `K` followed by a byte is a number. Names hardly ever contain this.
     let at = (1..pickle.len()).filter(|at| pickle[at - 1] == b'K').collect::<Vec<_>>();
     let some = source.between(1, at.len());
     for place in source.some_below(at.len(), some) {

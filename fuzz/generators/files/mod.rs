@@ -1,4 +1,4 @@
-//! Files of weights and channels: changed ones are refused or read as something whole, and cut ones are refused.
+//! Files of weights and channels. Changed files are refused, or read as complete weights. Cut files are refused.
 
 mod archive;
 mod channel_file;
@@ -22,18 +22,18 @@ use super::{
     weights::Scratch,
 };
 
-/// What must come of a file.
+/// The expected result for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
-    /// It is read.
+    /// The file is read.
     Read,
-    /// It is refused, which is this property.
+    /// The file is refused. The text is the name of this property.
     Refused(&'static str),
-    /// Either.
+    /// Either result is right.
     Either,
 }
 
-/// A file with how it was made.
+/// A file, with a description of how it was made.
 struct Made {
     content: Vec<u8>,
     extension: &'static str,
@@ -63,10 +63,10 @@ pub fn check(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// A file with any content, in a format or in every one. Whether it is read.
+/// Reads a file with any content, in one format or in all formats. Returns whether it is accepted.
 ///
 /// # Errors
-/// If it is read as something that is not whole.
+/// If it is read as weights that are not complete.
 pub fn check_content(content: &[u8], extension: Option<&str>) -> Result<bool, Fault> {
     let formats = match extension {
         Some(extension) => vec![extension],
@@ -78,7 +78,7 @@ pub fn check_content(content: &[u8], extension: Option<&str>) -> Result<bool, Fa
 /// Reads a file with any content.
 ///
 /// # Errors
-/// If it is read as something that is not whole.
+/// If it is read as weights that are not complete.
 pub fn read(content: &[u8], extension: &str) -> Result<Result<(), String>, Fault> {
     let file = Scratch::new(content, extension);
     match extension {
@@ -87,7 +87,7 @@ pub fn read(content: &[u8], extension: &str) -> Result<Result<(), String>, Fault
     }
 }
 
-/// What the weights of the files here are read as: those of `tests/data/hash_attention.pt`.
+/// The configuration with which weights are read. It fits `tests/data/hash_attention.pt`.
 fn config() -> HashConfig {
     HashConfig {
         hat_bits: 5,
@@ -119,7 +119,7 @@ fn read_weights(file: &Scratch) -> Result<Result<(), String>, Fault> {
     Ok(Ok(()))
 }
 
-/// The numbers of weights, which must have the shapes that the configuration says.
+/// The numbers of the weights, whose shapes must be those of the configuration.
 fn whole(weights: &HashWeights<B>) -> Result<Vec<Vec<f64>>, Fault> {
     let config = config();
     let mut all = Vec::new();
@@ -152,12 +152,12 @@ fn read_channels(file: &Scratch) -> Result<Result<(), String>, Fault> {
     let sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 2, keys: 5, head_dim: 4, value_dim: 1 };
     let problem = Problem::of(&mut Source::seeded(1, 1), sizes, DType::F32, VisibilityCase::Causal(3));
     let inputs = problem.inputs().map_err(|error| Fault::new("valid inputs are accepted", error.to_string()))?;
-    // Channels of other layers, heads or widths are met here.
+    // The call finds channels of other layers, heads or sizes.
     let called = sparse_attention_hub::masker::Masker::mask(&chain, &inputs, &mut LayerState::new(1));
     Ok(called.map(|_| ()).map_err(|error| error.to_string()))
 }
 
-/// What an error says, which must be something and not the whole file.
+/// The message of an error. It must not be empty, and must not contain the whole file.
 fn said(error: &impl ToString) -> Result<String, Fault> {
     let message = error.to_string();
     let fits = !message.is_empty() && message.len() < 4_000;

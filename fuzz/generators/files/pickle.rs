@@ -1,9 +1,9 @@
-//! Pickles that are no checkpoint.
+//! Pickles that are not checkpoints.
 
 use super::{Expected, Made};
 use crate::generators::Source;
 
-/// Operations of the pickle machine, with what follows some of them.
+/// Operations of the pickle machine, some with their arguments.
 const OPERATIONS: [&[u8]; 36] = [
     b"(",
     b"0",
@@ -43,7 +43,7 @@ const OPERATIONS: [&[u8]; 36] = [
     b"cos\nsystem\n",
 ];
 
-/// A pickle of any operations.
+/// A pickle of random operations.
 pub fn make(source: &mut Source) -> Made {
     let mut content = b"\x80\x02".to_vec();
     let how = match source.below(6) {

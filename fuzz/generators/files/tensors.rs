@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Expected, Made};
 use crate::generators::{Source, mutations, weights};
 
-/// A file made of a good one.
+/// A file made from a valid one.
 pub fn make(source: &mut Source) -> Made {
     let good = weights::perceptrons(source.below(3), source.between(1, 2), [4, 3, 5]);
     let (expected, how, content) = match source.below(9) {
@@ -58,7 +58,7 @@ pub fn make(source: &mut Source) -> Made {
     Made { content, extension: "safetensors", expected, how }
 }
 
-/// A file of which an entry of the header is changed, taken away or renamed.
+/// A file with an entry of the header changed, removed or renamed.
 fn entry(source: &mut Source, good: &[u8]) -> (Expected, String, Vec<u8>) {
     let (header, data) = parts(good);
     let mut header: Value = serde_json::from_str(&header).expect("the header of a good file");
@@ -101,7 +101,7 @@ fn entry(source: &mut Source, good: &[u8]) -> (Expected, String, Vec<u8>) {
     (expected, how, joined(&header.to_string(), &data))
 }
 
-/// The header and what follows it.
+/// The header and the data after it.
 fn parts(good: &[u8]) -> (String, Vec<u8>) {
     let length = good[..8].iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
     (String::from_utf8_lossy(&good[8..8 + length]).into_owned(), good[8 + length..].to_vec())

@@ -5,12 +5,12 @@ use sparse_attention_hub::mask::{Csr, KeyIndices, Mask, MaskError, MaskShape, Pa
 
 use crate::generators::{B, Source, device, numbers::tensor};
 
-/// A mask, and the weight of every pair.
+/// A mask, and the expected weight of every pair.
 #[derive(Debug, Clone)]
 pub struct Drawn {
     pub mask: Mask<B>,
     pub weights: Vec<f64>,
-    /// How it was made.
+    /// A description of how it was made.
     pub made: String,
 }
 
@@ -49,7 +49,7 @@ pub fn draw(source: &mut Source, shape: MaskShape) -> Result<Drawn, MaskError> {
     })
 }
 
-/// A pattern of any size, also beyond the keys.
+/// A pattern with random sizes, which may be larger than the number of keys.
 fn pattern(source: &mut Source, shape: MaskShape) -> Pattern {
     let size = |source: &mut Source| match source.below(8) {
         0 => usize::MAX,
@@ -66,7 +66,7 @@ fn pattern(source: &mut Source, shape: MaskShape) -> Pattern {
     Pattern { sink: size(source), window: size(source), offset }
 }
 
-/// Whether a pattern keeps a key, as its documentation says.
+/// Whether a pattern keeps a key, according to its documentation.
 fn keeps(pattern: &Pattern, row: usize, key: usize) -> bool {
     let distance = pattern.offset as i128 + row as i128 - key as i128;
     key < pattern.sink || (distance >= 0 && distance < pattern.window as i128)
@@ -75,7 +75,7 @@ fn keeps(pattern: &Pattern, row: usize, key: usize) -> bool {
 /// Keys of a row with their probabilities.
 pub type List = Vec<(usize, f64)>;
 
-/// Lists of kept keys, each for certain or sampled, in any order.
+/// Lists of kept keys in random order. Each key is kept for certain or sampled.
 pub fn lists(source: &mut Source, shape: MaskShape) -> Vec<List> {
     let sampled = source.once_in(2);
     let most = source.below(shape.keys + 1);
@@ -100,7 +100,7 @@ pub fn weights_of(shape: MaskShape, lists: &[List]) -> Vec<f64> {
     weights
 }
 
-/// The lists in the exchange form.
+/// The lists as CSR.
 pub fn csr_of(lists: &[List]) -> Csr {
     let mut csr = Csr { indices: Vec::new(), ptr: vec![0], data: Vec::new() };
     for list in lists {
@@ -111,10 +111,10 @@ pub fn csr_of(lists: &[List]) -> Csr {
     csr
 }
 
-/// Slots `[rows, width]` with the lists in them, unused ones anywhere.
+/// Slots `[rows, width]` that contain the lists. Unused slots are at random places.
 pub fn slots(source: &mut Source, lists: &[List], width: usize) -> (Vec<i64>, Vec<f64>) {
     let (mut indices, mut probability) = (vec![-1; lists.len() * width], vec![0.0; lists.len() * width]);
-    // What stands in unused slots counts for nothing.
+    // The probabilities of unused slots have no effect.
     probability.iter_mut().for_each(|p| *p = *source.pick(&[0.0, 0.5, 7.0, -1.0]));
     for (row, list) in lists.iter().enumerate() {
         for (slot, (key, weight)) in source.some_below(width, list.len()).into_iter().zip(list) {

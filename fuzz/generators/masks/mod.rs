@@ -1,4 +1,4 @@
-//! Operations on masks, each compared with the same operation on a weight for every pair in f64.
+//! Operations on masks, each compared with the same operation on one weight per pair in f64.
 
 mod draw;
 mod refused;
@@ -14,10 +14,10 @@ use super::{
     numbers::{first_far, numbers},
 };
 
-/// How many operations a case has at most.
+/// The largest number of operations of a case.
 const OPERATIONS: usize = 8;
 
-/// One case: some masks of a shape, and some operations on them.
+/// One case: some masks of one shape, and some operations on them.
 ///
 /// # Errors
 /// If a property does not hold.
@@ -49,7 +49,7 @@ pub fn check(source: &mut Source) -> Checked {
     Ok(())
 }
 
-/// Few rows and keys; now and then a dimension of 0.
+/// A shape with few rows and keys, sometimes with a dimension of 0.
 fn shape(source: &mut Source) -> MaskShape {
     let mut dims = [source.between(1, 2), source.between(1, 3), source.between(1, 4), source.between(1, 9)];
     match source.below(100) {
@@ -60,21 +60,21 @@ fn shape(source: &mut Source) -> MaskShape {
     MaskShape::new(dims)
 }
 
-/// A mask that is what it was made of.
+/// A random mask, checked against the weights it was made from.
 fn drawn(source: &mut Source, shape: MaskShape) -> Result<Drawn, Fault> {
     let drawn = draw(source, shape)
         .map_err(|error| Fault::new("a valid mask is accepted", format!("{:?}: {error}", shape.dims())))?;
     matches(drawn, "a mask is what it was made of", 0.0)
 }
 
-/// The mask with the weights that it has, once these are those that it should have.
+/// Checks that a mask has the expected weights. Returns it with the weights that it has.
 fn matches(drawn: Drawn, property: &'static str, share: f64) -> Result<Drawn, Fault> {
     let Drawn { mask, weights: wanted, made } = drawn;
     about(format!("{made} of {:?}", mask.shape().dims()));
     let found = numbers(&mask.to_dense());
     let keys = mask.shape().keys.max(1);
     let far = first_far(&found, &wanted, share).or_else(|| {
-        // Nothing kept is nothing kept, however small the weight.
+        // A key with weight 0 must not be kept, and a kept key must have a weight above 0, however small.
         found.iter().zip(&wanted).position(|(found, wanted)| (*found > 0.0) != (*wanted > 0.0))
     });
     if let Some(at) = far {
@@ -87,7 +87,7 @@ fn matches(drawn: Drawn, property: &'static str, share: f64) -> Result<Drawn, Fa
     Ok(Drawn { mask, weights: found, made })
 }
 
-/// What a merge gives for a pair.
+/// The expected weight of a pair after a merge.
 fn union(a: f64, b: f64) -> f64 {
     match a > 0.0 && a < 1.0 && b > 0.0 && b < 1.0 {
         true => a + b - a * b,
@@ -115,7 +115,7 @@ fn merged(a: &Drawn, b: &Drawn) -> Result<Drawn, Fault> {
     Ok(drawn)
 }
 
-/// The same mask through another form.
+/// The same mask, converted to a dense tensor or to CSR and back.
 fn converted(source: &mut Source, drawn: &Drawn) -> Result<Drawn, Fault> {
     let refused = |error: MaskError| Fault::new("what a mask gives is accepted", format!("{}: {error}", drawn.made));
     let shape = drawn.mask.shape();

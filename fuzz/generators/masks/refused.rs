@@ -1,4 +1,4 @@
-//! Masks that cannot be: an error and no mask.
+//! Invalid masks must give an error.
 
 use burn::tensor::DType;
 use sparse_attention_hub::mask::{Csr, Mask, MaskShape};
@@ -6,7 +6,7 @@ use sparse_attention_hub::mask::{Csr, Mask, MaskShape};
 use super::draw::{List, csr_of, from_slots, lists, slots};
 use crate::generators::{Checked, Source, device, fault::hold, numbers::tensor};
 
-/// One mask with one thing wrong.
+/// A mask with one thing wrong.
 ///
 /// # Errors
 /// If it is accepted.
@@ -21,10 +21,10 @@ pub fn check(source: &mut Source, shape: MaskShape) -> Checked {
     }
 }
 
-/// What is no probability.
+/// Numbers that are not probabilities.
 const NO_PROBABILITY: [f64; 6] = [0.0, -0.25, 1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
 
-/// Lists of which one row has a key with a given weight for certain.
+/// Lists in which one key of one row has this weight.
 fn lists_with(source: &mut Source, shape: MaskShape, weight: f64) -> (Vec<List>, usize, usize) {
     let mut lists = lists(source, shape);
     let row = source.below(lists.len());

@@ -1,4 +1,4 @@
-//! What a mask tells without changing: products, lists, pictures, densities.
+//! Operations that read a mask: products, lists, pictures and densities.
 
 use burn::tensor::DType;
 use sparse_attention_hub::mask::{Csr, MaskForm};
@@ -36,10 +36,10 @@ pub fn check(source: &mut Source, drawn: &Drawn) -> Checked {
     check_picture(source, drawn)
 }
 
-/// The exchange form, once it says what the mask says.
+/// The mask as CSR, checked against the mask.
 ///
 /// # Errors
-/// If it does not.
+/// If they differ.
 pub fn checked_csr(drawn: &Drawn) -> Result<Csr, Fault> {
     let (shape, made) = (drawn.mask.shape(), format!("{} of {:?}", drawn.made, drawn.mask.shape().dims()));
     let csr = drawn.mask.to_csr();
@@ -88,10 +88,10 @@ fn check_picture(source: &mut Source, drawn: &Drawn) -> Checked {
     Ok(())
 }
 
-/// The share of pairs that is kept, under a visibility of any kind.
+/// Checks the share of visible pairs that is kept, for a random visibility.
 ///
 /// # Errors
-/// If it is another one.
+/// If it is wrong.
 pub fn check_density(source: &mut Source, drawn: &Drawn) -> Checked {
     let shape = drawn.mask.shape();
     if shape.pairs() == 0 {

@@ -19,17 +19,17 @@ use crate::{
 pub struct DoubleSparsityConfig {
     /// How many of the first keys every query keeps.
     pub sink_size: Size,
-    /// How many keys up to its own position every query keeps.
+    /// How many keys every query keeps up to and including its own position.
     pub window_size: Size,
-    /// The heavy keys.
+    /// The selector of the heavy keys.
     pub top_k: DoubleSparsityTopKConfig,
 }
 
 impl DoubleSparsityConfig {
-    /// The method, with the channels that the configuration names.
+    /// Builds the method with the channels that the configuration names.
     ///
     /// # Errors
-    /// If a value makes no sense, or the channel file cannot be used.
+    /// If a value is not allowed, or the channel file cannot be used.
     pub fn init<B: Backend>(&self, context: &Context<B>) -> Result<DoubleSparsity<B>, ConfigError> {
         DoubleSparsity::new(self.sink_size, self.window_size, self.top_k.init(context)?)
     }
@@ -38,15 +38,16 @@ impl DoubleSparsityConfig {
 /// A sink, a window, and the keys with the largest products over a few outlier channels
 /// ([Double Sparsity](https://arxiv.org/abs/2408.07092)).
 ///
-/// A step reads `head_dim / group_factor` channels of each key for each query head, a byte each (and eight bytes a key)
-/// up to 8 `label_bits`, and the keys and values that it keeps. Should be created with [DoubleSparsityConfig].
+/// A step reads `head_dim / group_factor` channels of each key for each query head, and the keys and values that it
+/// keeps. With up to 8 `label_bits`, each channel takes one byte, and each key takes eight bytes more. Should be
+/// created with [DoubleSparsityConfig].
 #[derive(Debug)]
 pub struct DoubleSparsity<B: Backend> {
     parts: SinkLocalHeavy<B>,
 }
 
 impl<B: Backend> DoubleSparsity<B> {
-    /// The method with a selector over [outlier channels](crate::scorer::Channels) of one's own.
+    /// The method with a given selector, over [outlier channels](crate::scorer::Channels).
     ///
     /// # Errors
     /// If a size is neither a count of at least 1 nor a fraction in (0, 1].

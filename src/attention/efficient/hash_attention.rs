@@ -19,17 +19,17 @@ use crate::{
 pub struct HashAttentionConfig {
     /// How many of the first keys every query keeps.
     pub sink_size: Size,
-    /// How many keys up to its own position every query keeps.
+    /// How many keys every query keeps up to and including its own position.
     pub window_size: Size,
-    /// The heavy keys.
+    /// The selector of the heavy keys.
     pub top_k: HashAttentionTopKConfig,
 }
 
 impl HashAttentionConfig {
-    /// The method, with the weights that the configuration names.
+    /// Builds the method with the weights that the configuration names.
     ///
     /// # Errors
-    /// If a value makes no sense, or the file with the weights cannot be used.
+    /// If a value is not allowed, or the file with the weights cannot be used.
     pub fn init<B: Backend>(&self, context: &Context<B>) -> Result<HashAttention<B>, ConfigError> {
         HashAttention::new(self.sink_size, self.window_size, self.top_k.init(context)?)
     }
@@ -46,7 +46,7 @@ pub struct HashAttention<B: Backend> {
 }
 
 impl<B: Backend> HashAttention<B> {
-    /// The method with a selector over [hash scores](crate::scorer::Hash) of one's own.
+    /// The method with a given selector, over [hash scores](crate::scorer::Hash).
     ///
     /// # Errors
     /// If a size is neither a count of at least 1 nor a fraction in (0, 1].

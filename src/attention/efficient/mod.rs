@@ -1,5 +1,5 @@
-//! Attention that costs what it keeps: the same output as the research chain of the same parts, and nothing of the size
-//! of all query-key pairs on the way.
+//! Attention that reads only the kept keys and values. The output is the same as that of `ResearchAttention` with the
+//! same maskers. No tensor of the size of all query-key pairs is computed, unless the visibility is such a tensor.
 
 mod double_sparsity;
 mod hash_attention;
@@ -17,12 +17,12 @@ use crate::{
 
 /// A sparse method made for decoding: a sink, a window, and the heavy keys that a scorer finds.
 ///
-/// The scores of one group of heads are in memory at a time, and attention reads the kept keys and values only. What the
-/// scorer remembers of the keys is in the state, and grows by the new keys.
+/// Scores are computed for one GQA group at a time, and attention reads the kept keys and values only. The scorer's
+/// memory of the keys is in the state. Each step adds the new keys to it.
 pub trait EfficientAttention<B: Backend> {
     /// Attention over the kept keys.
     ///
-    /// With a visibility that is itself a tensor over all pairs, the scores of all pairs are made too.
+    /// If the visibility is a tensor over all pairs, the scores of all pairs are computed too.
     ///
     /// # Errors
     /// If the scorer cannot work with the inputs.
@@ -34,7 +34,7 @@ pub trait EfficientAttention<B: Backend> {
     ) -> Result<AttentionOutput<B>, AttentionError>;
 }
 
-/// What the methods have in common.
+/// The parts that the methods have in common.
 #[derive(Debug)]
 struct SinkLocalHeavy<B: Backend> {
     sink: Size,

@@ -1,4 +1,4 @@
-//! Task files, one JSON object a line.
+//! Task files, with one JSON object per line.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Sample, Score};
 use crate::FileError;
 
-/// Reads a task file, in which each line is a sample in one of three forms:
+/// Reads a task file. Each line is a sample in one of three forms:
 ///
 /// | form | fields |
 /// |---|---|
@@ -15,8 +15,8 @@ use crate::FileError;
 /// | LongBench | `context`, `input`, `answers`, and possibly `dataset`, `_id`, `length` |
 /// | RULER | `input`, `outputs`, and possibly `index`, `length`, `task`; the last line of the input is the question |
 ///
-/// `score` says how answers are scored; without it, prompts and RULER by [Score::ContainsAll] and LongBench by [Score::F1].
-/// Answers have `max_new_tokens`, unless a line says `answer_tokens`.
+/// `score` names the [Score] of the answer. Without it, prompts and RULER are scored by [Score::ContainsAll], and
+/// LongBench by [Score::F1]. Answers have at most `max_new_tokens` tokens, unless a line gives `answer_tokens`.
 ///
 /// # Errors
 /// If the file cannot be read, or a line is in none of these forms; the error names the line.
@@ -59,7 +59,7 @@ fn sample_of(
     let ((context, question), answers, usual) = match (text("prompt"), text("context"), text("input")) {
         (Some(prompt), ..) => {
             let answer = text("answer").ok_or("there is a `prompt`, but `answer` is not a text")?;
-            // Several names are right together, in whichever order.
+            // Several names in one answer are separate right answers, in any order.
             let parts = answer.split_whitespace().map(str::to_owned).collect();
             (split(prompt), parts, Score::ContainsAll)
         }
@@ -96,7 +96,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("tasks-{}-{}.jsonl", std::process::id(), text.len()));
         std::fs::write(&path, text).expect("the temporary folder can be written");
         let samples = read_samples(&path, None, 30).map_err(|error| error.to_string());
-        // What stays behind in the temporary folder does no harm.
+        // A file that stays in the temporary folder does no harm.
         let _ = std::fs::remove_file(path);
         samples
     }

@@ -1,22 +1,22 @@
-/// Sentences that are repeated.
+/// The filler sentences, which are repeated.
 const NOISE: [&str; 5] =
     ["The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again."];
 
-/// What needles are hidden in.
+/// The text that needles are hidden in.
 pub(super) enum Haystack<'a> {
-    /// [NOISE] again and again.
+    /// The sentences of [NOISE], repeated.
     Noise,
-    /// Sentences of a text, from one of them on.
+    /// The sentences of a text.
     Text(Vec<&'a str>),
 }
 
 impl<'a> Haystack<'a> {
-    /// The sentences of a text, which are kept with the spaces and line breaks inside them.
+    /// The sentences of a text. Spaces and line breaks inside a sentence are kept.
     pub fn of_text(text: &'a str) -> Self {
         Self::Text(text.split_inclusive(". ").map(|sentence| sentence.trim_end_matches(' ')).collect())
     }
 
-    /// How many sentences there are.
+    /// The number of sentences that are available.
     pub fn sentences(&self) -> usize {
         match self {
             Self::Noise => usize::MAX,
@@ -24,8 +24,8 @@ impl<'a> Haystack<'a> {
         }
     }
 
-    /// So many sentences from one of them on, with needles between them, each before the share of the sentences that
-    /// stands beside it.
+    /// `count` sentences, beginning with the sentence `first`, with needles between them. The number beside a needle is
+    /// the share of the sentences that stand before it.
     pub fn with_needles(&self, first: usize, count: usize, needles: &[(f64, String)]) -> String {
         let mut parts = Vec::with_capacity(count + needles.len());
         for place in 0..=count {

@@ -1,4 +1,4 @@
-//! Tasks that measure what a method costs a model: retrieval tasks made here, after the recipes of
+//! Tasks that measure how much quality a method costs a model: generated retrieval tasks, which follow the recipes of
 //! [RULER](https://arxiv.org/abs/2404.06654), and task files.
 
 mod files;
@@ -19,54 +19,54 @@ use crate::{
     models::{ModelError, Tokenizer},
 };
 
-/// A question about a context, with what is right.
+/// A question about a context, with the right answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// What it is called.
+    /// The name of the sample.
     pub id: String,
-    /// The task that it is of.
+    /// The name of the task.
     pub task: String,
-    /// About how many tokens it has.
+    /// The approximate number of tokens.
     pub length: usize,
-    /// What the question is about.
+    /// The text that the question is about.
     pub context: String,
-    /// The question, with the beginning of the answer.
+    /// The question, followed by the beginning of the answer.
     pub question: String,
     /// The right answers.
     pub answers: Vec<String>,
-    /// How an answer is scored.
+    /// How the answer is scored.
     pub score: Score,
-    /// How many tokens an answer may have.
+    /// The largest number of tokens of the answer.
     pub max_new_tokens: usize,
 }
 
-/// A task that is made here.
+/// A generated task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Task {
-    /// A number of five digits among sentences that are repeated.
+    /// A number of five digits among repeated sentences.
     Passkey,
-    /// A number of seven digits under one of so many keys, among repeated sentences or in a text.
+    /// A number of seven digits under one of several keys.
     Needle {
-        /// How many keys there are, of which one is asked for.
+        /// The number of keys. The question asks for one of them.
         keys: usize,
-        /// Whether they are in a text, instead of among repeated sentences.
+        /// Whether the keys are hidden in a text, instead of among repeated sentences.
         in_text: bool,
     },
-    /// Several numbers under one key, all of which are asked for.
+    /// Several numbers under one key. The question asks for all of them.
     MultiValue,
-    /// Several keys with a number each, all of which are asked for.
+    /// Several keys with one number each. The question asks for all of them.
     MultiQuery,
-    /// Two chains of assignments; the variables of one are asked for.
+    /// Two chains of assignments. The question asks for the variables of one chain.
     VariableTracking,
     /// The ten most common words of a list.
     CommonWords,
-    /// The three most frequent words of a coded text, whose frequencies fall by a power.
+    /// The three most frequent words of a coded text, whose word frequencies follow a power law.
     FrequentWords,
 }
 
 impl Task {
-    /// The tasks by their names.
+    /// All tasks with their names.
     pub const ALL: [(&str, Self); 9] = [
         ("passkey", Self::Passkey),
         ("niah_single_noise", Self::Needle { keys: 1, in_text: false }),
@@ -79,44 +79,45 @@ impl Task {
         ("frequent_words", Self::FrequentWords),
     ];
 
-    /// The task of a name.
+    /// The task with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, task)| task)
     }
 
-    /// The name of the task; those that only differ in a number have the same.
+    /// The name of the task. A needle task that is not in [ALL](Self::ALL) is named by its fields.
     pub fn name(self) -> String {
         let known = Self::ALL.into_iter().find(|(_, task)| *task == self).map(|(name, _)| name.to_owned());
         known.unwrap_or_else(|| format!("{self:?}"))
     }
 }
 
-/// How samples of a task are made.
+/// Configuration that generates samples of tasks.
 #[derive(Clone, Copy)]
 pub struct SampleMaker<'a> {
-    /// The tokenizer in whose tokens lengths are counted.
+    /// The tokenizer that counts the tokens.
     pub tokenizer: &'a Tokenizer,
     /// The text in which needles are hidden.
     pub text: &'a str,
-    /// The most tokens of a sample, with its answer.
+    /// The largest number of tokens of a sample, including its answer.
     pub length: usize,
-    /// Where in the context a needle stands that is asked for, in [0, 1]; `None`: anywhere.
+    /// The position in the context of the needle that is asked for, in [0, 1]. `None`: a random position.
     pub depth: Option<f64>,
-    /// The seed of what is drawn.
+    /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// Parts of a sample: the context for a number of filling sentences, the question, and what is right.
+/// The parts of a sample: a function from the number of filling sentences to the context, the question, and the
+/// answers.
 struct Draft<'a> {
     context: Box<dyn Fn(usize) -> String + 'a>,
-    /// The most sentences that there are.
+    /// The largest number of filling sentences.
     most: usize,
     question: String,
     answers: Vec<String>,
 }
 
 impl SampleMaker<'_> {
-    /// The sample of a number. The same seed, length, depth and number give the same sample.
+    /// The sample with a number. The same seed, length, depth and number give the same sample.
     ///
     /// # Errors
     /// If the length is too short for the task, the depth is not in [0, 1], or the text is too short for the length.
@@ -152,7 +153,7 @@ impl SampleMaker<'_> {
         if !fits(0)? {
             return Err(too("short", "more tokens than question and needles have"));
         }
-        // The most sentences that fit.
+        // The largest number of sentences that fits.
         let (mut fitting, mut beyond) = (0, 1);
         while fits(beyond)? {
             if beyond >= draft.most {
@@ -177,7 +178,7 @@ impl SampleMaker<'_> {
             question: draft.question,
             answers: draft.answers,
             score: Score::ContainsAll,
-            // A word more than the answer, and what stands between its parts.
+            // Room for a word more than the answer, and for the text between its parts.
             max_new_tokens: answer + answer / 4 + 4,
         })
     }

@@ -1,4 +1,4 @@
-//! Numbers hidden in much else.
+//! Numbers hidden in a long text.
 
 use rand::{Rng, RngExt};
 
@@ -8,7 +8,7 @@ use super::{
     word_lists::{keys, numbers},
 };
 
-/// The number of values, or of keys asked for, where there are several.
+/// The number of values, or of requested keys, in tasks with several.
 const SEVERAL: usize = 4;
 
 /// A number without a key.
@@ -22,7 +22,7 @@ pub(super) fn passkey<'a>(maker: &SampleMaker, generator: &mut impl Rng) -> Draf
     hidden(Haystack::Noise, 0, before, needles, question, key)
 }
 
-/// Keys with a number each, one of which is asked for.
+/// Keys with one number each. The question asks for one of them.
 pub(super) fn needle<'a>(maker: &SampleMaker<'a>, count: usize, in_text: bool, generator: &mut impl Rng) -> Draft<'a> {
     let (keys, values) = (keys(count, generator), numbers(count, 7, generator));
     let haystack = if in_text { Haystack::of_text(maker.text) } else { Haystack::Noise };
@@ -43,7 +43,7 @@ pub(super) fn multi_value<'a>(maker: &SampleMaker<'a>, generator: &mut impl Rng)
     several(maker, needles, &key[0], values, generator)
 }
 
-/// Several keys with a number each.
+/// Several keys with one number each.
 pub(super) fn multi_query<'a>(maker: &SampleMaker<'a>, generator: &mut impl Rng) -> Draft<'a> {
     let (keys, values) = (keys(SEVERAL, generator), numbers(SEVERAL, 7, generator));
     let needles = needles(&keys, &values, generator);
@@ -70,7 +70,7 @@ fn several<'a>(
     hidden(haystack, first, MORE, needles, question, values)
 }
 
-/// A sentence for each key and number, in random places.
+/// One sentence for each key and number, at random places.
 fn needles(keys: &[String], values: &[String], generator: &mut impl Rng) -> Vec<(f64, String)> {
     let needle =
         |(key, value)| (generator.random(), format!("One of the special magic numbers for {key} is: {value}."));

@@ -1,4 +1,4 @@
-//! Variables that get their values from each other.
+//! Variables that are assigned to each other.
 
 use rand::{Rng, RngExt};
 
@@ -8,10 +8,10 @@ use super::{
     word_lists::{letters, numbers},
 };
 
-/// How many chains there are, and how many variables each has.
+/// The number of chains, and the number of variables of each chain.
 const CHAINS: [usize; 2] = [2, 4];
 
-/// Two chains of assignments, whose order along the chain is that in the text.
+/// Two chains of assignments. The assignments of a chain stand in the text in the order of the chain.
 pub(super) fn draft<'a>(generator: &mut impl Rng) -> Draft<'a> {
     let [chains, variables] = CHAINS;
     let (names, values) = (letters(chains * variables, 5, 'A', generator), numbers(chains, 5, generator));
@@ -27,7 +27,7 @@ pub(super) fn draft<'a>(generator: &mut impl Rng) -> Draft<'a> {
             assignments.push((place, assignment));
         }
     }
-    // Assignments in the same place keep the order of their chain.
+    // The sort is stable: assignments in the same place keep the order of their chain.
     assignments.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let value = &values[0];
     let question = format!(

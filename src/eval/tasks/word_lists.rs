@@ -1,4 +1,4 @@
-//! Words to draw from.
+//! Words for generated tasks.
 
 use rand::{Rng, RngExt, seq::IndexedRandom};
 
@@ -12,14 +12,14 @@ const NOUNS: [&str; 64] = [
     "tunnel", "valley", "violin", "wagon", "walnut", "window", "winter", "wizard", "yellow",
 ];
 
-/// Words to put before them.
+/// Adjectives that are put before the nouns.
 const ADJECTIVES: [&str; 32] = [
     "ancient", "bitter", "brave", "bright", "broken", "calm", "clever", "cold", "curious", "distant", "eager", "early",
     "empty", "fancy", "gentle", "golden", "hidden", "hollow", "honest", "humble", "lively", "lonely", "narrow",
     "noble", "proud", "quiet", "rapid", "rough", "simple", "sudden", "tender", "wild",
 ];
 
-/// Different keys, such as `hidden-lantern`.
+/// Distinct keys, such as `hidden-lantern`.
 pub(super) fn keys(count: usize, generator: &mut impl Rng) -> Vec<String> {
     let mut keys = Vec::new();
     while keys.len() < count {
@@ -32,12 +32,12 @@ pub(super) fn keys(count: usize, generator: &mut impl Rng) -> Vec<String> {
     keys
 }
 
-/// Different nouns, in a random order.
+/// All nouns, in a random order.
 pub(super) fn nouns(generator: &mut impl Rng) -> Vec<String> {
     NOUNS.sample(generator, NOUNS.len()).map(|noun| (*noun).to_owned()).collect()
 }
 
-/// Different words of random letters.
+/// Distinct words of random letters.
 pub(super) fn letters(count: usize, length: usize, first: char, generator: &mut impl Rng) -> Vec<String> {
     let mut words = Vec::<String>::new();
     while words.len() < count {
@@ -50,7 +50,7 @@ pub(super) fn letters(count: usize, length: usize, first: char, generator: &mut 
     words
 }
 
-/// Different numbers with so many digits, the first of which is not 0.
+/// Distinct numbers with `digits` digits, the first of which is not 0.
 pub(super) fn numbers(count: usize, digits: u32, generator: &mut impl Rng) -> Vec<String> {
     let mut numbers = Vec::<String>::new();
     while numbers.len() < count {

@@ -1,4 +1,4 @@
-//! Words of which some are more frequent than others.
+//! Lists of words in which some words are more frequent than others.
 
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -8,11 +8,11 @@ use super::{
     word_lists::{letters, nouns},
 };
 
-/// How many words are common.
+/// The number of common words.
 const COMMON: usize = 10;
-/// How often a common word stands in the list for each time that another one does.
+/// How often each common word is in the list for each time that another word is.
 const TIMES: usize = 10;
-/// The exponent by which frequencies fall with the rank.
+/// The exponent of the power law: frequencies fall with the rank.
 const EXPONENT: f64 = 2.0;
 
 /// A numbered list in which ten words are common.
@@ -20,12 +20,13 @@ pub(super) fn common<'a>(generator: &mut impl Rng) -> Draft<'a> {
     let words = nouns(generator);
     let (answers, seed) = (words[..COMMON].to_vec(), generator.next_u64());
     let context = move |count: usize| {
-        // The number of filling words is that of times that a round of all words is in the list.
+        // Each round adds one of the other words.
         let (common, others) = words.split_at(COMMON);
         let mut list = Vec::new();
         for round in 0..=count {
             list.push(&others[round % others.len()]);
-            // Ten of the common words for each ten of the others, so that each is as common.
+            // It also adds enough common words for the ratio `TIMES`, taken in turns so that all of them are about as
+            // common.
             list.extend((0..TIMES * COMMON / others.len() + 1).map(|at| &common[(round + at * 7) % COMMON]));
         }
         list.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
@@ -42,7 +43,7 @@ pub(super) fn common<'a>(generator: &mut impl Rng) -> Draft<'a> {
     Draft { context: Box::new(context), most: usize::MAX, question, answers }
 }
 
-/// Words of random letters whose frequencies fall with their rank, and dots in the place of the most frequent one.
+/// Words of random letters whose frequencies fall with their rank. Dots replace the most frequent word.
 pub(super) fn frequent<'a>(generator: &mut impl Rng) -> Draft<'a> {
     let words = letters(50, 6, 'a', generator);
     let (answers, seed) = (words[1..4].to_vec(), generator.next_u64());

@@ -18,44 +18,44 @@ use crate::mask::Pattern;
 /// Rows of the score matrix that share a tile of keys: queries times heads of a group.
 const ROWS_AT_A_TIME: usize = 64;
 
-/// Work is cut into so many parts at least, if it is long enough. It does not depend on the number of threads, so that
-/// neither does the result.
+/// Work is split into at least this number of parts, if it is long enough. The number of parts does not depend on the
+/// number of threads, so the result does not depend on it either.
 pub(super) const PARTS: usize = 16;
 
-/// The shortest part worth a task of its own, in tiles.
+/// The shortest part that is worth its own task, in tiles.
 pub(super) const TILES_OF_A_PART: usize = 16;
 
 /// Queries, keys and values on the host.
 pub(crate) struct Problem<'a, T> {
-    /// By head over the batch, `[queries, head_dim]`.
+    /// `[queries, head_dim]` for each head of each sequence in the batch.
     pub queries: Vec<&'a [T]>,
-    /// By key-value head over the batch, `[keys, head_dim]`.
+    /// `[keys, head_dim]` for each key-value head of each sequence in the batch.
     pub keys: Vec<&'a [T]>,
-    /// By key-value head over the batch, `[keys, value_dim]`.
+    /// `[keys, value_dim]` for each key-value head of each sequence in the batch.
     pub values: Vec<&'a [T]>,
     pub query_count: usize,
     pub key_count: usize,
     pub head_dim: usize,
     pub value_dim: usize,
     pub scale: f64,
-    /// What bounds the logits, if anything does.
+    /// The soft cap of the logits, if there is one.
     pub softcap: Option<f64>,
-    /// The position of the first query, up to which it sees; `None`: all see everything.
+    /// The position of the first query under causal visibility. `None` if all queries see all keys.
     pub causal: Option<usize>,
 }
 
 impl<T: StoredFloat> Problem<'_, T> {
-    /// Query heads that share a key-value head.
+    /// The number of query heads that share a key-value head.
     pub fn group(&self) -> usize {
         self.queries.len() / self.keys.len()
     }
 
-    /// How many of the first keys a query sees.
+    /// The number of keys that a query sees. They are the first keys.
     pub fn seen(&self, query: usize) -> usize {
         self.causal.map_or(self.key_count, |offset| self.key_count.min(offset + query + 1))
     }
 
-    /// Scaled queries of a group, `[heads of the group, queries, head_dim]`.
+    /// The scaled queries of a GQA group, `[heads of the group, queries, head_dim]`.
     pub fn scaled(&self, kv_head: usize, queries: &Range<usize>) -> Vec<T::Float> {
         let group = self.group();
         let scale = T::Float::of(self.scale);
@@ -70,10 +70,10 @@ impl<T: StoredFloat> Problem<'_, T> {
     }
 }
 
-/// A softmax for every query, `[heads, queries]`, heads over the batch.
+/// A softmax for every query, `[heads, queries]`, with the heads of all sequences in the batch.
 pub(crate) type RowSoftmax<R> = Softmax<R>;
 
-/// Attention over the keys of a pattern. Time and memory grow with what is kept, not with the number of keys.
+/// Attention over the keys of a pattern. Time and memory grow with the number of kept keys, not of all keys.
 pub(crate) fn band<T: StoredFloat>(problem: &Problem<T>, pattern: Pattern) -> RowSoftmax<T::Float> {
     let group = problem.group();
     let block = (ROWS_AT_A_TIME / group).max(1);
@@ -105,13 +105,13 @@ pub(crate) fn band<T: StoredFloat>(problem: &Problem<T>, pattern: Pattern) -> Ro
     })
 }
 
-/// A block of queries of a key-value head's group.
+/// A block of queries of the GQA group of a key-value head.
 struct BandUnit {
     kv_head: usize,
     queries: Range<usize>,
-    /// The keys that any of the queries keeps.
+    /// Two ranges that contain every key that a query of the block keeps.
     columns: [Range<usize>; 2],
-    /// How many tiles they make.
+    /// The number of tiles in `columns`.
     tiles: usize,
 }
 
@@ -134,7 +134,7 @@ struct BandTask<'a, T> {
 }
 
 impl<T: StoredFloat> BandTask<'_, T> {
-    /// The keys of the part, if a single query keeps all of them.
+    /// The keys of the part, if the unit has a single query and this query keeps all of them.
     fn streams(&self) -> Option<Range<usize>> {
         let Self { problem, pattern, unit, tiles } = self;
         let keys = unit.tile(tiles.start).start..unit.tile(tiles.end - 1).end;
@@ -185,7 +185,8 @@ impl<T: StoredFloat> WithSimd for BandTask<'_, T> {
     }
 }
 
-/// Puts the softmaxes of units, each in parts and over `[heads of a group, queries of a block]`, in their places.
+/// Merges the parts of each unit and writes the result to the unit's rows. A part is a softmax over
+/// `[heads of a group, queries of a block]`.
 pub(super) fn join_units<T: StoredFloat>(
     problem: &Problem<T>,
     parts: Vec<(usize, Softmax<T::Float>)>,

@@ -1,11 +1,12 @@
-//! The few scores of a row that reach some number, and those that are not numbers.
+//! Finds the positions of the scores of a row that reach a guess, and of those that are NaN.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Scores that are looked at together.
+/// Scores in a block.
 const TOGETHER: usize = 8;
 
-/// By which of the scores that are looked at together are members, a bit for each: their places, from the front on.
+/// The places of the members in a block, from the front on. The index has a bit for each score of the block, which is
+/// set if the score is a member.
 static PLACES: [[u8; TOGETHER]; 1 << TOGETHER] = places();
 
 const fn places() -> [[u8; TOGETHER]; 1 << TOGETHER] {
@@ -23,8 +24,8 @@ const fn places() -> [[u8; TOGETHER]; 1 << TOGETHER] {
     places
 }
 
-/// Writes the positions of the scores that are not below a guess (what is not a number is not) to the front of `members`,
-/// which has a place for each score, and returns how many they are.
+/// Writes the positions of the scores that are not below a guess to the front of `members`, and returns their number.
+/// NaN is not below the guess. `members` has a place for each score.
 pub(super) fn compact_at_least(scores: &[f32], guess: f32, members: &mut [u32]) -> usize {
     Arch::new().dispatch(Reaching { scores, guess, members })
 }
@@ -38,8 +39,8 @@ struct Reaching<'a> {
 impl WithSimd for Reaching<'_> {
     type Output = usize;
 
-    /// Nothing branches: which scores are members cannot be foreseen. What is written behind the last member is written
-    /// over by the next.
+    /// The loop has no branch, because the processor cannot predict which scores are members. Positions that are
+    /// written after the last member are overwritten by the next block.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)]
     fn with_simd<S: Simd>(self, _simd: S) -> usize {
@@ -48,7 +49,7 @@ impl WithSimd for Reaching<'_> {
         let (blocks, rest) = scores.as_chunks::<TOGETHER>();
         let mut first = 0u32;
         for block in blocks {
-            // Loops over arrays of known length, which become vectors.
+            // Loops over arrays of known length are vectorized.
             let mut bits = [0u32; TOGETHER];
             for place in 0..TOGETHER {
                 bits[place] = if block[place] < guess { 0 } else { 1 << place };

@@ -1,7 +1,8 @@
 //! The keys of a tile that some queries do not keep or see.
 //!
-//! Such a key has the weight 0, which leaves no trace of a number and makes NaN of anything else. So where a tile holds
-//! what is not finite, what is dropped is left out instead; everywhere else the products need not know.
+//! The weight of such a key is 0. A finite value times 0 adds nothing, but NaN or infinity times 0 is NaN. So if a tile
+//! holds numbers that are not finite, its dropped keys are left out of the sums. All other tiles go through the
+//! ordinary products.
 
 use std::ops::Range;
 
@@ -12,7 +13,8 @@ use super::{
     simd_float::SimdFloat,
 };
 
-/// Of each query, a bit for each key of a tile that it drops. The heads of a group drop the same keys.
+/// For each query, one bit for each key of a tile. The bit is set if the query drops the key. The heads of a group drop
+/// the same keys.
 pub(super) struct Dropped {
     bits: Vec<u16>,
     any: bool,
@@ -21,12 +23,12 @@ pub(super) struct Dropped {
 const _: () = assert!(TILE <= u16::BITS as usize, "a bit for each key");
 
 impl Dropped {
-    /// Nothing, for some queries.
+    /// No key is dropped.
     pub fn nothing(queries: usize) -> Self {
         Self { bits: vec![0; queries], any: false }
     }
 
-    /// Notes what each query drops of a tile: all but its own ranges of keys.
+    /// Notes which keys of a tile each query drops: all keys outside of the query's ranges.
     #[inline(always)]
     pub fn note(&mut self, tile: &Range<usize>, kept: impl Iterator<Item = [Range<usize>; 2]>) {
         self.any = false;
@@ -49,12 +51,12 @@ impl Dropped {
         self.any
     }
 
-    /// What each row of `[heads of a group, queries]` drops.
+    /// The bits of each row of `[heads of a group, queries]`.
     fn rows(&self) -> impl Iterator<Item = u16> {
         self.bits.iter().copied().cycle()
     }
 
-    /// Writes a number over what is dropped of `[rows, keys]`.
+    /// Writes a number over the dropped entries of `[rows, keys]`.
     #[inline(always)]
     pub fn fill<R: SimdFloat>(&self, pairs: &mut [R], keys: usize, number: R) {
         if !self.any {
@@ -80,7 +82,7 @@ pub(super) fn are_finite<R: SimdFloat>(rows: &[&[R]]) -> bool {
     rows.iter().all(|row| row.iter().fold(true, |all, number| all & number.is_finite()))
 }
 
-/// As [add_weighted](super::products::add_weighted) over the keys that each row keeps alone.
+/// Like [add_weighted](super::products::add_weighted), but each row adds only the keys that it keeps.
 #[inline(never)]
 pub(super) fn add_kept<R: SimdFloat, S: Simd>(
     simd: S,
@@ -117,7 +119,7 @@ impl<R: SimdFloat> WithSimd for AddKept<'_, R> {
     }
 }
 
-/// Adds each row times its weight to the sums of the keys that it keeps: `weights` is `[rows, keys]`, `sums` is
+/// Adds each row, times its weight, to the sums of the keys that the row keeps: `weights` is `[rows, keys]`, `sums` is
 /// `[keys, width]`.
 #[inline(never)]
 pub(super) fn add_kept_by_key<R: SimdFloat, S: Simd>(

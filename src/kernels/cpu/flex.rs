@@ -21,7 +21,8 @@ impl SparseBackend for Flex {
         })
     }
 
-    /// Flex's own assignment holds the tensor a second time while it writes, and so copies all of it first.
+    /// Flex's own assignment holds a second reference to the tensor while it writes, so it copies the whole tensor
+    /// first.
     fn write_along(
         mut tensor: FloatTensor<Self>,
         dim: usize,
@@ -80,21 +81,21 @@ impl SparseBackend for Flex {
     }
 }
 
-/// Whether the tensor is all that its memory holds, in order.
+/// Whether the tensor is contiguous and covers all of its memory.
 fn is_whole(tensor: &FlexTensor) -> bool {
     let layout = tensor.layout();
     let bytes = layout.num_elements() * tensor.dtype().size();
     layout.is_contiguous() && layout.start_offset() == 0 && tensor.bytes().len() == bytes
 }
 
-/// Copies pieces that follow each other to their places.
+/// Copies consecutive pieces of `from` to their places.
 fn copy<T: Copy>(from: &[T], to: &mut [T], length: usize, places: impl Iterator<Item = usize>) {
     for (piece, place) in from.chunks_exact(length).zip(places) {
         to[place..place + length].copy_from_slice(piece);
     }
 }
 
-/// Whether the last two dimensions lie without gaps, so that a head is one slice.
+/// Whether the last two dimensions have no gaps, so that a head is one slice.
 fn heads_without_gaps(tensor: &FlexTensor) -> bool {
     let layout = tensor.layout();
     let (dims, strides) = (layout.shape().to_vec(), layout.strides());
@@ -120,7 +121,7 @@ impl HostTensor for FlexTensor {
 fn slices<'a, T>(tensor: &FlexTensor, storage: &'a [T]) -> Vec<&'a [T]> {
     let [batch, heads, length, width] = tensor.dims();
     let (start, mut strides) = (tensor.layout().start_offset(), [0; 4]);
-    // A dimension that is not there has one place, and no way to a next.
+    // A missing dimension has length 1 and stride 0.
     let known = tensor.layout().strides();
     strides[4 - known.len()..].copy_from_slice(known);
     let head = |at: usize| {

@@ -13,11 +13,11 @@ use super::{
     tile::{Buffers, Tile},
 };
 
-/// Lists of keys, as rows of a mask hold them.
+/// Lists of keys, as the rows of a mask store them.
 pub(crate) struct Lists<'a> {
-    /// `[heads, queries, width]`, heads over the batch; negative in unused slots.
+    /// `[heads, queries, width]`, with the heads of all sequences in the batch. Unused slots are negative.
     pub indices: &'a [i32],
-    /// Likewise; `None` if all keys were kept for certain.
+    /// The probabilities in the same shape. `None` if all keys have probability 1.
     pub probability: Option<&'a [f32]>,
     pub width: usize,
 }
@@ -43,7 +43,8 @@ impl List<'_> {
     }
 }
 
-/// Attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
+/// Attention over lists of keys. If all heads of a GQA group have the same list, its keys and values are read once for
+/// all of them.
 pub(crate) fn gather<T: StoredFloat>(problem: &Problem<T>, lists: &Lists) -> RowSoftmax<T::Float> {
     let (group, count) = (problem.group(), problem.query_count);
     let units = problem.keys.len() * count;
@@ -59,14 +60,15 @@ pub(crate) fn gather<T: StoredFloat>(problem: &Problem<T>, lists: &Lists) -> Row
     join_units(problem, done.collect(), |unit| (unit / count, unit % count..unit % count + 1))
 }
 
-/// In so many places at once a list is read: where neighbours are listed, as of pages, each place is a stream.
+/// The number of places at which a list is read at once. A list of pages has runs of adjacent keys. Each place then
+/// reads memory in order.
 const STREAMS: usize = 8;
 
 struct GatherTask<'a, T> {
     problem: &'a Problem<'a, T>,
     kv_head: usize,
     query: usize,
-    /// By head of the group.
+    /// The list of each head of the group.
     rows: Vec<List<'a>>,
 }
 
@@ -85,7 +87,7 @@ impl<T: StoredFloat> WithSimd for GatherTask<'_, T> {
         let mut softmax = Softmax::new(0, value_dim.max(1));
         let mut scores = vec![T::Float::ZERO; heads_at_a_time * TILE];
         let mut buffers = Buffers::new(problem);
-        // What is listed and seen is kept; nothing else is looked at.
+        // All listed keys that are visible are kept. No other key is read.
         let dropped = Dropped::nothing(1);
         for (list, queries) in rows.iter().zip(queries.chunks_exact(heads_at_a_time * head_dim)) {
             let mut sums = OnlineSoftmax::new(heads_at_a_time, value_dim);
@@ -119,7 +121,8 @@ impl<T: StoredFloat> WithSimd for GatherTask<'_, T> {
     }
 }
 
-/// The keys of the used slots that are seen, and the logarithms of their probabilities, without these if all are 1.
+/// The visible keys of the used slots, and the logarithms of their probabilities. There are no logarithms if all
+/// probabilities are 1.
 pub(super) fn used<R: SimdFloat>(list: &List, seen: usize) -> (Vec<u32>, Vec<R>) {
     let is_used = |index: &i32| *index >= 0 && (*index as usize) < seen;
     let keys = list.indices.iter().copied().filter(is_used).map(|index| index as u32).collect();

@@ -1,4 +1,5 @@
-//! Kernels for the host's processor. They know slices and nothing of tensors or backends.
+//! Kernels for the CPU. They work on slices. Only the modules `tensor_io`, `flex` and `ndarray` know tensors and
+//! backends.
 
 mod attend;
 mod backward;

@@ -30,12 +30,12 @@ where
         Some(Box::new(gapless))
     }
 
-    /// NdArray's own slice is a copy.
+    /// A view, because the slice of burn's ndarray backend is a copy.
     fn before(tensor: FloatTensor<Self>, dim: usize, end: usize) -> FloatTensor<Self> {
         match tensor {
             NdArrayTensor::F32(storage) => NdArrayTensor::from(before(storage.into_shared(), dim, end)),
             NdArrayTensor::F64(storage) => NdArrayTensor::from(before(storage.into_shared(), dim, end)),
-            // There is no other type of float.
+            // ndarray has no other float type.
             other => other,
         }
     }
@@ -82,19 +82,19 @@ impl HostTensor for NdArrayTensor {
         match self {
             NdArrayTensor::F64(storage) => Heads::F64(slices(storage.view()).unwrap_or_default()),
             NdArrayTensor::F32(storage) => Heads::F32(slices(storage.view()).unwrap_or_default()),
-            // No other type is made into a host tensor.
+            // `host_tensor` refuses every other type.
             _ => Heads::F32(Vec::new()),
         }
     }
 }
 
-/// What stands before `end` along a dimension of an array, in the same memory.
+/// The part of an array before index `end` along dimension `dim`, as a view of the same memory.
 fn before<T>(mut array: SharedArray<T>, dim: usize, end: usize) -> SharedArray<T> {
     array.slice_axis_inplace(Axis(dim), Slice::from(0..end));
     array
 }
 
-/// The heads of an array, if each lies without gaps.
+/// One slice for each head of an array. `None` if a head has gaps in memory.
 fn slices<T>(mut array: ArrayView<'_, T, IxDyn>) -> Option<Vec<&[T]>> {
     while array.ndim() < 4 {
         array = array.insert_axis(Axis(0));

@@ -6,7 +6,7 @@ use super::{
     streams::{STREAMS, interleaved},
 };
 
-/// A matrix where it lies, `[width_in, width_out]`.
+/// A borrowed matrix, `[width_in, width_out]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     pub numbers: &'a [f32],
@@ -18,7 +18,7 @@ impl<'a> Matrix<'a> {
         self.numbers.len() / self.width_out
     }
 
-    /// Rows that are read together: out of several places at once, as keys are.
+    /// A tile of rows. They are read in several places at once, as keys are.
     #[inline(always)]
     fn tile(self, tile: usize) -> MatrixTile<'a> {
         let mut rows = MatrixTile { inputs: [0; TILE], rows: [&[]; TILE], count: 0 };
@@ -32,15 +32,15 @@ impl<'a> Matrix<'a> {
 }
 
 struct MatrixTile<'a> {
-    /// Which number of a vector each row belongs to.
+    /// The index of the input that each row multiplies.
     inputs: [usize; TILE],
     rows: [&'a [f32]; TILE],
     count: usize,
 }
 
-/// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `sums`
-/// `[some, width_out]`. The matrix is read once, from where it lies, and `next`, the matrix whose turn comes then, asked
-/// for towards its end.
+/// Adds the products of some vectors with a matrix to `sums`: `vectors` is `[some, width_in]`, `sums` is
+/// `[some, width_out]`. The matrix is read once, without a copy. `next` is the matrix of the next call. Its first rows
+/// are prefetched at the end of this call.
 pub(crate) fn add_products(vectors: &[f32], matrix: Matrix, sums: &mut [f32], next: Option<Matrix>) {
     Arch::new().dispatch(AddProducts { vectors, matrix, sums, next });
 }

@@ -1,4 +1,4 @@
-/// Rows of memory that will be needed soon, all of one length.
+/// Rows of memory that will be needed soon, all of the same length.
 #[derive(Debug)]
 pub(crate) struct Ahead<'a, T> {
     rows: &'a [&'a [T]],
@@ -6,13 +6,13 @@ pub(crate) struct Ahead<'a, T> {
 }
 
 impl<'a, T> Ahead<'a, T> {
-    /// Rows that are asked for one after the other, since the machine itself looks ahead of what is read in order.
+    /// Rows that are prefetched one after the other. The processor itself already prefetches what is read in order.
     pub fn in_order(rows: &'a [&'a [T]]) -> Self {
         Self { rows, abreast: 1 }
     }
 
-    /// Rows that lie anywhere: the first lines of several are asked for one after the other, so that the machine waits
-    /// for them at the same time.
+    /// Rows at arbitrary addresses. The first cache lines of several rows are prefetched one after the other, so that
+    /// the processor waits for them at the same time.
     pub fn scattered(rows: &'a [&'a [T]]) -> Self {
         Self { rows, abreast: 8 }
     }
@@ -23,17 +23,19 @@ impl<'a, T> Ahead<'a, T> {
     }
 }
 
-/// Bytes that come from memory together.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Requests for the lines of rows ahead, sent one by one among the work that comes before: a line that is fetched when
-/// it is used costs about 100 ns, and machines have so few places for lines on their way (24 on AMD's Zen 3) that many
-/// requests at once keep the work waiting as well.
+/// Prefetch requests for the cache lines of rows that are needed later.
+///
+/// The requests are sent one by one, between the steps of the current work. A line that is only fetched when it is used
+/// costs about 100 ns. A processor has few places for lines in flight (24 on AMD's Zen 3), so a burst of requests would
+/// stall the current work as well.
 pub(crate) struct Requests<'a, T> {
     ahead: Ahead<'a, T>,
-    /// The row whose turn it is.
+    /// The row of the next request.
     at: usize,
-    /// The line whose turn it is, in bytes from the start of the row.
+    /// The line of the next request, in bytes from the start of the row.
     offset: usize,
 }
 
@@ -43,7 +45,7 @@ impl<'a, T> Requests<'a, T> {
         Self { ahead, at: 0, offset: 0 }
     }
 
-    /// As many as there are lines in so many bytes.
+    /// Sends one request for each cache line in this number of bytes.
     #[inline(always)]
     pub fn send(&mut self, bytes: usize) {
         for _ in 0..bytes.div_ceil(LINE) {
@@ -51,7 +53,7 @@ impl<'a, T> Requests<'a, T> {
         }
     }
 
-    /// Those that are left.
+    /// Sends all remaining requests.
     #[inline(always)]
     pub fn send_all(&mut self) {
         while self.send_one() {}
@@ -80,7 +82,8 @@ fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: A prefetch reads nothing and faults at no address, and every x86_64 machine has the instruction (SSE).
+        // SAFETY: A prefetch returns no data and does not fault at any address. Every x86_64 processor has the
+        // instruction (SSE).
         unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast::<i8>()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -1,4 +1,4 @@
-//! The two products that attention is made of, for a few queries and a tile of keys at a time.
+//! The two matrix products of attention, for a few queries and a tile of keys.
 
 use pulp::{Simd, WithSimd};
 
@@ -7,13 +7,13 @@ use super::{
     simd_float::SimdFloat,
 };
 
-/// Keys whose scores are made together. Their keys and values fit the first-level cache.
+/// Keys in a tile. Their scores are computed together. The keys and values of a tile fit the first-level cache.
 pub(crate) const TILE: usize = 16;
 
-/// The scores of some queries, `[queries, head_dim]`, for a tile of keys: `scores` is `[queries, keys]`. The rows of
-/// `ahead`, one a key or none, are asked for meanwhile.
+/// The scores of some queries, `[queries, head_dim]`, for a tile of keys: `scores` is `[queries, keys]`. `ahead` has
+/// one row for each key, or none. Its rows are prefetched meanwhile.
 ///
-/// Never compiled into its caller, whose constants would take registers that the products need.
+/// This is never inlined, because the caller's constants would take registers that the products need.
 #[inline(never)]
 pub(crate) fn score<R: SimdFloat, S: Simd, T>(
     simd: S,
@@ -58,7 +58,7 @@ impl<R: SimdFloat, T> WithSimd for Score<'_, R, T> {
     }
 }
 
-/// `K` keys at a time, so that a query's vector is read once for them, and `Q` queries, so that a key's is.
+/// Scores `K` keys and `Q` queries at a time. A query is then read once for `K` keys, and a key once for `Q` queries.
 #[inline(always)]
 fn score_some<R: SimdFloat, S: Simd, T, const Q: usize, const K: usize>(
     simd: S,
@@ -77,10 +77,10 @@ fn score_some<R: SimdFloat, S: Simd, T, const Q: usize, const K: usize>(
     }
 }
 
-/// Writes the product of query `q` with key `k` to `products[q * stride + k]`.
+/// Writes the dot product of query `q` with key `k` to `products[q * stride + k]`.
 ///
-/// Plain loops: the closures of `array::map` and `from_fn` are not always compiled into their caller, and outside of it
-/// they may not use its instructions.
+/// The loops are plain, because the closures of `array::map` and `from_fn` are not always inlined. Outside of the
+/// caller, they are compiled without the caller's vector instructions.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 fn dots<R: SimdFloat, S: Simd, T, const Q: usize, const K: usize>(
@@ -135,9 +135,9 @@ fn dots<R: SimdFloat, S: Simd, T, const Q: usize, const K: usize>(
 }
 
 /// Adds a tile of values, each times its weight, to the sums of some queries: `weights` is `[queries, values]`, `sums`
-/// is `[queries, value_dim]`. The rows of `ahead` are asked for meanwhile.
+/// is `[queries, value_dim]`. The rows of `ahead` are prefetched meanwhile.
 ///
-/// Never compiled into its caller, as [score].
+/// This is never inlined, for the same reason as [score].
 #[inline(never)]
 pub(crate) fn add_weighted<R: SimdFloat, S: Simd, T>(
     simd: S,
@@ -188,7 +188,7 @@ impl<R: SimdFloat, T> WithSimd for AddWeighted<'_, R, T> {
     }
 }
 
-/// Adds a row times its weight to another, in the steps of [add_weighted], so that the sums are the same to the last bit.
+/// Adds a row times its weight to another row. The steps are those of [add_weighted], so the sums are bitwise equal.
 #[inline(always)]
 pub(crate) fn add_row<R: SimdFloat, S: Simd>(simd: S, weight: R, row: &[R], sums: &mut [R]) {
     let weight = R::splat(simd, weight);
@@ -215,7 +215,7 @@ fn add_some<R: SimdFloat, S: Simd, T, const Q: usize, const V: usize>(
 ) {
     let (width, count) = (sums.len() / Q, values.len());
     let length = vectors.first().map_or(0, |vectors| vectors.len());
-    // At places that are known when compiled, the weights of all queries are found from one pointer.
+    // In an array of fixed size, the weights of all queries are reached from one pointer.
     let mut fixed = [[R::ZERO; TILE]; Q];
     for query in 0..Q {
         fixed[query][..count].copy_from_slice(&weights[query * count..][..count]);
@@ -243,7 +243,7 @@ fn add_some<R: SimdFloat, S: Simd, T, const Q: usize, const V: usize>(
     }
 }
 
-/// `V` vectors of the sums of `Q` queries stay in registers while all values pass by.
+/// Adds all values while `V` vectors of the sums of `Q` queries stay in registers.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, clippy::manual_memcpy)] // See `dots`.
 fn add_block<R: SimdFloat, S: Simd, T, const Q: usize, const V: usize>(

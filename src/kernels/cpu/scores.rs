@@ -1,4 +1,4 @@
-//! Scores for selection: products of a few vectors with many, in whatever form the many are kept.
+//! Scores for selection: dot products of a few vectors with many. The many vectors are stored in one of several forms.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -12,7 +12,8 @@ use super::{
     tile::fill,
 };
 
-/// The products of some vectors with many, both of a `width` and one after the other: `products` is `[some, many]`.
+/// The dot products of some vectors with many. Each vector has `width` numbers, and the vectors lie one after the
+/// other. `products` is `[some, many]`.
 pub(crate) fn products(some: &[f32], many: &[f32], width: usize, products: &mut [f32]) {
     Arch::new().dispatch(Products::<f32> { some, many, width, products });
 }
@@ -61,8 +62,8 @@ impl<T: StoredFloat> WithSimd for Products<'_, T> {
     }
 }
 
-/// The scaled products of a query of a group's heads with the keys of their key-value head, capped if there is a cap:
-/// `logits` is `[heads of the group, keys]`.
+/// The scaled dot products of a query position, for all heads of a GQA group, with the keys of their key-value head.
+/// The logits are soft-capped if there is a cap. `logits` is `[heads of the group, keys]`.
 pub(crate) fn group_logits(
     queries: &dyn HostTensor,
     keys: &dyn HostTensor,
@@ -77,7 +78,7 @@ pub(crate) fn group_logits(
         (Heads::F64(q), Heads::F64(k)) => logits_of(&q, &k, kv_head, query, scale, logits),
         (Heads::F16(q), Heads::F16(k)) => logits_of(&q, &k, kv_head, query, scale, logits),
         (Heads::BF16(q), Heads::BF16(k)) => logits_of(&q, &k, kv_head, query, scale, logits),
-        // Tensors of one attention problem are of one type, or tensor operations would have refused them.
+        // All tensors of an attention problem have the same type, because tensor operations refuse mixed types.
         _ => logits.fill(f32::NAN),
     }
     softcap(logits, cap);
@@ -103,8 +104,8 @@ fn logits_of<T: StoredFloat>(
     Arch::new().dispatch(Products { some: &some, many, width, products: logits });
 }
 
-/// The scaled products of a query, of which the head is counted over the batch, with listed keys of its key-value head,
-/// capped if there is a cap.
+/// The scaled dot products of a query with listed keys of its key-value head. `head` counts the heads of all sequences
+/// in the batch. The logits are soft-capped if there is a cap.
 #[allow(clippy::too_many_arguments)] // A struct would only be taken apart again.
 pub(crate) fn listed_logits(
     queries: &dyn HostTensor,
@@ -122,7 +123,7 @@ pub(crate) fn listed_logits(
         (Heads::F64(q), Heads::F64(k)) => listed_of(&q, &k, [head, query, width], scale, listed, logits),
         (Heads::F16(q), Heads::F16(k)) => listed_of(&q, &k, [head, query, width], scale, listed, logits),
         (Heads::BF16(q), Heads::BF16(k)) => listed_of(&q, &k, [head, query, width], scale, listed, logits),
-        // The tensors of one attention problem are of one type.
+        // All tensors of an attention problem have the same type.
         _ => logits.fill(f32::NAN),
     }
     softcap(logits, cap);
@@ -180,12 +181,13 @@ impl<T: StoredFloat> WithSimd for Listed<'_, T> {
     }
 }
 
-/// How many bits of packed signatures agree, less those that differ: `keys` are of as many words as the query.
+/// For each key, the number of bits in which its packed signature equals the query's, minus the number of bits in which
+/// they differ. Keys and the query have the same number of words.
 pub(crate) fn sign_matches(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
     Arch::new().dispatch(SignMatches::<false> { query, keys, bits, scores });
 }
 
-/// Adds the [agreement] to scores.
+/// Adds the [sign_matches] to scores.
 pub(crate) fn add_sign_matches(query: &[u32], keys: &[u32], bits: usize, scores: &mut [f32]) {
     Arch::new().dispatch(SignMatches::<true> { query, keys, bits, scores });
 }
@@ -218,15 +220,15 @@ impl<const ADD: bool> WithSimd for SignMatches<'_, ADD> {
     }
 }
 
-/// Keys of a block of labels.
+/// Keys in a block of labels.
 pub(crate) const LABELS_AT_A_TIME: usize = 32;
 
-/// A number of a label, as it stands in memory.
+/// A number of a label, in the form in which it is stored.
 pub(crate) trait Label: Copy {
-    /// The place of a key in a line of a block.
+    /// The place of a key in a line of a block. A line holds one channel of all keys of the block.
     fn place(key: usize) -> usize;
 
-    /// The numbers of a line in the order of the keys.
+    /// Converts a line to numbers in the order of the keys.
     fn widen(line: &[Self; LABELS_AT_A_TIME], numbers: &mut [f32; LABELS_AT_A_TIME]);
 }
 
@@ -241,11 +243,11 @@ impl Label for f32 {
     }
 }
 
-/// Words of four codes in a line.
+/// Words in a line. A word holds four codes.
 const WORDS: usize = LABELS_AT_A_TIME / 4;
 
-/// Word `i` holds the codes of the keys `i`, `i + 8`, `i + 16` and `i + 24`: shifting all words alike brings up the codes
-/// of neighbours, which compilers make vectors of (and of bytes that are converted they do not).
+/// Word `i` holds the codes of the keys `i`, `i + 8`, `i + 16` and `i + 24`. If all words are shifted alike, each of
+/// them yields the code of the next key. Compilers vectorize such shifts, but not the conversion of single bytes.
 impl Label for u8 {
     fn place(key: usize) -> usize {
         key % WORDS * 4 + key / WORDS
@@ -266,14 +268,15 @@ impl Label for u8 {
     }
 }
 
-/// How labels are to be read of which the numbers stand as codes: of each key, what a code of 0 stands for, and the step
-/// from one code to the next.
+/// How to read labels that are stored as codes. For each key, `least` is the number that code 0 stands for, and `step`
+/// is the difference between adjacent codes.
 pub(crate) struct Steps<'a> {
     pub least: &'a [f32],
     pub step: &'a [f32],
 }
 
-/// Adds the products of a label with many to scores; the labels lie in blocks, `[block, channel, key]`.
+/// Adds the dot products of a query's label with many labels to scores. The labels lie in blocks,
+/// `[block, channel, key]`.
 pub(crate) fn add_label_products<T: Label>(query: &[f32], labels: &[T], steps: Option<Steps>, scores: &mut [f32]) {
     Arch::new().dispatch(LabelProducts { query, labels, steps, scores });
 }
@@ -285,9 +288,9 @@ struct LabelProducts<'a, T> {
     scores: &'a mut [f32],
 }
 
-/// The products of a query's label with those of a block.
+/// The dot products of a query's label with the labels of a block.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // Plain loops, which become vectors.
+#[allow(clippy::needless_range_loop)] // Plain loops are vectorized.
 fn block_products<T: Label>(query: &[f32], block: &[T]) -> [f32; LABELS_AT_A_TIME] {
     let mut sums = [0f32; LABELS_AT_A_TIME];
     let (lines, _) = block.as_chunks::<LABELS_AT_A_TIME>();
@@ -302,12 +305,13 @@ fn block_products<T: Label>(query: &[f32], block: &[T]) -> [f32; LABELS_AT_A_TIM
     sums
 }
 
-/// A type of its own and not a closure, which is not always compiled into its caller and then has not its instructions.
+/// This is a type because a closure is not always inlined into its caller. Outside of the caller, it is compiled
+/// without the caller's vector instructions.
 impl<T: Label> WithSimd for LabelProducts<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Plain loops, which become vectors.
+    #[allow(clippy::needless_range_loop)] // Plain loops are vectorized.
     fn with_simd<S: Simd>(self, _simd: S) {
         let Self { query, labels, steps, scores } = self;
         let total = query.iter().sum::<f32>();

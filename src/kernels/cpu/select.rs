@@ -4,11 +4,11 @@ use std::{cell::RefCell, cmp::Ordering};
 
 use super::compact_at_least::compact_at_least;
 
-/// Bits of a score by which scores are counted first.
+/// The number of leading bits of a score that give its class.
 const COUNTED_BITS: u32 = 11;
 
-/// Scores are counted in so many tables in turn: neighbours are often of the same class, and a count that is written has
-/// to wait for the one before it.
+/// The number of tables in which scores are counted in turn. Adjacent scores often have the same class, and an
+/// increment of one counter would have to wait for the increment before it.
 const TABLES: usize = 4;
 
 const CLASSES: usize = 1 << COUNTED_BITS;
@@ -22,17 +22,18 @@ thread_local! {
 struct Buffers {
     /// By class, then by table.
     counts: Vec<[u32; TABLES]>,
-    /// The positions in the class of the boundary.
+    /// The positions of the scores among which the boundary lies.
     members: Vec<u32>,
-    /// Their scores, as numbers that order alike.
+    /// Their scores, as integers in the same order.
     orders: Vec<u32>,
 }
 
-/// The positions of the `size` largest scores, in ascending order; the lower position first among equals. Minus infinity
-/// is never chosen. What is not a number is larger than every number.
+/// The positions of the `size` largest scores, in ascending order. Among equal scores, the lower position is chosen
+/// first. Minus infinity is never chosen. NaN is larger than every number.
 ///
-/// No row is sorted. Of a long one, a sample tells a score that a few more than `size` reach, and only these are selected
-/// from; where too few reach it after all, and for short rows, the scores are counted.
+/// No row is sorted. For a long row, a sample gives a guess that a few more than `size` scores reach, and only these
+/// scores are selected from. If fewer than `size` scores reach the guess, or the row is short, the scores are counted
+/// by class.
 pub(crate) fn largest(scores: &[f32], size: usize) -> Vec<u32> {
     if size == 0 {
         return Vec::new();
@@ -40,20 +41,21 @@ pub(crate) fn largest(scores: &[f32], size: usize) -> Vec<u32> {
     sampled(scores, size).unwrap_or_else(|| counted(scores, size))
 }
 
-/// Every so many scores one is looked at to guess the boundary.
+/// One score out of this number is sampled to guess the boundary.
 const SAMPLED: usize = 16;
 
-/// Shorter rows give too small a sample.
+/// The shortest row that is sampled. A shorter row gives too small a sample.
 const LONG: usize = 2048;
 
-/// One pass over the row, and a selection among the few that reach a guess. `None` if the guess was too high.
+/// One pass over the row, then a selection among the few scores that reach a guess. `None` if there is no guess, or if
+/// the guess was too high.
 fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
     if scores.len() < LONG {
         return None;
     }
     let mut sample = scores.iter().step_by(SAMPLED).map(|&score| order(score)).collect::<Vec<_>>();
     let expected = size as f64 / SAMPLED as f64;
-    // Three deviations more than expected, so that the guess is seldom too high.
+    // Three standard deviations more than expected, so that the guess is rarely too high.
     let rank = (expected + 3.0 * expected.sqrt() + 2.0) as usize;
     if rank * 2 > sample.len() {
         return None;
@@ -74,7 +76,7 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
         orders.extend(members.iter().map(|&at| order_of_member(scores[at as usize])));
         let (above, &mut last, _) = orders.select_nth_unstable_by(size - 1, |a, b| b.cmp(a));
         let mut equals_left = size - above.iter().filter(|&&order| order > last).count();
-        // One place more than is used: what is not chosen is written there, so that nothing branches.
+        // The one extra place receives positions that are not chosen, so that the loop has no branch.
         let mut chosen = vec![0u32; size + 1];
         let mut count = 0;
         for &at in members {
@@ -89,19 +91,19 @@ fn sampled(scores: &[f32], size: usize) -> Option<Vec<u32>> {
     })
 }
 
-/// Orders by falling score, then by rising position.
+/// A key that sorts by falling score, then by rising position.
 #[inline(always)]
 fn place(score: f32, at: u32) -> u64 {
     (u64::from(!order(score)) << 32) | u64::from(at)
 }
 
-/// The scores are counted by their leading bits, which leaves one class in which the boundary must lie; only that class
-/// is selected from. Two passes over the row, whatever `size` is.
+/// Counts the scores by their leading bits to find the class that contains the boundary, and selects only from this
+/// class. It takes two passes over the row for every `size`.
 fn counted(scores: &[f32], size: usize) -> Vec<u32> {
     BUFFERS.with_borrow_mut(|Buffers { counts, members, .. }| {
         let (class, above) = boundary(counts, scores, size);
         let first = order_of_class(class);
-        // One place more than is used: what is not chosen is written there, so that nothing branches.
+        // The one extra place receives positions that are not chosen, so that the loop has no branch.
         let mut chosen = vec![0u32; above + 1];
         members.resize(scores.len() + 1, 0);
         let (mut count, mut in_class) = (0, 0);
@@ -115,7 +117,7 @@ fn counted(scores: &[f32], size: usize) -> Vec<u32> {
         }
         chosen.truncate(above);
         let members = &mut members[..in_class];
-        // Fewer than wanted where there are not enough candidates.
+        // This is less than `size` if there are not enough candidates.
         let wanted = (size - above).min(in_class);
         if wanted < in_class {
             members.select_nth_unstable_by_key(wanted - 1, |&at| place(scores[at as usize], at));
@@ -126,7 +128,7 @@ fn counted(scores: &[f32], size: usize) -> Vec<u32> {
     })
 }
 
-/// The class in which the boundary lies, and how many scores are in the classes above it.
+/// The class that contains the boundary, and the number of scores in the classes above it.
 fn boundary(counts: &mut [[u32; TABLES]], scores: &[f32], size: usize) -> (usize, usize) {
     counts.fill([0; TABLES]);
     let (blocks, rest) = scores.as_chunks::<TABLES>();
@@ -149,12 +151,12 @@ fn boundary(counts: &mut [[u32; TABLES]], scores: &[f32], size: usize) -> (usize
     (0, above)
 }
 
-/// The least order of a class. That of the last class is 1, since 0 is what is never chosen.
+/// The smallest order of a class. For class 0 it is 1, because order 0 is never chosen.
 fn order_of_class(class: usize) -> u32 {
     ((class as u32) << (32 - COUNTED_BITS)).max(1)
 }
 
-/// Adds ascending positions to others.
+/// Merges ascending positions into other ascending positions.
 fn merge(chosen: &mut Vec<u32>, more: &[u32]) {
     let (mut left, mut right) = (chosen.len(), more.len());
     chosen.resize(left + right, 0);
@@ -170,13 +172,13 @@ fn merge(chosen: &mut Vec<u32>, more: &[u32]) {
     }
 }
 
-/// Below this many keys, sorting is cheaper than halving.
+/// Up to this number of keys, sorting is cheaper than halving.
 const SORTED: usize = 32;
 
-/// Moves to the front the fewest keys, from the first in `order` on, whose mass reaches `wanted`, and returns how many
-/// they are: all of them if all are not enough.
+/// Moves the first keys by `order` to the front, as few as reach the mass `wanted`, and returns their number. If the
+/// mass of all keys is below `wanted`, this is the number of all keys.
 ///
-/// The half in which the boundary lies is halved again until it is short, so that no more than a few keys are sorted.
+/// The half that contains the boundary is halved until it is short. Only this short part is sorted.
 pub(crate) fn heaviest(
     keys: &mut [u32],
     order: impl Fn(&u32, &u32) -> Ordering,
@@ -202,25 +204,25 @@ pub(crate) fn heaviest(
     from
 }
 
-/// A number that orders as scores do: 0 for what is never chosen, above that the higher the score.
+/// An integer that orders as the scores do. It is 0 for minus infinity, which is never chosen.
 #[inline(always)]
 fn order(score: f32) -> u32 {
     if score == f32::NEG_INFINITY { 0 } else { order_of_member(score) }
 }
 
-/// The [order] of a score above minus infinity, or of what is not a number.
+/// The [order] of a score that is not minus infinity.
 #[inline(always)]
 fn order_of_member(score: f32) -> u32 {
-    // Of -0 this makes 0: they are equal, as they are for everybody else.
+    // This sum turns -0 into 0, since the two are equal as scores.
     let bits = (score + 0.0).to_bits();
     let order = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
     if score.is_nan() { NOT_A_NUMBER } else { order }
 }
 
-/// The [order] of what is not a number.
+/// The [order] of NaN.
 const NOT_A_NUMBER: u32 = u32::MAX;
 
-/// The score of an order above 0; no number for [NOT_A_NUMBER].
+/// The score of an order above 0. It is NaN for [NOT_A_NUMBER].
 fn score_of(order: u32) -> f32 {
     f32::from_bits(if order & 0x8000_0000 != 0 { order ^ 0x8000_0000 } else { !order })
 }
@@ -239,7 +241,7 @@ mod tests {
 
     use super::{NOT_A_NUMBER, SAMPLED, heaviest, largest, order, order_of_member, score_of};
 
-    /// By a full sort.
+    /// The expected result, by a full sort.
     fn by_sorting(scores: &[f32], size: usize) -> Vec<u32> {
         let mut keys =
             (0..scores.len() as u32).filter(|&at| scores[at as usize] != f32::NEG_INFINITY).collect::<Vec<_>>();
@@ -278,7 +280,7 @@ mod tests {
     }
 
     proptest! {
-        /// Masses are small whole numbers, whose sums are exact.
+        /// The masses are small whole numbers, so their sums are exact.
         #[test]
         fn the_heaviest_are_what_sorting_gives(
             masses in proptest::collection::vec(0u8..6, 0..200),
@@ -313,8 +315,8 @@ mod tests {
             prop_assert_eq!(largest(&scores, size), by_sorting(&scores, size));
         }
 
-        /// Long enough for a guess, with many equal scores and with few; `shift` makes the guess wrong, since what is
-        /// sampled is then above the rest, or below it.
+        /// The rows are long enough to be sampled, with many equal scores or with few. `shift` makes the guess wrong,
+        /// because it moves the sampled scores above or below the others.
         #[test]
         fn long_rows_are_selected_from_as_short_ones(
             seed in any::<u64>(),

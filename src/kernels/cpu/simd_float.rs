@@ -1,9 +1,9 @@
 use half::{bf16, f16};
 use pulp::Simd;
 
-/// A type in which the kernels compute, and its vectors.
+/// A number type in which the kernels compute, and its vectors.
 pub(crate) trait SimdFloat: Copy + PartialOrd + Send + Sync + 'static {
-    /// As many numbers as the machine computes at once.
+    /// A vector of the width that the processor computes at once.
     type Vector<S: Simd>: Copy;
 
     const ZERO: Self;
@@ -12,13 +12,13 @@ pub(crate) trait SimdFloat: Copy + PartialOrd + Send + Sync + 'static {
     fn of(value: f64) -> Self;
     fn to_f32(self) -> f32;
     fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S>;
-    /// `a * b + c`, fused where the machine can.
+    /// `a * b + c`, fused if the processor can.
     fn mul_add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
     fn sum<S: Simd>(simd: S, vector: Self::Vector<S>) -> Self;
-    /// Whole vectors, and what is left over.
+    /// Splits a slice into whole vectors and the remaining numbers.
     fn vectors<S: Simd>(numbers: &[Self]) -> (&[Self::Vector<S>], &[Self]);
     fn vectors_mut<S: Simd>(numbers: &mut [Self]) -> (&mut [Self::Vector<S>], &mut [Self]);
-    /// Fewer numbers than a vector has, followed by zeros.
+    /// Loads fewer numbers than a vector has, followed by zeros.
     fn load<S: Simd>(simd: S, numbers: &[Self]) -> Self::Vector<S>;
     fn store<S: Simd>(simd: S, numbers: &mut [Self], vector: Self::Vector<S>);
 
@@ -162,11 +162,13 @@ real!(
     f64::tanh
 );
 
-/// The exponential without a branch or a call, so that loops over it become vectors. Within 2 units in the last place
-/// of the true value where that is a normal number; 0 below, infinity above, NaN for NaN.
+/// The exponential without a branch or a call, so that the compiler vectorizes loops over it.
+///
+/// From -87 to 88 the result is within 2 units in the last place of the true value. It is 0 below this range and
+/// infinity above. NaN gives NaN.
 #[inline(always)]
 pub(crate) fn exp_f32(x: f32) -> f32 {
-    // Adding this rounds to a whole number, which then stands in the last bits.
+    // Adding this number rounds to a whole number, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -189,13 +191,13 @@ pub(crate) fn exp_f32(x: f32) -> f32 {
     if x > LARGEST { f32::INFINITY } else { value }
 }
 
-/// The hyperbolic tangent, as [exp_f32] without a branch or a call. Within 4 units in the last place.
+/// The hyperbolic tangent, without a branch or a call like [exp_f32]. It is within 4 units in the last place.
 #[inline(always)]
 pub(crate) fn tanh_f32(x: f32) -> f32 {
-    // From the exponential, the digits of a small number would be lost.
+    // Below this magnitude, the formula with the exponential would lose digits, so a polynomial is used.
     const SMALL: f32 = 0.625;
     let square = x * x;
-    // Through the Chebyshev nodes of the squares below that of `SMALL`.
+    // The polynomial is exact at the Chebyshev nodes of `square`, between 0 and the square of `SMALL`.
     let series = -6.096_714e-3;
     let series = series * square + 2.099_718e-2;
     let series = series * square - 5.385_091e-2;
@@ -206,14 +208,14 @@ pub(crate) fn tanh_f32(x: f32) -> f32 {
     if x.abs() < SMALL { near } else { far }
 }
 
-/// A type in which numbers stand in memory.
+/// A number type in which tensors are stored.
 pub(crate) trait StoredFloat: Copy + Send + Sync + 'static {
-    /// The type in which they are computed with.
+    /// The type in which the kernels compute.
     type Float: SimdFloat;
 
-    /// The row in the type for computing, in the buffer unless it stands so in memory.
+    /// The row in the type for computing. It is converted into the buffer, unless it is stored in this type.
     fn widen<'a>(row: &'a [Self], buffer: &'a mut [Self::Float]) -> &'a [Self::Float];
-    /// Of all calls of [Self::widen], whether none uses the buffer.
+    /// Whether [Self::widen] returns every row as it is, so that it needs no buffer.
     const AS_IT_IS: bool;
 }
 

@@ -7,8 +7,8 @@ use super::{
     simd_float::SimdFloat,
 };
 
-/// The softmax of some queries over the keys that have passed by so far (*online* softmax): maximum, denominator, and
-/// numerator relative to the maximum.
+/// The *online* softmax of some queries over the keys that were absorbed so far. It has the maximum, the denominator,
+/// and the numerator relative to the maximum.
 #[derive(Debug, Clone)]
 pub(crate) struct Softmax<R> {
     pub maximum: Vec<R>,
@@ -18,7 +18,7 @@ pub(crate) struct Softmax<R> {
 }
 
 impl<R: SimdFloat> Softmax<R> {
-    /// Of no keys.
+    /// The softmax over no keys.
     pub fn new(queries: usize, value_dim: usize) -> Self {
         Self {
             maximum: vec![R::LEAST; queries],
@@ -31,7 +31,7 @@ impl<R: SimdFloat> Softmax<R> {
         self.numerator.len() / self.maximum.len()
     }
 
-    /// Takes in what passed by elsewhere.
+    /// Merges the softmax of the same queries over other keys.
     pub fn merge(&mut self, other: &Self) {
         let value_dim = self.value_dim();
         for query in 0..self.maximum.len() {
@@ -52,21 +52,21 @@ impl<R: SimdFloat> Softmax<R> {
     }
 }
 
-/// A softmax that keys still pass by.
+/// A softmax that can absorb more keys.
 pub(crate) struct OnlineSoftmax<R> {
     softmax: Softmax<R>,
-    /// The denominators in as many parts as a tile has keys, so that they need not be summed up for every tile.
+    /// The denominator of each query as `TILE` partial sums, which are only added up at the end.
     parts: Vec<[R; TILE]>,
 }
 
 impl<R: SimdFloat> OnlineSoftmax<R> {
-    /// Before the first key.
+    /// The softmax before the first key.
     pub fn new(queries: usize, value_dim: usize) -> Self {
         Self { softmax: Softmax::new(queries, value_dim), parts: vec![[R::ZERO; TILE]; queries] }
     }
 
-    /// Takes in a tile of keys. `scores` is `[queries, keys]`, minus infinity where a key is dropped, and is used up. The
-    /// rows of `ahead` are asked for meanwhile.
+    /// Absorbs a tile of keys. `scores` is `[queries, keys]`, with minus infinity for dropped keys, and is overwritten.
+    /// The rows of `ahead` are prefetched meanwhile.
     #[inline(always)]
     pub fn absorb<S: Simd, T>(
         &mut self,
@@ -77,7 +77,7 @@ impl<R: SimdFloat> OnlineSoftmax<R> {
         ahead: Ahead<T>,
     ) {
         for (query, scores) in scores.chunks_exact_mut(values.len()).enumerate() {
-            // Of a length that is known when compiled, loops are a few vectors.
+            // If the length is known at compile time, the loops become a few vector operations.
             match <&mut [R; TILE]>::try_from(&mut *scores) {
                 Ok(whole) => self.absorb_row(query, whole),
                 Err(_) => self.absorb_row(query, scores),
@@ -89,7 +89,7 @@ impl<R: SimdFloat> OnlineSoftmax<R> {
         }
     }
 
-    /// Makes weights of a query's scores.
+    /// Turns the scores of a query into weights.
     #[inline(always)]
     fn absorb_row(&mut self, query: usize, scores: &mut [R]) {
         let mut maximum = self.softmax.maximum[query];
@@ -98,7 +98,7 @@ impl<R: SimdFloat> OnlineSoftmax<R> {
             self.raise(query, highest);
             maximum = highest;
         } else if maximum == R::LEAST {
-            // Nothing is kept so far, unless it is what is not a number.
+            // No key is kept so far, unless a score is NaN.
             if !scores.iter().any(|score| score.is_nan()) {
                 scores.fill(R::ZERO);
                 return;
@@ -112,7 +112,7 @@ impl<R: SimdFloat> OnlineSoftmax<R> {
         }
     }
 
-    /// Makes a number the maximum of a query. Seldom called, and kept out of the loop over the scores.
+    /// Changes the maximum of a query. This is rare, so it is kept out of the loop over the scores.
     #[inline(never)]
     fn raise(&mut self, query: usize, maximum: R) {
         let value_dim = self.softmax.value_dim();
@@ -122,7 +122,7 @@ impl<R: SimdFloat> OnlineSoftmax<R> {
         self.parts[query].iter_mut().chain(numerator).for_each(|sum| *sum = sum.mul(shrink));
     }
 
-    /// The softmax over all keys that passed by.
+    /// The softmax over all keys that were absorbed.
     pub fn finish(self) -> Softmax<R> {
         let mut softmax = self.softmax;
         for (denominator, mut parts) in softmax.denominator.iter_mut().zip(self.parts) {

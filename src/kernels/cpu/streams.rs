@@ -1,15 +1,17 @@
-//! Reading in several places at once.
+//! The order in which keys are read, so that memory is read in several places at once.
 
 use std::ops::Range;
 
 use super::products::TILE;
 
-/// In so many places at once memory is read that is read as a whole.
+/// The number of places at which a contiguous range of memory is read at once.
 pub(super) const STREAMS: usize = 4;
 
-/// A tile of keys that are read in several places at once, a key of each in turn; what does not fill a tile comes last,
-/// in order. The machine itself looks ahead of the places that are read, but of each only so far: one place does not fill
-/// the memory's lines.
+/// The keys of a tile, in the order in which they are read.
+///
+/// The range is split into `STREAMS` parts, and a tile takes one key of each part in turn. The keys that do not fill a
+/// tile come last, in order. The processor prefetches only a short distance ahead of each place that is read, so
+/// reading at a single place does not use the full memory bandwidth.
 #[inline(always)]
 pub(super) fn interleaved<const STREAMS: usize>(keys: Range<usize>, tile: usize) -> impl Iterator<Item = usize> {
     let tiles = keys.len() / TILE;

@@ -1,4 +1,4 @@
-//! From tensors to slices and back.
+//! Conversion from tensors to slices and back.
 
 use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive, backend::Backend};
 
@@ -38,7 +38,7 @@ pub(super) enum Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// The lists of a mask, where they lie.
+    /// The lists of a mask, borrowed from it.
     pub fn of_rows<B: Backend>(rows: &'a KeyIndices<B>) -> Self {
         let lists = rows.lists();
         Self::Gather(Lists { indices: &lists.indices, probability: lists.probability.as_deref(), width: rows.width() })
@@ -88,7 +88,7 @@ where
     Some(output(inputs, requested, sums, rows))
 }
 
-/// The problem of some inputs; `None` if kernels know nothing of its visibility.
+/// The attention problem of some inputs. `None` if the kernels do not support the visibility.
 pub(super) fn problem<'a, B: Backend, T>(
     inputs: &AttentionInputs<B>,
     queries: Vec<&'a [T]>,
@@ -141,7 +141,8 @@ fn output<B: Backend, R: SimdFloat + burn::tensor::Element>(
             false => maximum.add(denominator.ln()),
         });
         let log_sum_exp = tensor(log_sum_exp.collect(), 1);
-        // The maximum of nothing is minus infinity here and the floor of the type in the reference; neither is of use.
+        // The maximum over no keys is minus infinity here, and the lowest number of the type in generic operations.
+        // Neither number is useful, so the result is 0.
         let maximum = rows.maximum.iter().map(|&maximum| if maximum == R::LEAST { R::ZERO } else { maximum });
         SoftmaxStatistics {
             log_sum_exp,

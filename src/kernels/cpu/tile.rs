@@ -10,7 +10,7 @@ use super::{
     softmax::OnlineSoftmax,
 };
 
-/// Where the keys and values of a tile lie.
+/// The keys and values of a tile, borrowed.
 pub(super) struct Tile<'a, T> {
     keys: [&'a [T]; TILE],
     values: [&'a [T]; TILE],
@@ -19,12 +19,12 @@ pub(super) struct Tile<'a, T> {
 }
 
 impl<'a, T> Tile<'a, T> {
-    /// No keys.
+    /// A tile without keys.
     pub fn empty() -> Self {
         Self { keys: [&[]; TILE], values: [&[]; TILE], count: 0, scattered: false }
     }
 
-    /// The keys of these indices, at most as many as a tile has.
+    /// The tile of the keys with these indices. There are at most `TILE` indices.
     #[inline(always)]
     pub fn new(problem: &Problem<'a, T>, kv_head: usize, indices: impl Iterator<Item = usize>) -> Self {
         let (keys, values) = (problem.keys[kv_head], problem.values[kv_head]);
@@ -38,41 +38,43 @@ impl<'a, T> Tile<'a, T> {
         tile
     }
 
-    /// The same, told that its keys lie anywhere.
+    /// The same tile, marked as having keys at arbitrary addresses.
     pub fn scattered(self) -> Self {
         Self { scattered: true, ..self }
     }
 
-    /// Its keys or its values, to be asked for.
+    /// The rows of its keys or of its values, for prefetching.
     fn ahead<'b>(&'b self, rows: &'b [&'a [T]; TILE]) -> Ahead<'b, T> {
         let rows = &rows[..self.count];
         if self.scattered { Ahead::scattered(rows) } else { Ahead::in_order(rows) }
     }
 
-    /// How many keys it has.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.count
     }
 }
 
-/// Buffers for the keys and values of a tile, where they must be widened.
+/// Buffers for the keys and values of a tile, for types that must be converted.
 pub(super) struct Buffers<R> {
     keys: Vec<R>,
     values: Vec<R>,
 }
 
 impl<R: SimdFloat> Buffers<R> {
-    /// Empty where numbers are computed with as they stand in memory.
+    /// The buffers are empty if numbers are stored in the type for computing.
     pub fn new<T: StoredFloat<Float = R>>(problem: &Problem<T>) -> Self {
         let buffer = |width| if T::AS_IT_IS { Vec::new() } else { vec![R::ZERO; TILE * width] };
         Self { keys: buffer(problem.head_dim), values: buffer(problem.value_dim) }
     }
 
-    /// Scores the keys of a tile, lets `adjust` have a look at the scores, and adds up what is not dropped. Values are asked
-    /// for while the keys are scored, and the keys of the next tile while values are added: the machine itself looks ahead
-    /// no further than a page of memory.
+    /// Scores the keys of a tile, lets `adjust` change the scores, and adds the keys that are not dropped to the
+    /// softmax.
+    ///
+    /// The values are prefetched while the keys are scored. The keys of the next tile are prefetched while the values
+    /// are added. The processor itself does not prefetch beyond a page of memory.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // What a tile is made of; a struct would only be taken apart again.
+    #[allow(clippy::too_many_arguments)] // A struct would only be taken apart again.
     pub fn absorb<T: StoredFloat<Float = R>, S: Simd>(
         &mut self,
         simd: S,
@@ -99,7 +101,7 @@ impl<R: SimdFloat> Buffers<R> {
     }
 }
 
-/// The vectors in the type for computing.
+/// Converts the vectors to the type for computing.
 #[inline(always)]
 pub(super) fn fill<'a, T: StoredFloat>(
     rows: &mut [&'a [T::Float]; TILE],

@@ -29,23 +29,26 @@ use crate::{
 pub struct MagicPigConfig {
     /// Number of hash tables, in 1..=16384 (and at least `minimum_hits`).
     pub lsh_l: usize,
-    /// Bits of a hash, in 1..=64; in 1..=1024 for the packing `float32`. `lsh_l` times `lsh_k` is at most 1048576.
+    /// Number of bits of a hash, in 1..=64, or in 1..=1024 for the packing `float32`. `lsh_l` times `lsh_k` is at most
+    /// 1048576.
     pub lsh_k: usize,
-    /// Whether the mean of the keys that are fitted to is subtracted from the keys, which changes no attention weight and
-    /// spreads their directions. Default: true.
+    /// Whether the mean of the fitted keys is subtracted from all keys. This changes no attention weight and spreads
+    /// the directions of the keys. Default: true.
     #[serde(default = "yes")]
     pub center: bool,
-    /// In how many tables query and key must meet: 1, as the Python project has it, or 2, as the paper. Default: 1.
+    /// The number of tables in which query and key must fall into the same bucket: 1, as in the Python project, or 2,
+    /// as in the paper. Default: 1.
     #[serde(default = "one")]
     pub minimum_hits: usize,
-    /// The Python project's choice of storage, accepted for its files: signatures are always packed bits.
+    /// The Python project's choice of storage. It is accepted so that the project's files can be read. Signatures are
+    /// always stored as packed bits.
     #[serde(default)]
     pub packing: Packing,
-    /// The seed of the projections, beside that of the state. Default: 0.
+    /// The seed of the projections, in addition to the seed of the state. Default: 0.
     #[serde(default)]
     pub seed: u64,
-    /// To which keys the mean and the length `M` are fitted. Default: to the first 256 of the sequence, and again
-    /// whenever there are twice as many.
+    /// The keys to which the mean and the length `M` are fitted. Default: the first 256 keys of the sequence. The fit
+    /// is repeated each time the number of keys has doubled.
     #[serde(default)]
     pub fit: Fit,
 }
@@ -57,7 +60,7 @@ pub enum Packing {
     /// 64 bits in an integer.
     #[default]
     Int64,
-    /// A number a bit.
+    /// One number for each bit.
     Float32,
 }
 
@@ -69,21 +72,21 @@ fn one() -> usize {
     1
 }
 
-/// Samples keys by locality-sensitive hashing ([MagicPIG](https://arxiv.org/abs/2410.16179)): a key is kept if it falls
-/// into the query's bucket in at least `minimum_hits` of `lsh_l` tables, and the probability of that, which the angle
-/// between them gives exactly, is its weight.
+/// Samples keys by locality-sensitive hashing ([MagicPIG](https://arxiv.org/abs/2410.16179)). A key is kept if it falls
+/// into the query's bucket in at least `minimum_hits` of the `lsh_l` hash tables. The angle between query and key gives
+/// the exact probability of this event. The mask stores this probability as the weight of the key.
 ///
-/// Keys `k` become `(k, sqrt(M^2 - |k|^2)) / M` and queries `(q, 0) / |q|` (the transform of simple LSH), so that the
-/// angle falls as the inner product rises. With `c` the collision probability of one bit, `1 - angle / pi`, and
-/// `p = c^lsh_k` that of a table, a key is kept with probability `1 - (1 - p)^L`, or for two hits
-/// `1 - (1 - p)^L - L p (1 - p)^(L - 1)`.
+/// Keys `k` become `(k, sqrt(M^2 - |k|^2)) / M` and queries `q` become `(q, 0) / |q|` (the transform of simple LSH).
+/// The angle then falls as the inner product rises. One bit collides with probability `c = 1 - angle / pi`, and one
+/// table with probability `p = c^lsh_k`. With `L = lsh_l`, a key is kept with probability `1 - (1 - p)^L` if one hit is
+/// enough, and with `1 - (1 - p)^L - L p (1 - p)^(L - 1)` if two hits are needed.
 ///
-/// `M` belongs to a sequence and key-value head, and is half as large again as the longest of the
-/// [keys that are fitted to](Fit). A longer key has no place in the tables: every query that sees it keeps it for
-/// certain, until the next fit. A query that no fit is for keeps all that it sees. With `"fit": "prompt"` a longer key
-/// makes `M` grow, and all keys are hashed anew. Signatures are remembered: a step hashes the new keys only. Keys are
-/// centred, queries are not. Sampling is exact over the draw of the projections, which is made once from the seeds: the
-/// draws of successive steps are not independent.
+/// `M` belongs to a sequence and key-value head. It is 1.5 times the length of the longest of the [fitted keys](Fit). A
+/// longer key is not in the tables: every query that sees it keeps it with certainty, until the next fit. A query to
+/// which no fit applies keeps all keys that it sees. With `"fit": "prompt"`, a longer key makes `M` grow, and all keys
+/// are hashed again. Signatures are remembered, so a step hashes the new keys only. Keys are centred, queries are not.
+/// The projections are drawn once from the seeds. Sampling is exact over this draw, but the draws of successive steps
+/// are not independent.
 ///
 /// Should be created with [MagicPigConfig].
 #[derive(Module, Debug)]
@@ -155,12 +158,12 @@ impl<B: Backend> MagicPig<B> {
         }
     }
 
-    /// The probability of being kept at a cosine.
+    /// The probability that a key is kept, for the cosine of the angle between query and key.
     fn probability(&self, cosine: f32) -> f64 {
         let tables = self.config.lsh_l as f64;
         let bit = 1.0 - f64::from(cosine.clamp(-1.0, 1.0)).acos() / std::f64::consts::PI;
         let table = bit.powi(self.config.lsh_k as i32);
-        // Where tables hardly ever meet, 1 - (1 - p)^L loses all its digits.
+        // For a small `p`, `1 - (1 - p)^L` loses all its digits.
         let at_least_one = -(tables * (-table).ln_1p()).exp_m1();
         match self.config.minimum_hits {
             1 => at_least_one,
@@ -200,7 +203,8 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
                 tables.by_head = (0..batch * kv_heads).map(fitted).collect();
             }
             tables.by_head.par_iter_mut().enumerate().for_each(|(head, tables)| {
-                // Keys that come again after some were taken back come as they did in decoding, one by one.
+                // New tables take the keys after the fitted ones one by one, as in decoding. `M` then grows as it did
+                // before some keys were taken back.
                 let (begin, later) = new_of(head).split_at(if anew { to * width } else { new.len() * width });
                 tables.grow(begin, directions, lsh_k, longer);
                 later.chunks(width).for_each(|key| tables.grow(key, directions, lsh_k, longer));
@@ -234,7 +238,7 @@ impl<B: Backend> Masker<B> for MagicPig<B> {
                     return None;
                 }
                 let probability = self.probability(dot(&query, &keys[at * (width + 1)..][..width + 1])) as f32;
-                // Smaller than f32 can hold, it has no finite inverse either.
+                // A probability that f32 rounds to 0 has no finite inverse, so the key is left out.
                 (probability > 0.0).then_some(Kept { key, probability: probability.min(1.0) })
             });
             kept.collect()

@@ -1,12 +1,12 @@
-//! What MagicPIG remembers of the keys: the hashes of all that fit into its tables.
+//! MagicPIG's memory of the keys: their signatures in the hash tables.
 
 use super::super::KeyMemory;
 use crate::scorer::{Fits, dot, pack, truncate};
 
-/// How much longer than the longest key seen a key may become before all are hashed anew.
+/// `M` is the length of the longest fitted key times this factor.
 const HEADROOM: f32 = 1.5;
 
-/// What is remembered of the keys.
+/// The directions and the hashed keys of a layer.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     /// `lsh_l * lsh_k` directions of `head_dim + 1` numbers, table after table.
@@ -14,21 +14,21 @@ pub(super) struct Tables {
     pub fits: Fits<FittedTables>,
 }
 
-/// The keys by key-value head, counted over the batch.
+/// The hashed keys of each key-value head. Heads are counted over the batch.
 #[derive(Debug, Default)]
 pub(super) struct FittedTables {
     pub by_head: Vec<HeadTables>,
 }
 
-/// The keys of one key-value head.
+/// The hashed keys of one key-value head.
 #[derive(Debug, Default, Clone)]
 pub(super) struct HeadTables {
     mean: Vec<f32>,
     /// `M`.
     scale: f32,
-    /// How many keys there were when it was last raised.
+    /// How many keys there were when `scale` was last set.
     scaled_at: usize,
-    /// The centred keys, with the coordinate that completes them to length 1.
+    /// The centred keys divided by `scale`, each with the coordinate that completes it to length 1.
     pub keys: Vec<f32>,
     pub signatures: Vec<u64>,
     /// The keys that are longer than `M`, in ascending order.
@@ -43,7 +43,7 @@ impl KeyMemory for Tables {
                 truncate(&mut tables.signatures, known, keys);
                 tables.longer.retain(|&key| (key as usize) < keys);
             }
-            // A length of keys that are gone is fitted anew.
+            // If `M` comes from keys that are gone, the tables are fitted again.
             tables.by_head.iter().all(|tables| tables.scaled_at <= keys)
         });
     }
@@ -59,7 +59,7 @@ pub(super) enum Longer {
 }
 
 impl HeadTables {
-    /// The tables of the keys `0..to` of a head, and of those after them.
+    /// Empty tables with a mean and an `M` that are fitted to the keys `0..to` of a head.
     pub fn fitted(keys: &[f32], to: usize, center: bool, width: usize) -> Self {
         let first = &keys[..to * width];
         let mean = if center { mean(first, width) } else { vec![0.0; width] };
@@ -80,7 +80,7 @@ impl HeadTables {
         let longest = longest(&centred, width);
         let known = self.keys.chunks(width + 1).map(|key| &key[..width]);
         let keys = if longest > self.scale && longer == Longer::Raise {
-            // The old keys in their own length again, so that all stand for the same scale.
+            // The old keys get their own lengths back, so that all keys are divided by the same new scale.
             let old = known.flatten().map(|x| x * self.scale).collect::<Vec<_>>();
             self.scale = longest * HEADROOM;
             self.scaled_at = (old.len() + centred.len()) / width;
@@ -91,13 +91,13 @@ impl HeadTables {
         } else {
             centred
         };
-        // As long as all keys are 0, so is the scale; the vectors are then the completing coordinate alone.
+        // The scale is 0 if all keys are 0. The vectors then have the completing coordinate only.
         let scale = self.scale.max(f32::MIN_POSITIVE);
         for key in keys.chunks(width) {
             let start = self.keys.len();
             self.keys.extend(key.iter().map(|x| x / scale));
             let length = dot(&self.keys[start..], &self.keys[start..]);
-            // What is not a number has no place in the tables either.
+            // A key with a NaN is not in the tables either.
             if length.is_nan() || length > 1.0 + LENGTH_ROUNDING {
                 self.longer.push((start / (width + 1)) as u32);
             }
@@ -107,7 +107,7 @@ impl HeadTables {
     }
 }
 
-/// By how much the squared length of a key of length `M` may come out above 1.
+/// How far rounding may raise the squared length of a key of length `M` above 1.
 const LENGTH_ROUNDING: f32 = 1e-5;
 
 /// The length of the longest of some vectors.
@@ -115,7 +115,7 @@ fn longest(vectors: &[f32], width: usize) -> f32 {
     vectors.chunks(width).map(|vector| dot(vector, vector).sqrt()).fold(0.0, f32::max)
 }
 
-/// The signature of a vector: for each table, its bits from the first of a word on.
+/// The signature of a vector. The bits of each table start at a new word.
 pub(super) fn sign(vector: &[f32], directions: &[f32], bits: usize) -> Vec<u64> {
     let products = directions.chunks(vector.len()).map(|direction| dot(vector, direction)).collect::<Vec<_>>();
     products.chunks(bits).flat_map(pack).collect()

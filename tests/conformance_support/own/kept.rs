@@ -1,4 +1,4 @@
-//! What a chain of maskers keeps.
+//! The keys that a chain of maskers keeps.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::conformance_support::vectors::{
     Case, Check, Result, Tolerance, all, close_mask, count, equal, field, holds, number, text,
 };
 
-/// The maskers of which the semantics stand here.
+/// The maskers whose semantics this file implements.
 pub const MASKERS: [&str; 10] = [
     "sink",
     "local",
@@ -24,25 +24,25 @@ pub const MASKERS: [&str; 10] = [
     "magic_pig",
 ];
 
-/// How far the collision probabilities of two implementations may be apart: that of one bit, of an angle in f32, is
-/// multiplied as often as a hash has bits.
+/// The tolerance for collision probabilities of two implementations. The probability of one bit comes from an angle in
+/// f32. It is raised to the power of the number of bits of a hash.
 const COLLISIONS: Tolerance = Tolerance { atol: 1e-6, rtol: 1e-4 };
 
-/// Keys of a row that compete, with their scores.
+/// The keys of a row that compete, with their scores.
 struct Candidates {
     keys: Vec<(usize, f64)>,
-    /// How far the score of each key of the row may be off.
+    /// The possible error of the score of each key in the row.
     slack: Vec<f64>,
     ties_hold: bool,
 }
 
-/// What a chain keeps.
+/// The pairs that a chain keeps.
 pub struct Kept {
     /// The weight of each pair.
     pub weights: Vec<f64>,
-    /// Whether the choice of each pair was clear, and not a matter of rounding.
+    /// Whether the choice of each pair was clear: rounding cannot change it.
     decided: Vec<bool>,
-    /// Within what the weights hold.
+    /// The tolerance for the weights.
     tolerance: Tolerance,
     keys: usize,
     full: bool,
@@ -51,19 +51,19 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Nothing is kept.
+    /// Keeps nothing.
     pub fn nothing(problem: &Problem) -> Self {
         Self::from(problem, vec![0.0; problem.pairs()])
     }
 
-    /// What these weights keep.
+    /// Keeps the pairs with these weights.
     pub fn from(problem: &Problem, weights: Vec<f64>) -> Self {
         let decided = vec![true; problem.pairs()];
         let (keys, is_rounded) = (problem.keys, problem.is_rounded());
         Self { weights, decided, tolerance: Tolerance::EXACT, keys, full: false, is_rounded }
     }
 
-    /// Whether a mask of the library keeps the same, in every pair of which the choice was clear.
+    /// Checks that a mask of the library keeps the same, in every pair whose choice was clear.
     pub fn check(&self, weights: &[f64], is_full: bool) -> Check {
         let clear = self.decided.iter().map(|&decided| f64::from(u8::from(decided))).collect::<Vec<_>>();
         all([
@@ -73,8 +73,8 @@ impl Kept {
         ])
     }
 
-    /// Whether enough is clear. Where operands of products are rounded, one key or two hang on that in many rows, and
-    /// pairs are counted in place of rows.
+    /// Checks that enough choices are clear. If operands of products are rounded, one or two keys depend on rounding in
+    /// many rows. Then pairs are counted instead of rows.
     fn check_clear(&self) -> Check {
         let rows = self.decided.chunks(self.keys);
         if self.is_rounded {
@@ -86,12 +86,12 @@ impl Kept {
         holds(unclear <= 1 + rows.len() / 20, || format!("{unclear} rows hang on rounding: too many to tell"))
     }
 
-    /// For each pair whether its choice does not hang on rounded operands of products.
+    /// For each pair, whether its choice is independent of rounded operands of products.
     pub fn is_clear(&self) -> Vec<bool> {
         self.decided.iter().map(|&decided| decided || !self.is_rounded).collect()
     }
 
-    /// Whether weights are those that a case expects, in every pair which it compares and of which the choice was
+    /// Checks that weights are those that a case expects, in every pair that the case compares and whose choice was
     /// clear.
     pub fn expect_where_clear(&self, case: &Case, name: &str, weights: &[f64]) -> Check {
         let compared = case.find("compare").map(|compare| &compare.values);
@@ -100,7 +100,7 @@ impl Kept {
         close_mask(name, weights, &case.tensor(name)?.values, Some(&clear), case.entry.tolerance())
     }
 
-    /// What a chain of maskers makes of it.
+    /// Adds what a chain of maskers keeps.
     pub fn chain(mut self, problem: &Problem, maskers: &[Value]) -> Result<Self> {
         for (place, masker) in maskers.iter().enumerate() {
             if self.full {
@@ -158,7 +158,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Keeps the pairs of a rule for certain, or all pairs.
+    /// Keeps the pairs for which `keeps` holds with probability 1, or all pairs if `full`.
     fn fill(&mut self, keys: usize, full: bool, keeps: impl Fn(usize, usize) -> bool) {
         self.full = full;
         for (at, weight) in self.weights.iter_mut().enumerate() {
@@ -168,19 +168,19 @@ impl Kept {
         }
     }
 
-    /// The visible keys of a row that are not kept, by falling score.
+    /// The visible keys of a row that are not kept yet, sorted by falling score.
     fn candidates(&self, problem: &Problem, row: usize, scores: Scores) -> Candidates {
         let kept = &self.weights[row * self.keys..][..self.keys];
         let open =
             problem.biases(row).into_iter().zip(kept).map(|(bias, kept)| bias > f64::NEG_INFINITY && *kept == 0.0);
         let scored = scores.values.into_iter().enumerate().zip(open);
         let mut keys = scored.filter_map(|(scored, open)| open.then_some(scored)).collect::<Vec<_>>();
-        // Stable, so that the lower key comes first among equal scores.
+        // The sort is stable: among equal scores the lower key comes first.
         keys.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         Candidates { keys, slack: scores.slack, ties_hold: scores.ties_hold }
     }
 
-    /// Keeps the first of some candidates.
+    /// Keeps the first `count` candidates.
     fn keep_first(&mut self, row: usize, candidates: &Candidates, count: usize) {
         for (key, _) in candidates.keys.iter().take(count) {
             self.weights[row * self.keys + key] = 1.0;
@@ -190,8 +190,8 @@ impl Kept {
         }
     }
 
-    /// Keeps the candidates of the first pages, each of which stands where its best candidate does: as many whole pages as
-    /// there are in the size, but at least three.
+    /// Keeps the candidates of the first pages. Pages are ordered by their best candidate. The number of pages is that
+    /// of the whole pages in `size`, but at least three.
     fn keep_pages(&mut self, row: usize, candidates: &Candidates, size: usize, page_size: usize) {
         let mut pages = Vec::<(usize, f64)>::new();
         for &(key, score) in &candidates.keys {
@@ -211,7 +211,8 @@ impl Kept {
         }
     }
 
-    /// Keeps the visible keys that are not kept and meet the query in a table, with the probability of that.
+    /// Keeps the visible keys that are not kept yet and that collide with the query in a table, with their collision
+    /// probability.
     fn add_meetings(&mut self, problem: &Problem, meetings: Vec<Option<f64>>) {
         let visible = (0..problem.rows()).flat_map(|row| problem.biases(row)).map(|bias| bias > f64::NEG_INFINITY);
         for (at, (meeting, visible)) in meetings.into_iter().zip(visible).enumerate() {
@@ -223,24 +224,24 @@ impl Kept {
         self.tolerance = COLLISIONS;
     }
 
-    /// Whether the last score that is chosen in a row and the next one are far enough apart.
+    /// Marks a row as undecided if the last chosen score and the next one are too close.
     fn decide(&mut self, row: usize, last: f64, next: f64, ties_hold: bool) {
         self.undecide_unless(row, last - next > BOUNDARY * (1.0 + next.abs()) || (ties_hold && last == next));
     }
 
-    /// Leaves those candidates undecided that may be among the first or not, of which there are at least and at most so
-    /// many, where scores may be off.
+    /// Marks candidates as undecided if the possible errors of the scores decide whether they are chosen. The number of
+    /// chosen candidates is at least `least` and at most `most`.
     fn undecide_near(&mut self, row: usize, candidates: &Candidates, least: usize, most: usize) {
         if !self.is_rounded {
             return;
         }
-        // What hung on rounding before changes who competes.
+        // If earlier choices depend on rounding, the set of competing keys does too.
         if self.decided[row * self.keys..][..self.keys].contains(&false) {
             return self.undecide_unless(row, false);
         }
         let scored = || candidates.keys.iter().map(|&(key, score)| (score, candidates.slack[key])).enumerate();
         for (place, (score, slack)) in scored() {
-            // Scores that cannot be off are in order already.
+            // Scores without an error are already in order.
             let is_exact = |other: f64| slack + other == 0.0;
             let may_come_first = |(at, (value, other)): &(usize, (f64, f64))| match is_exact(*other) {
                 true => *at < place,
@@ -268,8 +269,8 @@ impl Kept {
         let keeps_nothing = sampled.clone().count() == 0;
         let mut reached = sampled.map(|(mass, weight)| mass / weight).sum::<f64>();
         let scores = scores::logits(problem, row);
-        // A share of the mass is off, in proportion, by the errors of the logits in it less those of all: as they are
-        // the means of many, no more than a logit may be off.
+        // A share of the mass has a relative error: the errors of the logits in the share minus the errors of all
+        // logits. These are means over many logits, so the relative error is at most the possible error of one logit.
         let slack = exponentials.iter().zip(&scores.slack).map(|(mass, slack)| mass * slack).sum::<f64>() * share;
         let candidates = self.candidates(problem, row, scores);
         let needed = |wanted: f64| {
@@ -283,7 +284,7 @@ impl Kept {
         self.undecide_near(row, &candidates, needed(wanted - slack), needed(wanted + slack));
         let mut count = 0;
         while count < candidates.keys.len() && (reached < wanted || (count == 0 && keeps_nothing)) {
-            // A share of 0 is decided by the first key alone.
+            // A share of 0 is reached by the first key alone.
             self.undecide_unless(row, share == 0.0 || (wanted - reached).abs() > BOUNDARY * wanted);
             reached += exponentials[candidates.keys[count].0];
             count += 1;
@@ -293,7 +294,7 @@ impl Kept {
     }
 }
 
-/// How many keys a size is: a fraction is rounded down, but at least one key.
+/// A size in keys. A fraction is rounded down, but is at least one key.
 fn size(masker: &Value, name: &str, keys: usize) -> Result<usize> {
     let size = field(masker, name)?;
     match (size.as_u64(), size.as_f64()) {

@@ -1,4 +1,5 @@
-//! Which keys MagicPIG's hashing brings together with which queries, by this library's rules and by the original's.
+//! The pairs of keys and queries that collide in MagicPIG's hash tables, by the rules of this library and of the Python
+//! project.
 
 use serde_json::Value;
 
@@ -7,13 +8,13 @@ use crate::conformance_support::vectors::{Case, Check, Result, Tolerance, close,
 
 /// How keys and queries become vectors of length 1.
 pub struct Rules {
-    /// How much longer than the longest key the length is that the keys are completed to.
+    /// The ratio of the length to which keys are completed and the length of the longest key.
     headroom: f64,
-    /// Whether that length belongs to a sequence and key-value head, not to all together.
+    /// Whether each sequence and key-value head has its own such length. Otherwise all share one.
     by_head: bool,
-    /// Whether old keys are hashed anew when that length grows.
+    /// Whether old keys are hashed again when that length grows.
     hashes_anew: bool,
-    /// Whether the keys' mean is subtracted from the queries too.
+    /// Whether the mean of the keys is subtracted from the queries too.
     centres_queries: bool,
 }
 
@@ -23,10 +24,10 @@ pub const HERE: Rules = Rules { headroom: 1.5, by_head: true, hashes_anew: true,
 /// The rules of the Python project.
 const ORIGINAL: Rules = Rules { headroom: 1.0, by_head: false, hashes_anew: false, centres_queries: true };
 
-/// Within what the original's masks hold for a reader that computes in f64.
+/// The tolerance of the Python project's masks against a computation in f64.
 const MASKS: Tolerance = Tolerance { atol: 3e-5, rtol: 1e-5 };
 
-/// The bits of a hash; none where rounding decides.
+/// The bits of a hash. A bit is `None` if rounding decides it.
 type Signature = Vec<Option<bool>>;
 
 /// The keys of a key-value head.
@@ -36,13 +37,13 @@ struct Head {
 }
 
 struct HashedKey {
-    /// With its last coordinate, of length 1.
+    /// The key with its additional coordinate. Its length is 1.
     vector: Vec<f64>,
     signature: Signature,
 }
 
-/// For each pair the probability of meeting in a table, 0 if the two do not meet; none where rounding decides whether
-/// they do.
+/// For each pair the probability of a collision in a table, or 0 if the two do not collide. It is `None` if rounding
+/// decides whether they collide.
 pub fn meetings(problem: &Problem, masker: &Value, rules: &Rules) -> Result<Vec<Option<f64>>> {
     let (tables, bits) = (count(masker, "lsh_l")?, count(masker, "lsh_k")?);
     let projection = problem.case.tensor("projection")?;
@@ -77,7 +78,7 @@ pub fn meetings(problem: &Problem, masker: &Value, rules: &Rules) -> Result<Vec<
     Ok(meetings)
 }
 
-/// The keys of every key-value head, hashed call after call.
+/// The keys of every key-value head, hashed call by call.
 fn hash_keys(problem: &Problem, masker: &Value, rules: &Rules, sign: impl Fn(&[f64]) -> Signature) -> Vec<Head> {
     let calls = &problem.case.calls;
     let centres = masker.get("center").and_then(Value::as_bool).unwrap_or(true);
@@ -92,7 +93,7 @@ fn hash_keys(problem: &Problem, masker: &Value, rules: &Rules, sign: impl Fn(&[f
     let longest = |head: &Vec<Vec<f64>>, from: usize, to: usize| {
         head[from..to].iter().map(|key| dot(key, key).sqrt()).fold(0.0, f64::max)
     };
-    // The length that the keys of each head are completed to, at each call.
+    // For each call, the length to which the keys of each head are completed.
     let mut scales = Vec::<Vec<f64>>::new();
     for (call, &to) in calls.iter().enumerate() {
         let from = if call == 0 { 0 } else { calls[call - 1] };
@@ -120,7 +121,8 @@ fn hash_keys(problem: &Problem, masker: &Value, rules: &Rules, sign: impl Fn(&[f
     heads.collect()
 }
 
-/// A key relative to a length, with the coordinate that completes it to length 1. Where all keys are 0, so is the length.
+/// A key divided by a length, with the coordinate that completes it to length 1. If all keys are 0, the length is 0
+/// too.
 fn completed(key: &[f64], scale: f64) -> Vec<f64> {
     let key = key.iter().map(|x| x / scale.max(f64::MIN_POSITIVE)).collect::<Vec<_>>();
     let last = (1.0 - dot(&key, &key)).max(0.0).sqrt();
@@ -137,7 +139,7 @@ fn mean<'a>(vectors: impl Iterator<Item = &'a [f64]>) -> Vec<f64> {
     (0..width).map(|at| vectors.iter().map(|vector| vector[at]).sum::<f64>() / vectors.len() as f64).collect()
 }
 
-/// Whether two hashes are equal in all bits, if no bit that rounding decides has to do with it.
+/// Whether all bits of two hashes are equal. It is `None` if the answer depends on a bit that rounding decides.
 fn is_same(a: &[Option<bool>], b: &[Option<bool>]) -> Option<bool> {
     let mut pairs = a.iter().zip(b);
     if pairs.clone().any(|(a, b)| a.is_some() && b.is_some() && a != b) {
@@ -146,13 +148,14 @@ fn is_same(a: &[Option<bool>], b: &[Option<bool>]) -> Option<bool> {
     pairs.all(|(a, b)| a.is_some() && b.is_some()).then_some(true)
 }
 
-/// The probability that two vectors at an angle meet in at least one table.
+/// The probability that two vectors at an angle collide in at least one table.
 fn probability(cosine: f64, tables: usize, bits: usize) -> f64 {
     let bit = 1.0 - cosine.clamp(-1.0, 1.0).acos() / std::f64::consts::PI;
     -(tables as f64 * (-bit.powi(bits as i32)).ln_1p()).exp_m1()
 }
 
-/// Whether a case expects what the original's rules give, in the pairs that nothing before the sampler keeps.
+/// Checks that a case expects the result of the Python project's rules, in the pairs that no masker before the sampler
+/// keeps.
 pub fn check_original(case: &Case, problem: &Problem, masker: &Value, before: &[f64]) -> Check {
     let meetings = meetings(problem, masker, &ORIGINAL)?;
     let wanted = case.tensor("mask")?;

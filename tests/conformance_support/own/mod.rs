@@ -1,4 +1,4 @@
-//! This library's documented semantics a second time: in f64, row by row, and in the plainest way.
+//! This library's documented semantics, computed a second time: naively, in f64, row by row.
 
 mod kept;
 mod magic_pig;
@@ -14,14 +14,15 @@ use burn::tensor::backend::Backend;
 use super::vectors::{Case, Check, Result, all, close};
 use crate::common::{attention_rounding, product_rounding, weights_rounding};
 
-/// A choice nearer to its boundary than this is not decided in f32.
+/// A choice that is closer to its boundary than this cannot be decided in f32.
 const BOUNDARY: f64 = 1e-5;
 
 /// An attention problem in f64.
 pub struct Problem<'a> {
-    /// Where weights, channels and projections are.
+    /// The case, which holds the weights, channels and projections.
     case: &'a Case<'a>,
-    /// The keys as quantised by the maskers that do, by their place in the chain; `[batch, kv_heads, keys, head_dim]`.
+    /// The quantised keys `[batch, kv_heads, keys, head_dim]`, by the index in the chain of the masker that quantises
+    /// them.
     quantized: BTreeMap<usize, Vec<f64>>,
     batch: usize,
     heads: usize,
@@ -34,13 +35,14 @@ pub struct Problem<'a> {
     query: Vec<f64>,
     key: Vec<f64>,
     value: Vec<f64>,
-    /// How far, relatively, the backend may round each operand of a product.
+    /// The largest relative rounding error of each operand of a product on the backend.
     rounding: f64,
-    /// What is added to each logit, minus infinity where the key is hidden; its number of batches, heads and columns.
+    /// The bias that is added to each logit, minus infinity where the key is hidden, and its numbers of batches, heads
+    /// and columns.
     bias: Option<(Vec<f64>, [usize; 3])>,
 }
 
-/// What attention is made of. A row that keeps nothing is 0, and minus infinity as a logarithm.
+/// The results of attention. In a row that keeps nothing they are 0, and minus infinity for logarithms.
 pub struct Attention {
     /// `[batch, queries, heads, value_dim]`
     pub output: Vec<f64>,
@@ -57,7 +59,7 @@ pub struct Attention {
 }
 
 impl<'a> Problem<'a> {
-    /// The problem of a case; without values the keys stand for them.
+    /// The problem of a case. If the case has no values, the keys are used as values.
     pub fn of<B: Backend>(case: &'a Case<'a>) -> Result<Self> {
         let (query, key) = (case.tensor("q")?, case.tensor("k")?);
         let value = case.find("v").unwrap_or(key);
@@ -88,13 +90,13 @@ impl<'a> Problem<'a> {
         })
     }
 
-    /// The same problem for a chain in which the maskers at some places quantise the keys like this.
+    /// The same problem, with the quantised keys of the maskers at some indices of a chain.
     pub fn with_quantized_keys(mut self, quantized: BTreeMap<usize, Vec<f64>>) -> Self {
         self.quantized = quantized;
         self
     }
 
-    /// Whether the backend rounds operands of products, so that scores which come of them decide less.
+    /// Whether the backend rounds operands of products. Scores from such products decide fewer choices.
     pub fn is_rounded(&self) -> bool {
         self.rounding > 0.0
     }
@@ -109,18 +111,18 @@ impl<'a> Problem<'a> {
         self.rows() * self.keys
     }
 
-    /// Batch, head and query of a row.
+    /// The batch, head and query of a row.
     fn place(&self, row: usize) -> (usize, usize, usize) {
         (row / self.queries / self.heads, row / self.queries % self.heads, row % self.queries)
     }
 
-    /// The key-value head of a row, counted over the batch.
+    /// The key-value head of a row, counted over the whole batch.
     fn kv_head(&self, row: usize) -> usize {
         let (batch, head, _) = self.place(row);
         batch * self.kv_heads + head / (self.heads / self.kv_heads)
     }
 
-    /// The position of a row's query among the keys; the queries are the last.
+    /// The position of a row's query among the keys. The queries have the last positions.
     fn position(&self, row: usize) -> i64 {
         self.keys as i64 - self.queries as i64 + self.place(row).2 as i64
     }
@@ -136,7 +138,7 @@ impl<'a> Problem<'a> {
         self.key[kv_head * size..][..size].chunks(self.head_dim)
     }
 
-    /// What is added to the logits of a row.
+    /// The bias of each logit of a row.
     fn biases(&self, row: usize) -> Vec<f64> {
         let (batch, head, query) = self.place(row);
         let Some((bias, [batches, heads, columns])) = &self.bias else { return vec![0.0; self.keys] };
@@ -144,7 +146,7 @@ impl<'a> Problem<'a> {
         bias[(plane * self.queries + query) * columns..][..self.keys].to_vec()
     }
 
-    /// Whether weights keep keys that their queries may not see.
+    /// Whether weights keep keys that are hidden from their queries.
     pub fn keeps_hidden(&self, weights: &[f64]) -> bool {
         let biases = (0..self.rows()).flat_map(|row| self.biases(row));
         biases.zip(weights).any(|(bias, weight)| bias == f64::NEG_INFINITY && *weight > 0.0)
@@ -156,7 +158,7 @@ impl<'a> Problem<'a> {
         products.zip(self.biases(row)).map(|(product, bias)| product * self.scale + bias).collect()
     }
 
-    /// Attention in which each key counts `1 / weight` times, and not at all where its weight is 0.
+    /// Attention in which a key with weight `w` counts `1 / w` times. A key with weight 0 does not count.
     pub fn attend(&self, weights: &[f64]) -> Attention {
         let mut attention = Attention {
             output: vec![0.0; self.rows() * self.value_dim],
@@ -207,7 +209,7 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// Whether attention through a mask is as it is computed here from the weights of the mask.
+/// Checks that attention through a mask equals the attention computed here from the weights of the mask.
 pub fn check_attention<B: Backend>(case: &Case, output: &[f64], weights: Option<&[f64]>, own: &Attention) -> Check {
     let exact = case.entry.attention_tolerance();
     let (of_output, of_weights) = (exact.widened(attention_rounding::<B>()), exact.widened(weights_rounding::<B>()));

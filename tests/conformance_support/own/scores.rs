@@ -1,4 +1,4 @@
-//! The scores by which selectors pick.
+//! The scores by which selectors choose keys.
 
 use serde_json::Value;
 use statrs::function::erf::erf;
@@ -6,21 +6,21 @@ use statrs::function::erf::erf;
 use super::{Problem, dot};
 use crate::conformance_support::vectors::{Result, count, text};
 
-/// By how much, in roundings of its operands, a product may be off: two errors that are uniform up to the half of the
-/// last digit are 0.6 together in the mean square, and a sum of many hardly ever is off by more than four times its
-/// own.
+/// The possible error of a product, in roundings of its operands. Each operand has an error that is uniform up to half
+/// of the last digit. The root mean square error of two such operands is 0.6. The error of a sum of many products is
+/// hardly ever more than four times its root mean square.
 const PRODUCT: f64 = 4.0 * 0.6;
 
-/// The steepest that an activation is: gelu at the square root of 2.
+/// The largest slope of an activation: that of gelu at the square root of 2.
 const SLOPE: f64 = 1.13;
 
 /// The scores of a row.
 pub struct Scores {
     pub values: Vec<f64>,
-    /// How far each may be off where the backend rounds the operands of products; 0 where it does not, and for scores
-    /// that are computed on the host in any case.
+    /// The possible error of each score if the backend rounds operands of products. It is 0 if the backend does not,
+    /// and for scores that are computed on the host.
     pub slack: Vec<f64>,
-    /// Whether equal scores are equal in any precision, so that the lower key wins.
+    /// Whether equal scores are equal in any precision. Then the lower key is chosen.
     pub ties_hold: bool,
 }
 
@@ -31,7 +31,7 @@ impl Scores {
     }
 }
 
-/// The scores of a row by the masker at a place of a chain.
+/// The scores of a row by the masker at an index of the chain.
 pub fn of(problem: &Problem, place: usize, masker: &Value, row: usize) -> Result<Scores> {
     match text(masker, "type")? {
         "oracle_top_k" => Ok(logits(problem, row)),
@@ -43,7 +43,7 @@ pub fn of(problem: &Problem, place: usize, masker: &Value, row: usize) -> Result
     }
 }
 
-/// The logits themselves.
+/// The logits as scores.
 pub fn logits(problem: &Problem, row: usize) -> Scores {
     let squares = |key: &[f64]| problem.query(row).iter().zip(key).map(|(q, k)| (q * k).powi(2)).sum::<f64>();
     let slack = |key: &[f64]| PRODUCT * problem.rounding * problem.scale.abs() * squares(key).sqrt();
@@ -51,7 +51,7 @@ pub fn logits(problem: &Problem, row: usize) -> Scores {
     Scores { values: problem.logits(row), slack, ties_hold: false }
 }
 
-/// How many bits of the signatures agree minus how many do not.
+/// The number of equal bits of the signatures minus the number of different bits.
 fn hash(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     let (_, head, _) = problem.place(row);
     let query = signature(problem, masker, "query", head, problem.query(row))?;
@@ -70,17 +70,16 @@ fn hash(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
 /// A bit of a signature.
 struct Bit {
     set: bool,
-    /// Whether the number of which it is the sign is so far from 0 that rounding the operands of products cannot
-    /// decide.
+    /// Whether the number is so far from 0 that rounding the operands of products cannot change its sign.
     clear: bool,
 }
 
-/// The signs of what a head's perceptron makes of a vector.
+/// The signs of the outputs of a head's perceptron for a vector.
 fn signature(problem: &Problem, masker: &Value, part: &str, head: usize, vector: &[f64]) -> Result<Vec<Bit>> {
     let layer = problem.case.entry.number("layer_idx")?;
     let activation = activation(text(masker, "hat_mlp_activation")?)?;
     let mut x = vector.to_vec();
-    // How far each number may be off; errors add up as independent ones do.
+    // The possible error of each number. Errors of a sum add up as independent errors do.
     let mut slack = vec![0.0; x.len()];
     for index in 0..count(masker, "hat_mlp_layers")? {
         let matrix = problem.case.tensor(&format!("hat.{layer}.{part}_matrix.{index}"))?;
@@ -114,7 +113,7 @@ fn activation(name: &str) -> Result<fn(f64) -> f64> {
     }
 }
 
-/// The logits over the first channels of the head, quantised in query and key.
+/// The logits over the first channels of the head. Query and key are quantised.
 fn channels(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     let (_, head, _) = problem.place(row);
     let sorted = problem.case.tensor("sorted_channels")?;
@@ -131,7 +130,7 @@ fn channels(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     Ok(Scores::on_host(values, false))
 }
 
-/// A vector of which only so many bits are left between its least and its greatest value, from 16 bits on all.
+/// A vector quantised to `bits` bits between its smallest and its largest value. From 16 bits on, it is unchanged.
 fn quantized(vector: &[f64], bits: usize, round: impl Fn(f64) -> f64) -> Vec<f64> {
     let least = vector.iter().copied().fold(f64::INFINITY, f64::min);
     let range = vector.iter().copied().fold(f64::NEG_INFINITY, f64::max) - least;
@@ -142,8 +141,8 @@ fn quantized(vector: &[f64], bits: usize, round: impl Fn(f64) -> f64) -> Vec<f64
     vector.iter().map(|x| round((x - least) * steps / range) * range / steps + least).collect()
 }
 
-/// The bound of its page for every key: what the page's least or greatest value gives in each channel, rounded outwards
-/// where it is quantised.
+/// The score of every key is the bound of its page. In each channel the bound is the larger product of the query with
+/// the page's smallest and largest values. Quantised values are rounded outwards.
 fn pages(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     let (page_size, bits) = (count(masker, "page_size")?, count(masker, "label_bits")?);
     let keys = problem.keys_of(problem.kv_head(row)).collect::<Vec<_>>();
@@ -151,7 +150,7 @@ fn pages(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
         let of_channel = |channel: usize| page.iter().map(|key| key[channel]).reduce(better);
         (0..problem.head_dim).filter_map(of_channel).collect::<Vec<_>>()
     };
-    // A value that is a step but for rounding stays where it is.
+    // A value that differs from a step only by rounding stays at the step.
     let outwards = |bound: Vec<f64>, round: fn(f64) -> f64, inner: f64, better: fn(f64, f64) -> f64| {
         let rounded = quantized(&bound, bits, |step| round(step + inner * 1e-4));
         rounded.into_iter().zip(bound).map(|(rounded, value)| better(rounded, value)).collect::<Vec<_>>()
@@ -167,7 +166,7 @@ fn pages(problem: &Problem, masker: &Value, row: usize) -> Result<Scores> {
     Ok(Scores::on_host(values, false))
 }
 
-/// The logits of the keys as they are quantised.
+/// The logits of the quantised keys.
 fn products(problem: &Problem, place: usize, row: usize) -> Result<Scores> {
     let keys = problem.quantized.get(&place).ok_or("the quantised keys were not recorded")?;
     let (first, width) = (problem.kv_head(row) * problem.keys, problem.head_dim);

@@ -32,12 +32,12 @@ struct BandTask<'a, T: StoredFloat> {
     pattern: Pattern,
     kv_head: usize,
     queries: Range<usize>,
-    /// Queries at a time.
+    /// The number of queries in a block.
     block: usize,
 }
 
 impl<T: StoredFloat> BandTask<'_, T> {
-    /// The keys that any of some queries keeps and sees.
+    /// Two ranges that contain every key that one of the queries keeps and sees.
     fn columns(&self, queries: &Range<usize>) -> [Range<usize>; 2] {
         let seen = self.problem.seen(queries.end - 1);
         let columns = self.pattern.columns(queries.clone(), self.problem.key_count);

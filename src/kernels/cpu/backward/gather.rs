@@ -14,7 +14,8 @@ use super::{
     Gradients, Part, RowBlock, Trace, bend, in_parts, queries_of_a_part, unbend, weigh,
 };
 
-/// Gradients of attention over lists of keys. Heads of a group whose lists are the same read their keys and values once.
+/// Gradients of attention over lists of keys. If all heads of a GQA group have the same list, its keys and values are
+/// read once for all of them.
 pub(super) fn gather<T: StoredFloat>(problem: &Problem<T>, trace: &Trace<T>, lists: &Lists) -> Gradients<T::Float> {
     in_parts(problem, queries_of_a_part(problem, 1), |kv_head, queries| {
         Arch::new().dispatch(GatherTask { problem, trace, lists, kv_head, queries })

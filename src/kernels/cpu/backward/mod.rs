@@ -1,9 +1,10 @@
 //! Gradients of attention over bands and over lists of keys.
 //!
-//! The weights are made again from the scores and the log-sum-exp, a tile at a time, and never stand in memory
-//! together. Each task takes some queries of a group: the gradients of these are its own, and to those of the keys and
-//! values it contributes, which is added up in order when all are done. How the work is cut does not depend on the
-//! number of threads, and so neither does the result.
+//! The weights are computed again from the scores and the log-sum-exp, one tile at a time, so they are never all in
+//! memory. Each task takes some queries of a GQA group. It computes the gradients of these queries, and their
+//! contribution to the gradients of the keys and values. The contributions are added up in order when all tasks of the
+//! group are done. The split into tasks does not depend on the number of threads, so the result does not depend on it
+//! either.
 
 mod band;
 mod gather;
@@ -23,23 +24,24 @@ use super::{
     softcap::soften,
 };
 
-/// Work is cut into so many parts at least, if it is long enough. Each holds gradients of the keys that it touches.
+/// Work is split into at least this number of parts, if it is long enough. Each part holds gradients of the keys that
+/// it reads.
 const PARTS: usize = 16;
 
-/// The fewest queries of a part.
+/// The smallest number of queries in a part.
 const QUERIES_OF_A_PART: usize = 64;
 
-/// What attention left and what came back, by head over the batch.
+/// The log-sum-exp of attention and the gradients of its outputs, for each head of each sequence in the batch.
 struct Trace<'a, T: StoredFloat> {
     /// The gradients of the outputs, `[queries, value_dim]`.
     gradients: Vec<&'a [T]>,
-    /// `[queries]`, minus infinity where nothing is kept.
+    /// `[queries]`, minus infinity for a query that keeps no key.
     log_sum_exp: Vec<&'a [T::Float]>,
-    /// `[queries]`, what the gradient of each weight loses to the normalization.
+    /// `[queries]`. The backward step of the softmax subtracts it from the gradient of each weight.
     means: Vec<&'a [T::Float]>,
 }
 
-/// Heads over the batch.
+/// The gradients of the inputs, with the heads of all sequences in the batch.
 struct Gradients<R> {
     /// `[heads, queries, head_dim]`
     queries: Vec<R>,
@@ -49,9 +51,9 @@ struct Gradients<R> {
     values: Vec<R>,
 }
 
-/// Some queries of a group with what belongs to them, by row of `[heads of the group, queries]`.
+/// Some queries of a GQA group with their gradients and statistics, by row of `[heads of the group, queries]`.
 struct RowBlock<R> {
-    /// Scaled, `[rows, head_dim]`.
+    /// The scaled queries, `[rows, head_dim]`.
     queries: Vec<R>,
     /// The gradients of the outputs, `[rows, value_dim]`.
     gradients: Vec<R>,
@@ -86,8 +88,8 @@ impl<R: SimdFloat> RowBlock<R> {
     }
 }
 
-/// Turns the scores of a tile into weights, and the gradients of the weights into those of the scores. Both are
-/// `[rows, keys]`.
+/// Turns the scores of a tile into weights. Turns `slopes`, the gradients of the weights, into the gradients of the
+/// scores. Both are `[rows, keys]`.
 #[inline(always)]
 fn weigh<R: SimdFloat>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_exp: &[R], means: &[R]) {
     let rows = scores.chunks_exact_mut(keys).zip(slopes.chunks_exact_mut(keys));
@@ -104,7 +106,7 @@ fn weigh<R: SimdFloat>(scores: &mut [R], slopes: &mut [R], keys: usize, log_sum_
     }
 }
 
-/// Caps the scores, and returns the derivative of each by what it was.
+/// Caps the scores, and returns the derivative of each capped score with respect to the score before the cap.
 #[inline(always)]
 fn bend<R: SimdFloat>(scores: &mut [R], cap: f64) -> Vec<R> {
     soften(scores, cap);
@@ -113,7 +115,7 @@ fn bend<R: SimdFloat>(scores: &mut [R], cap: f64) -> Vec<R> {
     scores.iter().map(|&score| R::of(1.0).sub(square(score))).collect()
 }
 
-/// Takes the [derivatives](bend) of capped scores into the gradients.
+/// Multiplies the gradients of capped scores by the [derivatives](bend) of the cap.
 #[inline(always)]
 fn unbend<R: SimdFloat>(slopes: &mut [R], bends: Option<Vec<R>>) {
     if let Some(bends) = bends {
@@ -138,18 +140,18 @@ fn add_by_key<R: SimdFloat, S: Simd>(simd: S, weights: &[R], keys: usize, rows: 
     }
 }
 
-/// How many queries each part has, a multiple of `block` but for the last.
+/// The number of queries in each part except the last. It is a multiple of `block`.
 fn queries_of_a_part<T: StoredFloat>(problem: &Problem<T>, block: usize) -> usize {
     let parts = PARTS.div_ceil(problem.keys.len());
     problem.query_count.div_ceil(parts).max(QUERIES_OF_A_PART).next_multiple_of(block)
 }
 
-/// What some queries of a group contribute.
+/// What some queries of a GQA group contribute to the gradients.
 struct Part<R> {
     queries: Range<usize>,
-    /// `[heads of the group, queries, head_dim]`, without the scale.
+    /// `[heads of the group, queries, head_dim]`, before the multiplication by the scale.
     of_queries: Vec<R>,
-    /// The keys that any of the queries may keep.
+    /// Two ranges that contain every key that one of the queries may keep.
     columns: [Range<usize>; 2],
     /// `[columns, head_dim]`
     of_keys: Vec<R>,
@@ -170,15 +172,15 @@ impl<R: SimdFloat> Part<R> {
         }
     }
 
-    /// Where the gradients of a key stand.
+    /// The row of a key in `of_keys` and `of_values`.
     fn place(&self, key: usize) -> usize {
         let [first, second] = &self.columns;
         if first.contains(&key) { key - first.start } else { first.len() + key - second.start }
     }
 }
 
-/// Works the parts of all groups and adds up what they contribute. A group is finished as soon as its parts are, so that
-/// few of these stand in memory together.
+/// Computes the parts of all groups and adds up their contributions. The parts of a group are added as soon as they are
+/// all done, so that few parts are in memory at once.
 fn in_parts<T: StoredFloat>(
     problem: &Problem<T>,
     share: usize,
