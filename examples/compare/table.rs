@@ -5,7 +5,8 @@ use sparse_attention_hub::prelude::*;
 
 use crate::{common::say, measure::Row};
 
-/// Prints a description of the rows, and the names of the columns. The description names the phase if a method has phases.
+/// Prints a description of the rows, and the names of the columns. The description names the phase if a method has
+/// phases.
 pub fn heading<B: Backend>(inputs: &AttentionInputs<B>, backend: &str, seed: u64, has_phases: bool) -> io::Result<()> {
     let MaskShape { heads, queries, keys, .. } = inputs.mask_shape();
     let head_dim = inputs.queries().dims()[3];

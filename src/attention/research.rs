@@ -16,7 +16,8 @@ use crate::{
 ///
 /// The maskers add keys one after the other, and attention runs over what they kept. Without maskers it is dense
 /// attention. If a method has phases or layers, the maskers of the [phase](AttentionInputs::phase) and the
-/// [layer](AttentionInputs::layer) of the inputs run. Samplers compute the scores of all pairs; selectors those of a row at a time, where the scorer can.
+/// [layer](AttentionInputs::layer) of the inputs run. Samplers compute the scores of all pairs; selectors those of a
+/// row at a time, where the scorer can.
 ///
 /// Usually made by [MaskerRegistry::research_attention](crate::masker::MaskerRegistry::research_attention).
 #[derive(Debug)]

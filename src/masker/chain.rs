@@ -21,9 +21,9 @@ use crate::{
 /// [try_load_record](Self::try_load_record) returns an error for another, which `load_record` panics with.
 ///
 /// Without maskers it keeps every key: dense attention. A method with phases or layers has several chains. The
-/// [phase](AttentionInputs::phase) and the [layer](AttentionInputs::layer) of the inputs decide which of them runs. A record
-/// holds the maskers of all chains, one chain after the other. One's own maskers are put into a layer as their own type, or in a
-/// tuple with others: a tuple of maskers is a masker.
+/// [phase](AttentionInputs::phase) and the [layer](AttentionInputs::layer) of the inputs decide which of them runs. A
+/// record holds the maskers of all chains, one chain after the other. One's own maskers are put into a layer as their
+/// own type, or in a tuple with others: a tuple of maskers is a masker.
 ///
 /// Should be created with [MaskerChainConfig].
 ///

@@ -81,7 +81,7 @@ impl LayerState {
 
     /// Sets the phase of the next calls of [functions](crate::nn::sparse_attention) that take the phase from the state. With
     /// `None`, the default, the first call is a prefill. A later call is decoding if it has one query, and a prefill if it
-    /// has more. Layers do not use this phase: they have their own rule.
+    /// has more. [clear](Self::clear) sets it back to `None`. Layers do not use this phase: they have their own rule.
     pub fn set_phase(&mut self, phase: Option<Phase>) {
         self.calls.phase = phase;
     }

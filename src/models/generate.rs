@@ -83,8 +83,9 @@ impl<B: Backend> LanguageModel<B> {
     }
 
     /// Continues a prompt after the tokens in the cache. The prompt goes through the model with the hook `prefill`, and
-    /// each new token with the hook `decode`. These are also the [phases](Phase) of the calls. `on_token` is called with each new token and may stop generation. At the
-    /// end the cache holds the prompt and all new tokens except the last.
+    /// each new token with the hook `decode`. These are also the [phases](Phase) of the calls. `on_token` is called
+    /// with each new token and may stop generation. At the end the cache holds the prompt and all new tokens except the
+    /// last.
     ///
     /// # Errors
     /// As [forward](Self::forward), or if a logit is NaN. The cache then holds the tokens that went through the model

@@ -86,3 +86,33 @@ impl<B: Backend> Recordings<B> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tensor};
+    use serde_json::json;
+
+    use super::*;
+
+    type B = crate::backend::Selected;
+
+    #[test]
+    fn methods_with_phases_decode() {
+        let random = |heads, length| Tensor::random([1, heads, length, 8], Distribution::Default, &Default::default());
+        let inputs = AttentionInputs::<B>::new(random(4, 5), random(2, 60), random(2, 60)).unwrap().causal().unwrap();
+        let errors = |inputs: AttentionInputs<B>| {
+            let recordings = Recordings::new([inputs], 1).unwrap();
+            let list = json!([{"type": "sink", "sink_size": 3}]);
+            let methods = [json!({"decode": list}), json!({"prefill": list}), json!({"layers": {"0": list}}), list];
+            let outcome = |method| recordings.outcome(&MaskerRegistry::new(), &method, Path::new(""), 1).unwrap();
+            methods.map(|method| outcome(method).error)
+        };
+        let [decode, prefill, both, list] = errors(inputs.clone());
+        assert!(decode == list && both == list && list > 0.1 && prefill < 1e-6);
+        let [decode, prefill, both, list] = errors(inputs.clone().with_phase(Phase::Prefill));
+        assert!(prefill == list && both == list && list > 0.1 && decode < 1e-6);
+        let recordings = Recordings::new([inputs], 1).unwrap();
+        let error = recordings.outcome(&MaskerRegistry::new(), &json!(3), Path::new(""), 1).unwrap_err().to_string();
+        assert!(error.contains("a list of maskers, or an object"), "{error}");
+    }
+}
