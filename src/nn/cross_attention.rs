@@ -57,7 +57,7 @@ impl SparseCrossAttentionConfig {
     /// The layer.
     ///
     /// # Panics
-    /// Where [try_init](Self::try_init) returns an error.
+    /// If [try_init](Self::try_init) returns an error.
     #[track_caller]
     pub fn init<B: Backend>(&self, device: &B::Device) -> SparseCrossAttention<B> {
         init_or_panic(self.try_init(device))
@@ -163,8 +163,8 @@ impl<B: Backend> SparseCrossAttentionCache<B> {
         Self { memory: None, phase: None }
     }
 
-    /// Sets the phase of the next calls, for methods with phases. With `None`, the default, the first call is a prefill. A
-    /// later call is decoding if it has one query, and a prefill if it has more.
+    /// Sets the phase of the next calls, for methods with phases. With `None`, the default, the first call is a
+    /// prefill. A later call is decoding if it has one query, and a prefill if it has more.
     pub fn set_phase(&mut self, phase: Option<Phase>) {
         self.phase = phase;
     }
@@ -254,7 +254,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     /// - output: `[batch, queries, d_model]`
     ///
     /// # Panics
-    /// Where [try_forward](Self::try_forward) returns an error.
+    /// If [try_forward](Self::try_forward) returns an error.
     #[track_caller]
     pub fn forward(
         &self,
@@ -298,7 +298,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     /// As [forward](Self::forward).
     ///
     /// # Panics
-    /// Where [try_forward_cache](Self::try_forward_cache) returns an error.
+    /// If [try_forward_cache](Self::try_forward_cache) returns an error.
     #[track_caller]
     pub fn forward_cache(
         &self,

@@ -99,12 +99,13 @@ impl<B: Backend> GqaInput<B> {
         Self { positions: Some(positions), ..self }
     }
 
-    /// Sets the phase of a call with a cache, for methods with phases. For example, the drafts of speculative decoding are
-    /// several tokens in the phase `Decode`, and the last chunk of a prompt can be one token in the phase `Prefill`.
+    /// Sets the phase of a call with a cache, for methods with phases. For example, the drafts of speculative decoding
+    /// are several tokens in the phase `Decode`, and the last chunk of a prompt can be one token in the phase
+    /// `Prefill`.
     ///
     /// By default the first call with an empty cache is a prefill. A later call is decoding if it has one token, and a
-    /// prefill if it has more. All sequences of a batch have the same phase, and padding counts as tokens. A call without a
-    /// cache is always a prefill.
+    /// prefill if it has more. All sequences of a batch have the same phase, and padding counts as tokens. A call
+    /// without a cache is always a prefill.
     pub fn phase(self, phase: Phase) -> Self {
         Self { phase: Some(phase), ..self }
     }

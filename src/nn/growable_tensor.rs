@@ -38,7 +38,7 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         Self { least: capacity.max(LEAST), ..self }
     }
 
-    /// The same, with another first position than 0.
+    /// The same with the first position `start` instead of 0.
     pub fn starting_at(self, start: usize) -> Self {
         Self { start, needed: start, length: start, ..self }
     }

@@ -59,7 +59,7 @@ pub struct KvCache<B: Backend> {
     real: Option<UnpaddedTokens>,
 }
 
-/// What a layer attends to in one part of a cache.
+/// The keys and values of one part of a cache, and its state.
 pub(super) struct Cached<'a, B: Backend> {
     pub keys: Tensor<B, 4>,
     pub values: Tensor<B, 4>,

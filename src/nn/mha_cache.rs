@@ -5,8 +5,8 @@ use super::{
     kv_cache::{KvCache, Undo},
 };
 
-/// Keys and values of the positions that a [SparseMultiHeadAttention](super::SparseMultiHeadAttention) has seen, and what
-/// its selectors remember of them.
+/// Keys and values of the positions that a [SparseMultiHeadAttention](super::SparseMultiHeadAttention) has seen, and
+/// what its selectors remember of them.
 ///
 /// It has the constructors of burn's `MhaCache`. Keys and values are stored in buffers with reserved space. A step
 /// computes the new positions only: earlier positions are neither copied nor computed again. A step that fails does not

@@ -48,7 +48,8 @@ pub struct SparseMultiHeadAttentionConfig {
     /// The score of a hidden key under [burn's conventions](Self::burn_conventions). Default: -1.0e4
     #[config(default = -1.0e4)]
     pub min_float: f64,
-    /// Use the *quiet softmax*, `exp(x_i) / (1 + sum exp(x_j))`, with which a head can attend to nothing. Default: false
+    /// Use the *quiet softmax*, `exp(x_i) / (1 + sum exp(x_j))`, with which a head can attend to nothing. Default:
+    /// false
     #[config(default = false)]
     pub quiet_softmax: bool,
     /// How the parameters are initialised.
@@ -81,7 +82,7 @@ impl SparseMultiHeadAttentionConfig {
     /// The layer.
     ///
     /// # Panics
-    /// Where [try_init](Self::try_init) returns an error.
+    /// If [try_init](Self::try_init) returns an error.
     #[track_caller]
     pub fn init<B: Backend>(&self, device: &B::Device) -> SparseMultiHeadAttention<B> {
         init_or_panic(self.try_init(device))

@@ -85,15 +85,15 @@ impl<B: Backend> MhaInput<B> {
     }
 
     /// Hides from each query the keys after its position. The queries are the last positions of the keys, so there must
-    /// be at least one key for each query.
+    /// not be more queries than keys.
     pub fn causal(mut self) -> Self {
         self.masks.causal = true;
         self
     }
 
-    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is a
-    /// prefill. A later call is decoding if it has one new query, and a prefill if it has more. A call without a cache is
-    /// always a prefill.
+    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is
+    /// a prefill. A later call is decoding if it has one new query, and a prefill if it has more. A call without a
+    /// cache is always a prefill.
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self

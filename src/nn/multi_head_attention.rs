@@ -36,7 +36,8 @@ use crate::{
 /// - output: linear layer from `d_model` to `d_model`.
 /// - maskers: the learned parameters of the method, if it has any.
 ///
-/// Should be created with [SparseMultiHeadAttentionConfig](super::SparseMultiHeadAttentionConfig), or from burn's layer.
+/// Should be created with [SparseMultiHeadAttentionConfig](super::SparseMultiHeadAttentionConfig), or from burn's
+/// layer.
 ///
 /// # Example
 /// ```
@@ -188,7 +189,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// - context: `[batch, queries, d_model]`
     ///
     /// # Panics
-    /// Where [try_forward](Self::try_forward) returns an error.
+    /// If [try_forward](Self::try_forward) returns an error.
     #[track_caller]
     pub fn forward(&self, input: MhaInput<B>) -> MhaOutput<B> {
         or_panic(self.try_forward(input))
@@ -226,7 +227,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// - key, value: as query. With a cross-attention cache, all keys and values of the context, which are read in the
     ///   first call only.
     /// - context: `[batch, queries, d_model]`
-    /// - weights, if filled: those of the new queries only.
+    /// - weights, if filled: the weights of the new queries only.
     ///
     /// # Panics
     /// If there is no new query, if [forward_step](Self::forward_step) was called with the cache before, or if

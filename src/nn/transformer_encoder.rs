@@ -53,7 +53,8 @@ pub struct SparseTransformerEncoderConfig {
     pub maskers: MaskerChainConfig,
     /// The number of key-value heads (GQA). Default: the number of heads, as in burn.
     pub n_heads_kv: Option<usize>,
-    /// [Burn's conventions](SparseMultiHeadAttentionConfig::burn_conventions) for dropout and hidden keys. Default: false
+    /// [Burn's conventions](SparseMultiHeadAttentionConfig::burn_conventions) for dropout and hidden keys. Default:
+    /// false
     #[config(default = false)]
     pub burn_conventions: bool,
     /// The seed of methods that draw. Default: 0
@@ -65,7 +66,7 @@ impl SparseTransformerEncoderConfig {
     /// The encoder.
     ///
     /// # Panics
-    /// Where [try_init](Self::try_init) returns an error.
+    /// If [try_init](Self::try_init) returns an error.
     #[track_caller]
     pub fn init<B: Backend>(&self, device: &B::Device) -> SparseTransformerEncoder<B> {
         init_or_panic(self.try_init(device))
@@ -232,9 +233,9 @@ impl<B: Backend> TransformerEncoderInput<B> {
         self
     }
 
-    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is a
-    /// prefill. A later call is decoding if it has one new position, and a prefill if it has more. A call without a cache
-    /// is always a prefill.
+    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is
+    /// a prefill. A later call is decoding if it has one new position, and a prefill if it has more. A call without a
+    /// cache is always a prefill.
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self
@@ -288,7 +289,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     /// - output: `[batch, length, d_model]`
     ///
     /// # Panics
-    /// Where [try_forward](Self::try_forward) returns an error.
+    /// If [try_forward](Self::try_forward) returns an error.
     #[track_caller]
     pub fn forward(&self, input: TransformerEncoderInput<B>) -> Tensor<B, 3> {
         or_panic(self.try_forward(input))

@@ -104,7 +104,7 @@ impl UnpaddedTokens {
         self.columns += next.columns;
     }
 
-    /// Checks that the first columns are those of an earlier call.
+    /// Checks that the first columns have the padding of an earlier call.
     ///
     /// # Errors
     /// If a padded token became a real token, or the other way round.
