@@ -24,7 +24,7 @@ pub(super) struct GrowableTensor<B: Backend, const D: usize> {
 /// The default minimum length of a buffer.
 const LEAST: usize = 64;
 
-/// A buffer is replaced by a smaller one if it is more than this many times longer than the smaller one.
+/// A buffer is replaced by a smaller one if it is more than this many times as long as the smaller one.
 const WASTE: usize = 4;
 
 impl<B: Backend, const D: usize> GrowableTensor<B, D> {
