@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use super::{AttentionError, Phase, Visibility};
 use crate::{kernels::check_size, mask::MaskShape};
 
-/// Everything that attention, and a method that chooses keys for it, is given.
+/// The inputs of attention, and of a method that chooses keys for it.
 ///
 /// Heads are grouped (GQA): query head `h` reads key-value head `h / (heads / kv_heads)`, and keys and values are never
 /// repeated in memory.
@@ -37,14 +37,14 @@ pub struct AttentionInputs<B: Backend> {
     layer: usize,
     /// The phase, if it was set.
     phase: Option<Phase>,
-    /// The position of the first query, where neither the visibility nor the lengths tell it.
+    /// The position of the first query, if it follows neither from the visibility nor from the lengths.
     first_position: Option<isize>,
 }
 
 impl<B: Backend> AttentionInputs<B> {
     /// Inputs with full [visibility](Self::with_visibility), the [scale](Self::with_scale) `1 / sqrt(head_dim)`, no
-    /// [softcap](Self::with_softcap), no [sinks](Self::with_sink_logits), layer 0, and the [phase](Self::phase) that their
-    /// lengths tell.
+    /// [softcap](Self::with_softcap), no [sinks](Self::with_sink_logits), layer 0, and the [phase](Self::phase) that
+    /// follows from the lengths.
     ///
     /// # Shapes
     /// - queries: `[batch, heads, queries, head_dim]`
@@ -102,15 +102,16 @@ impl<B: Backend> AttentionInputs<B> {
     /// Which keys each query may see.
     ///
     /// # Errors
-    /// If a tensor in it does not have the shape `[batch or 1, heads or 1, queries, keys]`, a window is 0, or the queries
-    /// would stand at positions that do not fit in 32 bits.
+    /// If a tensor in it does not have the shape `[batch or 1, heads or 1, queries, keys]`, a window is 0, or the
+    /// queries would stand at positions that do not fit in 32 bits.
     pub fn with_visibility(mut self, visibility: Visibility<B>) -> Result<Self, AttentionError> {
         visibility.validate(self.mask_shape())?;
         self.visibility = visibility;
         Ok(self)
     }
 
-    /// Causal visibility for queries that are the last of the keys: a whole prefill, a chunk of one, or a decode step.
+    /// Causal visibility for queries that are the last positions of the keys: a whole prefill, a chunk of a prefill, or
+    /// a decode step.
     ///
     /// # Errors
     /// If there are more queries than keys.
@@ -128,7 +129,7 @@ impl<B: Backend> AttentionInputs<B> {
         }
     }
 
-    /// What the products of queries and keys are multiplied with.
+    /// The factor of the products of queries and keys.
     ///
     /// # Errors
     /// If it is not a finite number in f32, the type in which most logits are computed.
@@ -141,7 +142,7 @@ impl<B: Backend> AttentionInputs<B> {
         Ok(self)
     }
 
-    /// The same problem over tensors of the same shapes on another backend.
+    /// The same inputs with tensors of the same shapes on another backend.
     #[cfg(feature = "train")]
     pub(crate) fn over<T: Backend>(
         &self,
@@ -165,7 +166,7 @@ impl<B: Backend> AttentionInputs<B> {
     /// Keeps every logit between `-cap` and `cap`, as [Gemma 2](https://arxiv.org/abs/2408.00118) does: after the scale
     /// and before the visibility, a logit becomes `cap * tanh(logit / cap)`.
     ///
-    /// It is part of the logits, so that it holds in attention of every kind, and scorers and samplers see it.
+    /// The cap is part of the logits. It applies to dense and masked attention, and scorers and samplers see it.
     ///
     /// # Errors
     /// If it is not a finite number above 0 in f32.
@@ -178,8 +179,9 @@ impl<B: Backend> AttentionInputs<B> {
         Ok(self)
     }
 
-    /// Lets a learned logit for each query head join the denominator of every softmax, with the value 0, as in
-    /// [GPT-OSS](https://arxiv.org/abs/2508.10925): a query that finds nothing can leave its weight there.
+    /// Adds a learned logit of each query head to the denominator of its softmax, as in
+    /// [GPT-OSS](https://arxiv.org/abs/2508.10925). It acts like a key whose value is 0. A query that matches no key
+    /// can give its weight to it.
     ///
     /// The logits get a gradient. They are neither scaled nor capped, and no method drops them.
     ///
@@ -187,7 +189,7 @@ impl<B: Backend> AttentionInputs<B> {
     /// - sinks: `[heads]`
     ///
     /// # Errors
-    /// If there is not one for each query head.
+    /// If the number of logits is not the number of query heads.
     pub fn with_sink_logits(mut self, sink_logits: Tensor<B, 1>) -> Result<Self, AttentionError> {
         let heads = self.mask_shape().heads;
         if sink_logits.dims() != [heads] {
@@ -203,35 +205,35 @@ impl<B: Backend> AttentionInputs<B> {
         Self { sink_logits: None, ..self.clone() }
     }
 
-    /// The same inputs with another visibility that is a range of keys for each query, and needs no check.
+    /// The same inputs with causal visibility from `offset`, which needs no check.
     pub(crate) fn causal_from(&self, offset: usize) -> Self {
         Self { visibility: Visibility::Causal { offset }, ..self.clone() }
     }
 
-    /// The position of the first query among keys of which some were cut off at the ends.
+    /// Sets the position of the first query among the keys, after keys were cut off at the ends.
     pub(crate) fn with_first_position(mut self, position: isize) -> Self {
         self.first_position = Some(position);
         self
     }
 
-    /// The index of the layer that asks, for methods with weights or state by layer.
+    /// Sets the index of the layer, for methods with weights or state by layer.
     pub fn with_layer(mut self, layer: usize) -> Self {
         self.layer = layer;
         self
     }
 
-    /// Sets the phase of the call, for methods with different maskers in each phase. The layers of [nn](crate::nn) set it
-    /// in every call.
+    /// Sets the phase of the call, for methods with different maskers in each phase. The layers of [nn](crate::nn) set
+    /// it in every call.
     pub fn with_phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self
     }
 
-    /// Some of the queries, over the keys up to the last one that any of them sees. A phase that was
-    /// [set](Self::with_phase) stays.
+    /// The inputs of some of the queries, with the keys up to the last one that any of these queries sees. A phase that
+    /// was [set](Self::with_phase) stays.
     ///
     /// # Errors
-    /// If there are no such queries.
+    /// If the range is empty or ends after the last query.
     pub fn narrow_queries(&self, queries: Range<usize>) -> Result<Self, AttentionError> {
         let shape = self.mask_shape();
         if queries.is_empty() || queries.end > shape.queries {
@@ -260,7 +262,7 @@ impl<B: Backend> AttentionInputs<B> {
         })
     }
 
-    /// The same inputs without a tie to what they were computed from.
+    /// The same inputs, detached from the autodiff graph.
     pub(crate) fn detach(self) -> Self {
         let visibility = match self.visibility {
             Visibility::Biased(bias) => Visibility::Biased(bias.detach()),
@@ -291,28 +293,28 @@ impl<B: Backend> AttentionInputs<B> {
         &self.visibility
     }
 
-    /// What the products of queries and keys are multiplied with.
+    /// The factor of the products of queries and keys.
     pub fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// What bounds the logits, if anything does.
+    /// The softcap of the logits, if there is one.
     pub fn softcap(&self) -> Option<f64> {
         self.softcap
     }
 
-    /// The logits that join the denominators, `[heads]`, if there are any.
+    /// The sink logits, `[heads]`, if there are any.
     pub fn sink_logits(&self) -> Option<&Tensor<B, 1>> {
         self.sink_logits.as_ref()
     }
 
-    /// The index of the layer that asks.
+    /// The index of the layer.
     pub fn layer(&self) -> usize {
         self.layer
     }
 
-    /// The phase of the call. If it was not [set](Self::with_phase), it is `Decode` for one query and more than one key, and
-    /// `Prefill` otherwise.
+    /// The phase of the call. If it was not [set](Self::with_phase), it is `Decode` for one query and more than one
+    /// key, and `Prefill` otherwise.
     pub fn phase(&self) -> Phase {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         self.phase.unwrap_or_else(|| Phase::of_call(keys == 1, queries))
@@ -329,8 +331,9 @@ impl<B: Backend> AttentionInputs<B> {
         MaskShape { batch, heads, queries, keys: self.keys.dims()[2] }
     }
 
-    /// The position of the first query among the keys: the offset of causal visibility or of a window, otherwise
-    /// `keys - queries`, or where the queries stood before they were [narrowed](Self::narrow_queries).
+    /// The position of the first query among the keys. With causal visibility or a window, it is their offset. For
+    /// [narrowed](Self::narrow_queries) queries, it is the position that they had before. Otherwise it is
+    /// `keys - queries`.
     pub fn offset(&self) -> isize {
         let MaskShape { queries, keys, .. } = self.mask_shape();
         match self.visibility {
@@ -344,7 +347,7 @@ impl<B: Backend> AttentionInputs<B> {
         self.keys.dims()[1]
     }
 
-    /// Where the tensors live.
+    /// The device of the tensors.
     pub fn device(&self) -> B::Device {
         self.queries.device()
     }

@@ -1,4 +1,4 @@
-//! Attention: what it is given, dense and masked, and how far the one is from the other.
+//! Attention: its inputs, dense and masked attention, and the error of masked attention.
 
 mod attend;
 #[cfg(feature = "train")]

@@ -14,8 +14,8 @@ impl Phase {
     /// Both phases, in the order in which a sequence passes through them.
     pub const ALL: [Self; 2] = [Self::Prefill, Self::Decode];
 
-    /// The default phase of a call of a layer with a cache. The first call with an empty cache is a prefill. A later call
-    /// is decoding if it has one query, and a prefill if it has more.
+    /// The default phase of a call of a layer with a cache. The first call with an empty cache is a prefill. A later
+    /// call is decoding if it has one query, and a prefill if it has more.
     pub fn of_call(is_first: bool, queries: usize) -> Self {
         match !is_first && queries == 1 {
             true => Self::Decode,

@@ -12,12 +12,12 @@ use crate::{
     },
 };
 
-/// Attention through any chain of [maskers](Masker): what one studies a method with.
+/// Attention through any chain of [maskers](Masker), to study a method.
 ///
-/// The maskers add keys one after the other, and attention runs over what they kept. Without maskers it is dense
+/// The maskers add keys one after the other, and attention runs over the kept keys. Without maskers it is dense
 /// attention. If a method has phases or layers, the maskers of the [phase](AttentionInputs::phase) and the
-/// [layer](AttentionInputs::layer) of the inputs run. Samplers compute the scores of all pairs; selectors those of a
-/// row at a time, where the scorer can.
+/// [layer](AttentionInputs::layer) of the inputs run. Samplers compute the scores of all pairs of queries and keys.
+/// Selectors compute the scores row by row, if the scorer can.
 ///
 /// Usually made by [MaskerRegistry::research_attention](crate::masker::MaskerRegistry::research_attention).
 #[derive(Debug)]
@@ -27,10 +27,10 @@ pub struct ResearchAttention<B: Backend> {
     logger: MetricLogger,
 }
 
-/// What research attention gives back.
+/// The result of research attention.
 #[derive(Debug, Clone)]
 pub struct ResearchOutput<B: Backend> {
-    /// The output of attention, with what was requested.
+    /// The output of attention, with the requested parts.
     pub attention: AttentionOutput<B>,
     /// The keys that were kept.
     pub mask: Mask<B>,
@@ -40,7 +40,8 @@ impl<B: Backend> ResearchAttention<B> {
     /// Attention through a chain of maskers.
     ///
     /// # Errors
-    /// If more than one of them [samples](Masker::samples): each estimates what all the others left out.
+    /// If more than one of them [samples](Masker::samples): a sampler estimates all keys that the other maskers left
+    /// out.
     pub fn new(maskers: Vec<Box<dyn Masker<B>>>) -> Result<Self, ConfigError> {
         at_most_one_sampler(maskers.iter().map(AsRef::as_ref))?;
         let choice = Choice::all(maskers.len());
@@ -55,17 +56,18 @@ impl<B: Backend> ResearchAttention<B> {
     /// The same with a logger, which takes [metrics](crate::metrics::built_in) of every call of
     /// [forward](Self::forward) and [report](Self::report).
     ///
-    /// Of each head and query: the density, the bytes of keys and values, what a sampler draws and, where it says so
-    /// ([VerifiedSampling](crate::masker::VerifiedSampling)), its standard error and bound; of the layer, the milliseconds
-    /// of the selection and of attention, for which the device is waited for. These cost little. The
-    /// [errors](crate::metrics::built_in::AGAINST_DENSE) cost a pass of dense attention in every step that is sampled. The
-    /// step is the number of calls with the same state before.
+    /// For each head and query, it takes the density, the bytes of keys and values, and the number of sampled keys. If
+    /// the sampler reports them ([VerifiedSampling](crate::masker::VerifiedSampling)), it also takes the standard error
+    /// and the bound. For the layer, it takes the milliseconds of the selection and of attention, and waits for the
+    /// device to measure them. These metrics cost little. The [errors](crate::metrics::built_in::AGAINST_DENSE) cost a
+    /// pass of dense attention in every step that the logger samples. The step is the number of earlier calls with the
+    /// same state.
     pub fn with_logger(self, logger: MetricLogger) -> Self {
         Self { logger, ..self }
     }
 
-    /// The maskers in their order. For a method with phases or layers, these are the maskers of all chains: `prefill`, then
-    /// `decode`, then `layers`.
+    /// The maskers in their order. For a method with phases or layers, these are the maskers of all chains: `prefill`,
+    /// then `decode`, then `layers`.
     pub fn maskers(&self) -> &[Box<dyn Masker<B>>] {
         &self.maskers
     }
@@ -75,7 +77,7 @@ impl<B: Backend> ResearchAttention<B> {
         self.choice.has_phases()
     }
 
-    /// Which keys the chain keeps. Without maskers: all.
+    /// The keys that the chain keeps. Without maskers, all keys.
     ///
     /// # Errors
     /// If a masker cannot work with the inputs.
@@ -112,7 +114,7 @@ impl<B: Backend> ResearchAttention<B> {
         Ok(ResearchOutput { attention, mask })
     }
 
-    /// What the chain keeps and how far its output is from dense attention, head by head.
+    /// The density of the chain and the error of its output against dense attention, for each head.
     ///
     /// # Errors
     /// If a masker cannot work with the inputs, or something cannot be logged.
@@ -137,7 +139,7 @@ impl<B: Backend> From<MaskerChain<B>> for ResearchAttention<B> {
     fn from(chain: MaskerChain<B>) -> Self {
         let (maskers, choice) = chain.into_parts();
         let boxed = |masker| Box::new(masker) as Box<dyn Masker<B>>;
-        // A chain has been checked for samplers.
+        // The samplers of a chain were checked when it was built.
         Self::of(maskers.into_iter().map(boxed).collect(), choice)
     }
 }

@@ -15,15 +15,15 @@ use crate::{
 
 /// A chain of the library's maskers as a burn module: the method of a layer.
 ///
-/// What it learns (the perceptrons of [Hash](crate::scorer::Hash)) are parameters of the layer that holds it: an optimizer
-/// sees them, records carry them, `valid`, `fork` and `to_device` take them along. Most methods learn nothing, and are
-/// as if they were not there to any of these. A record fits a chain of the same maskers in the same order only:
-/// [try_load_record](Self::try_load_record) returns an error for another, which `load_record` panics with.
+/// Learned parameters (the perceptrons of [Hash](crate::scorer::Hash)) are parameters of the layer that holds the
+/// chain. Optimizers, records, `valid`, `fork` and `to_device` include them. Most methods have no parameters. A record
+/// fits only a chain of the same maskers in the same order. For another chain, [try_load_record](Self::try_load_record)
+/// returns an error, and `load_record` panics with this error.
 ///
 /// Without maskers it keeps every key: dense attention. A method with phases or layers has several chains. The
 /// [phase](AttentionInputs::phase) and the [layer](AttentionInputs::layer) of the inputs decide which of them runs. A
-/// record holds the maskers of all chains, one chain after the other. One's own maskers are put into a layer as their
-/// own type, or in a tuple with others: a tuple of maskers is a masker.
+/// record holds the maskers of all chains, one chain after the other. A layer can hold a custom masker directly, or a
+/// tuple of maskers: a tuple of maskers is a masker.
 ///
 /// Should be created with [MaskerChainConfig].
 ///
@@ -49,14 +49,15 @@ impl<B: Backend> MaskerChain<B> {
     /// A chain of maskers.
     ///
     /// # Errors
-    /// If more than one of them [samples](Masker::samples): each estimates what all the others left out.
+    /// If more than one of them [samples](Masker::samples): a sampler estimates all keys that the other maskers left
+    /// out.
     pub fn new(maskers: Vec<BuiltInMasker<B>>) -> Result<Self, ConfigError> {
         at_most_one_sampler(maskers.iter().map(as_masker))?;
         let choice = Choice::all(maskers.len());
         Ok(Self::of(maskers, choice))
     }
 
-    /// The maskers of all chains, and the choice of those that run in a call. At most one masker of each chain samples.
+    /// The maskers of all chains, and the choice which of them run in a call. At most one masker of each chain samples.
     pub(super) fn of(maskers: Vec<BuiltInMasker<B>>, choice: Choice) -> Self {
         Self { maskers: Maskers { all: maskers, choice } }
     }
@@ -66,8 +67,8 @@ impl<B: Backend> MaskerChain<B> {
         Self::of(Vec::new(), Choice::all(0))
     }
 
-    /// The maskers in their order. For a method with phases or layers, these are the maskers of all chains that were built:
-    /// `prefill`, then `decode`, then `layers`.
+    /// The maskers in their order. For a method with phases or layers, these are the maskers of all chains that were
+    /// built: `prefill`, then `decode`, then `layers`.
     pub fn maskers(&self) -> &[BuiltInMasker<B>] {
         &self.maskers.all
     }
@@ -82,7 +83,7 @@ impl<B: Backend> MaskerChain<B> {
         self.maskers.choice.has_phases()
     }
 
-    /// The maskers, and the choice of those that run in a call.
+    /// The maskers, and the choice which of them run in a call.
     pub(crate) fn into_parts(self) -> (Vec<BuiltInMasker<B>>, Choice) {
         (self.maskers.all, self.maskers.choice)
     }
@@ -107,7 +108,7 @@ impl<B: Backend> ModuleDisplay for MaskerChain<B> {
 }
 
 impl<B: Backend> MaskerChain<B> {
-    /// Adds the maskers of a layer under their places.
+    /// Adds the maskers of a layer. Their names are the phase and the place in the chain.
     fn content_of(&self, content: Content, layer: &str, chains: &Chains) -> Content {
         let phases = match chains {
             Chains::Both(maskers) => vec![(String::new(), maskers.clone())],
@@ -118,7 +119,7 @@ impl<B: Backend> MaskerChain<B> {
         };
         phases.into_iter().fold(content, |content, (phase, maskers)| {
             let name = format!("{layer}{phase}");
-            // A list without maskers shows nothing.
+            // A method that is a list without maskers shows nothing.
             if maskers.is_empty() && !name.is_empty() {
                 return content.add(name.trim_end(), &"dense".to_owned());
             }

@@ -14,7 +14,7 @@ use crate::io::from_json;
 
 /// Configuration of [MaskerChain], and the content of a method file.
 ///
-/// A list of maskers holds for every call:
+/// A list of maskers applies to every call:
 /// ```json
 /// [{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 256}]
 /// ```
@@ -31,17 +31,17 @@ use crate::io::from_json;
 ///
 /// - `prefill`, `decode`: the maskers of the phase. A phase without maskers is dense.
 /// - `dense_layers`: layers that are dense in both phases. They take precedence over `prefill` and `decode`.
-/// - `layers`: the maskers of single layers. They take precedence over all other keys. A value is a list for both phases, or
-///   an object with `prefill` and `decode`.
+/// - `layers`: the maskers of single layers. They take precedence over all other keys. A value is a list for both
+///   phases, or an object with `prefill` and `decode`.
 ///
 /// All keys are optional, but an object must have at least one of them.
 ///
-/// The `layer` of a layer's configuration is its index. The phase is a property of the call. The first call with an empty
-/// cache is a prefill. A later call is decoding if it has one query, and a prefill if it has more, unless the caller
-/// [sets the phase](crate::nn::GqaInput::phase). A call without a cache is a prefill.
+/// The `layer` of a layer's configuration is its index. The phase is a property of the call. The first call with an
+/// empty cache is a prefill. A later call is decoding if it has one query, and a prefill if it has more, unless the
+/// caller [sets the phase](crate::nn::GqaInput::phase). A call without a cache is a prefill.
 ///
-/// The maskers of each phase have their own memory of the keys. If a scorer sees the keys for the first time in a decode
-/// step, it takes in all of them in that step.
+/// The maskers of each phase have their own memory of the keys. If a scorer sees the keys for the first time in a
+/// decode step, it takes in all of them in that step.
 ///
 /// # Example
 /// ```
@@ -58,7 +58,7 @@ use crate::io::from_json;
 pub struct MaskerChainConfig {
     /// The maskers.
     pub maskers: MaskersConfig,
-    /// The folder of the files that the maskers name, which is that of the method file. It is not saved.
+    /// The folder to which the file paths in the maskers are relative: the folder of the method file. It is not saved.
     #[serde(skip)]
     pub directory: PathBuf,
 }
@@ -78,16 +78,16 @@ impl From<Vec<NamedConfig>> for MaskerChainConfig {
 }
 
 impl MaskerChainConfig {
-    /// The configuration from the text of a method file. Files that it names are looked for from the current folder.
+    /// The configuration from the text of a method file. The file paths in it are relative to the current folder.
     ///
     /// # Errors
-    /// If the text is neither a list nor an object of this form, a key is unknown, a layer appears twice, or an entry has no
-    /// type.
+    /// If the text is neither a list nor an object of this form, a key is unknown, a layer appears twice, or an entry
+    /// has no type.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
         Self::parse("the text", json, PathBuf::new(), &NAMES.join(", "))
     }
 
-    /// The configuration from a method file. Files that it names are looked for from the folder in which it lies.
+    /// The configuration from a method file. The file paths in it are relative to its folder.
     ///
     /// # Errors
     /// If the file cannot be read, and as [from_json](Self::from_json).
@@ -95,12 +95,12 @@ impl MaskerChainConfig {
         Self::read(path.as_ref(), &NAMES.join(", "))
     }
 
-    /// The chain for all layers. The [layer](crate::attention::AttentionInputs::layer) of the inputs decides which maskers
-    /// run.
+    /// The chain for all layers. The [layer](crate::attention::AttentionInputs::layer) of the inputs decides which
+    /// maskers run.
     ///
     /// # Errors
-    /// If a type is not known, a field or a value makes no sense, a file cannot be used, or more than one masker samples in
-    /// the same phase of a layer.
+    /// If a type is unknown, a field or a value is wrong, a file cannot be used, or more than one masker samples in the
+    /// same phase of a layer.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Result<MaskerChain<B>, ConfigError> {
         self.init_in(Context::new(device))
     }
@@ -120,11 +120,11 @@ impl MaskerChainConfig {
         Ok(MaskerChain::of(maskers, choice))
     }
 
-    /// The maskers of all chains, one chain after the other, and the choice of those that run in a call. With a layer, only
-    /// the chains of that layer are built.
+    /// The maskers of all chains, one chain after the other, and the choice which of them run in a call. With a layer,
+    /// only the chains of that layer are built.
     ///
     /// # Errors
-    /// If a masker cannot be built, or a chain has two that sample; the error says in which phase of which layer.
+    /// If a masker cannot be built, or a chain has two maskers that sample. The error names the phase and the layer.
     pub(super) fn build<B: Backend, T>(
         &self,
         layer: Option<usize>,
@@ -174,7 +174,7 @@ impl MaskerChainConfig {
         Ok(Self { maskers: MaskersConfig::from_value(value, origin, known)?, directory })
     }
 
-    /// The same from a file.
+    /// The configuration from a file.
     pub(super) fn read(path: &Path, known: &str) -> Result<Self, ConfigError> {
         let json =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;

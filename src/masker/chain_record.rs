@@ -1,4 +1,4 @@
-//! Records of chains: which chain a record is of is asked before burn loads it.
+//! Records of chains. Whether a record fits a chain is checked before burn loads it.
 
 use burn::{
     module::{
@@ -19,20 +19,20 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The record is that of another chain.
+    /// The record belongs to another chain.
     #[error("the record is that of the chain {}, and not of the chain {}", list(record), list(chain))]
     Chain {
         /// The maskers of the record.
         record: Vec<String>,
-        /// Those of the chain.
+        /// The maskers of the chain.
         chain: Vec<String>,
     },
-    /// The record is that of a model with more or fewer layers.
+    /// The record belongs to a model with more or fewer layers.
     #[error("the record has {record} layers, and the model has {model}")]
     Layers {
-        /// The layers of the record.
+        /// The number of layers of the record.
         record: usize,
-        /// Those of the model.
+        /// The number of layers of the model.
         model: usize,
     },
 }
@@ -42,26 +42,27 @@ fn list(kinds: &[String]) -> String {
 }
 
 impl<B: Backend> MaskerChain<B> {
-    /// The chain with what a record holds.
+    /// The chain with the contents of a record.
     ///
     /// # Errors
-    /// If the record is that of a chain of other maskers, or of the same in another order; the error names both.
+    /// If the record belongs to a chain of other maskers, or of the same maskers in another order. The error names both
+    /// chains.
     pub fn try_load_record(self, record: MaskerChainRecord<B>) -> Result<Self, RecordError> {
         self.check_record(&record)?;
         Ok(self.load_record(record))
     }
 
-    /// Checks that a record is one of a chain of these maskers in this order.
+    /// Checks that a record belongs to a chain of the same maskers in the same order.
     ///
     /// # Errors
-    /// If it is not; the error names both chains.
+    /// If it does not. The error names both chains.
     pub fn check_record(&self, record: &MaskerChainRecord<B>) -> Result<(), RecordError> {
         self.maskers.check_record(&record.maskers)
     }
 }
 
-/// The maskers of a chain: a list as a burn module, which says what is wrong with a record before burn panics. The
-/// choice of those that run in a call is not in the record.
+/// The maskers of a chain: a list that is a burn module and checks a record before burn loads it. The choice which of
+/// them run in a call is not in the record.
 #[derive(Debug, Clone)]
 pub(super) struct Maskers<B: Backend> {
     pub all: Vec<BuiltInMasker<B>>,
@@ -106,7 +107,8 @@ impl<B: Backend> Module<B> for Maskers<B> {
         Self { all: self.all.map(mapper), ..self }
     }
 
-    /// Burn's interface has no way to say what is wrong but a panic; [MaskerChain::try_load_record] returns it.
+    /// Burn's interface does not return a `Result`, so an error must be a panic. [MaskerChain::try_load_record] returns
+    /// the error.
     fn load_record(self, record: Self::Record) -> Self {
         match self.check_record(&record) {
             Ok(()) => Self { all: self.all.load_record(record), ..self },

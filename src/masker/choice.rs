@@ -17,22 +17,22 @@ pub(crate) struct Choice {
     pub others: Chains,
     /// The maskers of the layers that the method names.
     pub layers: BTreeMap<usize, Chains>,
-    /// Whether the method is a list. As one masker among others, a list without maskers adds no key, while a phase without
-    /// maskers adds all keys.
+    /// Whether the method is a list. As one masker among others, a list without maskers adds no key, while a phase
+    /// without maskers adds all keys.
     pub is_list: bool,
 }
 
 /// The maskers of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chains {
-    /// The same in both phases.
+    /// The same maskers in both phases.
     Both(Range<usize>),
-    /// Those of each phase, in the order of [Phase::ALL]. Each phase has its own memory.
+    /// The maskers of each phase, in the order of [Phase::ALL]. Each phase has its own memory.
     Phases([Range<usize>; 2]),
 }
 
 impl Choice {
-    /// All of a number of maskers in every call.
+    /// All of `count` maskers, in every call.
     pub fn all(count: usize) -> Self {
         Self { others: Chains::Both(0..count), layers: BTreeMap::new(), is_list: true }
     }
@@ -95,14 +95,14 @@ pub(crate) fn at_most_one_sampler<'a, B: Backend>(
     }
 }
 
-/// How many keys before a sliding window a chain needs: as many as the masker that needs the most.
+/// How many keys before a sliding window a chain needs: the maximum over its maskers. `None`: all keys.
 pub(super) fn most_before_window<'a, B: Backend>(
     mut maskers: impl Iterator<Item = &'a dyn Masker<B>>,
 ) -> Option<usize> {
     maskers.try_fold(0, |most, masker| Some(most.max(masker.keys_before_window()?)))
 }
 
-/// What a chain keeps that is the whole method. Without maskers: all.
+/// The keys that a chain keeps as the whole method. Without maskers, all keys.
 pub(super) fn mask_of_all<'a, B: Backend>(
     maskers: impl ExactSizeIterator<Item = &'a dyn Masker<B>>,
     inputs: &AttentionInputs<B>,
@@ -125,7 +125,7 @@ pub(super) fn mask_of_all<'a, B: Backend>(
     Ok(mask)
 }
 
-/// The mask with what a chain adds that is one masker of a method.
+/// The mask with the keys that a chain adds as one masker among others.
 pub(super) fn add_all<'a, B: Backend>(
     maskers: impl Iterator<Item = &'a dyn Masker<B>>,
     inputs: &AttentionInputs<B>,

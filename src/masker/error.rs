@@ -66,7 +66,7 @@ pub enum ConfigError {
     /// A configuration does not say which masker it is for.
     #[error("masker {place} of the chain has no \"type\"; known types: {known}")]
     NoType {
-        /// Where in the chain, from 0.
+        /// The place in the chain, from 0.
         place: usize,
         /// The registered names.
         known: String,
@@ -74,13 +74,13 @@ pub enum ConfigError {
     /// No masker, scorer or other part is registered under this name.
     #[error("there is no {part} of type \"{found}\"; known types: {known}{advice}")]
     UnknownType {
-        /// What kind of part was asked for.
+        /// The kind of the part: a masker, a scorer or another part.
         part: &'static str,
         /// The name.
         found: String,
         /// The registered names.
         known: String,
-        /// What to do with a name that is registered elsewhere; may be empty.
+        /// What to do with a name that is registered elsewhere. It may be empty.
         advice: &'static str,
     },
     /// A field is missing, unknown, or of the wrong type.
@@ -88,12 +88,12 @@ pub enum ConfigError {
     Field {
         /// The type of the masker or scorer.
         part: String,
-        /// The field, `.` for the configuration as a whole.
+        /// The field, or `.` for the whole configuration.
         field: String,
         /// What is wrong, and what is allowed.
         reason: String,
     },
-    /// A field has a value that makes no sense.
+    /// A field has a value that is not allowed.
     #[error("`{field}` is {value}, but must be {allowed}")]
     Value {
         /// The field.
@@ -112,15 +112,15 @@ pub enum ConfigError {
          the others left out"
     )]
     TwoSamplers {
-        /// Where the first stands, from 0.
+        /// The place of the first in the chain, from 0.
         first: usize,
-        /// Where the second stands.
+        /// The place of the second in the chain.
         second: usize,
     },
 }
 
 impl ConfigError {
-    /// The error for a field whose value makes no sense.
+    /// The error for a field whose value is not allowed.
     pub fn value(field: &'static str, value: impl ToString, allowed: &'static str) -> Self {
         Self::Value { field, value: value.to_string(), allowed }
     }

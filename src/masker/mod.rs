@@ -1,4 +1,4 @@
-//! Maskers: each adds keys to a mask, and a chain of them is a method.
+//! Maskers. A masker adds keys to a mask, and a chain of maskers is a method.
 
 mod adaptive_sampling;
 mod built_in;
@@ -77,12 +77,12 @@ use crate::{
 
 /// A rule that adds keys to a mask.
 ///
-/// Given what the maskers before it kept, a masker returns that mask with more keys. It never takes a key away, and it
-/// changes neither the mask it was given nor the tensors. A masker which keeps keys that a query may not see does no
-/// harm: attention hides them, and [density](Mask::density) counts them only in its second figure.
+/// A masker gets the mask of the maskers before it and returns this mask with more keys. It never removes a key and
+/// does not change the input tensors. It may keep keys that a query does not see: attention hides them, and
+/// [density](Mask::density) counts them only in its field `all`.
 ///
 /// # Example
-/// A masker of one's own:
+/// A custom masker:
 /// ```
 /// use burn::tensor::backend::Backend;
 /// use sparse_attention_hub::{
@@ -119,8 +119,8 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError>;
 
-    /// The keys that the masker keeps where it is the whole method. A chain without maskers keeps all of them here: it is
-    /// the absence of a method.
+    /// The keys that the masker keeps as the whole method. A chain without maskers keeps all keys here, because it
+    /// stands for dense attention.
     ///
     /// # Errors
     /// If the masker cannot work with the inputs.
@@ -129,16 +129,17 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
         self.add(inputs, state, Mask::empty(inputs.mask_shape(), &inputs.device()))
     }
 
-    /// How many keys before a sliding window must be there for the masker to keep of the window what it would keep if all
-    /// keys were there; `None`, the default, where that is all of them. A layer with a window gives up what no masker
-    /// needs.
+    /// How many keys before a sliding window the masker needs. With these keys it keeps the same keys of the window as
+    /// with all keys. `None`, the default, means that it needs all keys. A layer with a window gives up the keys that
+    /// no masker needs.
     ///
-    /// A masker that remembers something of keys, draws, or goes by how many keys there are, needs all.
+    /// A masker needs all keys if it remembers something computed from keys, draws random numbers, or depends on the
+    /// number of keys.
     fn keys_before_window(&self) -> Option<usize> {
         None
     }
 
-    /// Whether the masker samples keys to stand for others. A chain holds at most one that does.
+    /// Whether the masker samples keys that represent other keys. A chain has at most one such masker.
     fn samples(&self) -> bool {
         false
     }

@@ -18,7 +18,7 @@ use crate::{
     scorer::{self, Scorer, ScorerConfig},
 };
 
-/// The configuration of a masker, as it stands in a file beside its `"type"`.
+/// The configuration of a masker: the fields beside its `"type"` in a method file.
 ///
 /// A configuration should refuse fields that it does not know (`#[serde(deny_unknown_fields)]`).
 pub trait MaskerConfig<B: Backend>: DeserializeOwned {
@@ -28,11 +28,11 @@ pub trait MaskerConfig<B: Backend>: DeserializeOwned {
     /// The masker.
     ///
     /// # Errors
-    /// If a value makes no sense; the error names the field, the value and what is allowed.
+    /// If a value is not allowed. The error names the field, the value and what is allowed.
     fn init(&self, context: &Context<B>) -> Result<Self::Masker, ConfigError>;
 }
 
-/// Maskers by name, with which methods are read from configuration files.
+/// A registry of maskers by name, to read methods from configuration files.
 ///
 /// # Example
 /// ```
@@ -79,12 +79,12 @@ impl<B: Backend> MaskerRegistry<B> {
         registry
     }
 
-    /// Adds a masker under a name, or replaces the one that has it.
+    /// Adds a masker under a name, or replaces the masker with this name.
     pub fn register<C: MaskerConfig<B>>(&mut self, name: impl Into<String>) {
         self.maskers.insert(name, |named, context| Ok(Box::new(fields::<C>(named)?.init(context)?)));
     }
 
-    /// Adds a scorer under a name, or replaces the one that has it.
+    /// Adds a scorer under a name, or replaces the scorer with this name.
     pub fn register_scorer<C: ScorerConfig<B>>(&mut self, name: impl Into<String>) {
         scorer::insert::<B, C>(&mut self.scorers, name);
     }
@@ -99,7 +99,8 @@ impl<B: Backend> MaskerRegistry<B> {
         self.scorers.names()
     }
 
-    /// What configurations are built with here: the registry's scorers, and files named from the current folder.
+    /// The context in which configurations are built. It has the scorers of the registry, and file paths are relative
+    /// to the current folder.
     pub fn context(&self, device: &B::Device) -> Context<B> {
         Context::with_scorers(device, Arc::new(self.scorers.clone()))
     }
@@ -107,8 +108,8 @@ impl<B: Backend> MaskerRegistry<B> {
     /// The masker of one configuration, `{"type": "sink", "sink_size": 4}`.
     ///
     /// # Errors
-    /// If it has no type or an unknown one, if a field is missing, unknown or of the wrong type, or if a value makes no
-    /// sense.
+    /// If it has no type or an unknown one, if a field is missing, unknown or of the wrong type, or if a value is not
+    /// allowed.
     pub fn masker(&self, config: &Value, context: &Context<B>) -> Result<Box<dyn Masker<B>>, ConfigError> {
         match NamedConfig::deserialize(config) {
             Ok(named) => self.maskers.build(&named, context),
@@ -116,18 +117,18 @@ impl<B: Backend> MaskerRegistry<B> {
         }
     }
 
-    /// A method from the text of a [method file](MaskerChainConfig): a list of configurations in the order of the chain, or
-    /// an object with such lists by phase and layer. Files that it names are looked for from the current folder.
+    /// A method from the text of a [method file](MaskerChainConfig): a list of configurations in the order of the
+    /// chain, or an object with such lists by phase and layer. The file paths in it are relative to the current folder.
     ///
     /// # Errors
-    /// If the text is of neither form, a configuration does not work, or more than one masker samples in the same phase of a
-    /// layer.
+    /// If the text has neither form, a configuration cannot be built, or more than one masker samples in the same phase
+    /// of a layer.
     pub fn research_attention(&self, json: &str, device: &B::Device) -> Result<ResearchAttention<B>, ConfigError> {
         let known = self.maskers.known();
         self.attention(&MaskerChainConfig::parse("the text", json, PathBuf::new(), &known)?, device)
     }
 
-    /// A method from a configuration file. Files that it names are looked for from the folder in which it lies.
+    /// A method from a configuration file. The file paths in it are relative to its folder.
     ///
     /// # Errors
     /// As [research_attention](Self::research_attention), and if the file cannot be read.
