@@ -145,7 +145,7 @@ pub(super) struct Stretched {
 #[derive(Debug, Clone, PartialEq)]
 enum Long {
     /// In sequences longer than `original`, the base grows with the length.
-    GrowableTensor { factor: f64, original: usize },
+    Growing { factor: f64, original: usize },
     /// Sequences longer than `original` have other frequencies.
     Other { frequencies: Vec<f64>, original: usize },
 }
@@ -154,7 +154,7 @@ impl Stretched {
     /// The frequencies in a sequence of `length` positions.
     pub fn frequencies(&self, length: usize) -> Vec<f64> {
         match &self.long {
-            Some(Long::GrowableTensor { factor, original }) if length > *original && self.rotated > 2 => {
+            Some(Long::Growing { factor, original }) if length > *original && self.rotated > 2 => {
                 let growth = factor * length as f64 / *original as f64 - (factor - 1.0);
                 let power = self.rotated as f64 / (self.rotated - 2) as f64;
                 plain(self.theta * growth.powf(power), self.rotated)
@@ -184,7 +184,7 @@ impl RotaryScaling {
             Self::Linear { factor } => frequencies.iter_mut().for_each(|frequency| *frequency /= factor),
             Self::Dynamic { factor, original_max_position_embeddings } => {
                 let original = lengths.original(*original_max_position_embeddings)?;
-                long = Some(Long::GrowableTensor { factor: *factor, original });
+                long = Some(Long::Growing { factor: *factor, original });
             }
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let original = lengths.original(*original_max_position_embeddings)?;
