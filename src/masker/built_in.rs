@@ -74,7 +74,7 @@ pub(super) const NAMES: [&str; 18] = [
 
 /// The advice for a masker that a program registered itself, at the end of the error message.
 const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build such a masker in code, and give it to the \
-                      layer's `with_maskers` or to the configuration's `try_init_with`";
+                      layer's `with_maskers`";
 
 impl<B: Backend> BuiltInMasker<B> {
     /// The names of the maskers in configurations, in alphabetical order.

@@ -119,6 +119,32 @@ impl<B: Backend> GroupedQueryAttention<B> {
     }
 }
 
+impl<B: Backend, M> GroupedQueryAttention<B, M> {
+    /// The same layer with another method.
+    pub fn with_maskers<N>(self, maskers: N) -> GroupedQueryAttention<B, N> {
+        GroupedQueryAttention {
+            query: self.query,
+            key: self.key,
+            value: self.value,
+            output: self.output,
+            query_norm: self.query_norm,
+            key_norm: self.key_norm,
+            sink_logits: self.sink_logits,
+            maskers: OptionalRecord(maskers),
+            rotary: self.rotary,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.head_dim,
+            sliding_window: self.sliding_window,
+            softcap: self.softcap,
+            scale: self.scale,
+            layer: self.layer,
+            seed: self.seed,
+            forward_counter: self.forward_counter,
+        }
+    }
+}
+
 impl<B: Backend, M: Masker<B>> GroupedQueryAttention<B, M> {
     /// Attention over whole sequences, for training or where nothing follows. What the method draws is drawn from the
     /// layer's seed: under autodiff anew at each call, otherwise the same.

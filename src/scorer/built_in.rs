@@ -37,8 +37,8 @@ pub enum BuiltInScorer<B: Backend> {
 const NAMES: [&str; 6] = ["channels", "hash", "oracle", "pages", "pq", "socket"];
 
 /// The advice in the error for an unknown name, which a program may have registered itself.
-const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build a masker over such a scorer in code, and give \
-                      it to the layer's `with_maskers` or to the configuration's `try_init_with`";
+const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build a masker over such a scorer in code, and give it to the \
+                      layer's `with_maskers`";
 
 impl<B: Backend> BuiltInScorer<B> {
     /// The names of the scorers in configurations, in alphabetical order.

@@ -178,6 +178,31 @@ fn methods_of_ones_own_are_types() {
 }
 
 #[test]
+fn a_users_masker_is_the_method_of_grouped_query_attention() {
+    let device = Default::default();
+    let x = sequence::<B>([2, 21, 48], 1);
+    let layer = GroupedQueryAttentionConfig::new(48, 6, 2).init::<B>(&device).unwrap();
+    let alone = layer.clone().with_maskers(Diagonal {});
+    // Each of the 6 query heads of 8 channels gets the value of its key-value head.
+    let value = alone.value.forward(x.clone()).reshape([2, 21, 2, 1, 8]).repeat_dim(3, 3).reshape([2, 21, 48]);
+    let value = alone.output.forward(value);
+    assert_same(&alone.forward(x.clone()).unwrap(), &value, "a query that keeps itself");
+    let dense = alone.with_maskers(MaskerChain::dense());
+    assert_same(&dense.forward(x.clone()).unwrap(), &layer.forward(x).unwrap(), "without a method");
+}
+
+#[test]
+fn names_of_a_registry_are_pointed_to_the_layers_builder() {
+    let device = Default::default();
+    for json in [r#"[{"type": "mine"}]"#, r#"[{"type": "top_k", "heavy_size": 3, "scorer": {"type": "mine"}}]"#] {
+        let error =
+            GroupedQueryAttentionConfig::new(48, 6, 2).with_maskers(method(json)).init::<B>(&device).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("of type \"mine\"") && error.contains("the layer's `with_maskers`"), "{error}");
+    }
+}
+
+#[test]
 fn two_samplers_in_a_tuple_are_an_error() {
     let device = Default::default();
     let sampler = || -> MaskerChain<B> {
