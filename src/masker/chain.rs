@@ -25,7 +25,7 @@ use crate::{
 /// record holds the maskers of all chains, one chain after the other. A layer can hold a custom masker directly, or a
 /// tuple of maskers: a tuple of maskers is a masker.
 ///
-/// Should be created with [MaskerChainConfig].
+/// Should be created with [MaskerChainConfig](super::MaskerChainConfig).
 ///
 /// # Example
 /// ```

@@ -116,6 +116,7 @@ impl<B: Backend> GqaInput<B> {
     }
 
     /// The same input with other tokens.
+    #[cfg(feature = "hf")]
     pub(crate) fn with_tensor(self, tensor: Tensor<B, 3>) -> Self {
         Self { tensor, ..self }
     }
