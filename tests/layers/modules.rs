@@ -18,7 +18,9 @@ use sparse_attention_hub::{
 
 use crate::{
     common::{Sizes, assert_close, channels, hash, host, inputs},
-    layers::support::{AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, method, padding, parameters, sequence},
+    layers::support::{
+        AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, padding, parameters, sequence,
+    },
 };
 
 /// A method with every kind of nested part.
@@ -181,7 +183,7 @@ fn methods_of_ones_own_are_types() {
 fn a_users_masker_is_the_method_of_grouped_query_attention() {
     let device = Default::default();
     let x = sequence::<B>([2, 21, 48], 1);
-    let layer = GroupedQueryAttentionConfig::new(48, 6, 2).init::<B>(&device).unwrap();
+    let layer = made(GroupedQueryAttentionConfig::new(48, 6, 2).init::<B>(&device).unwrap());
     let alone = layer.clone().with_maskers(Diagonal {});
     // Each of the 6 query heads of 8 channels gets the value of its key-value head.
     let value = alone.value.forward(x.clone()).reshape([2, 21, 2, 1, 8]).repeat_dim(3, 3).reshape([2, 21, 48]);
