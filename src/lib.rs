@@ -46,6 +46,8 @@ pub mod adapters;
 pub mod attention;
 #[cfg(any(feature = "cuda", feature = "tch", feature = "wgpu", feature = "flex", feature = "ndarray"))]
 pub mod backend;
+mod config;
+mod device;
 pub mod eval;
 pub mod io;
 pub mod kernels;

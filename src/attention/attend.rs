@@ -12,7 +12,8 @@ use super::{
     window,
 };
 use crate::{
-    kernels::{self, check_size, largest_tensor},
+    device::{check_size, largest_tensor},
+    kernels,
     mask::{Mask, MaskError, MaskForm, MaskShape},
 };
 

@@ -1,7 +1,7 @@
 use burn::tensor::DType;
 use thiserror::Error;
 
-use crate::{kernels::DeviceLimit, mask::MaskError, metrics::MetricError};
+use crate::{device::DeviceLimit, mask::MaskError, metrics::MetricError};
 
 /// Why attention could not be computed.
 #[derive(Debug, Clone, PartialEq, Error)]

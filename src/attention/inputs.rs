@@ -3,7 +3,7 @@ use std::ops::Range;
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{AttentionError, Phase, Visibility};
-use crate::{kernels::check_size, mask::MaskShape};
+use crate::{device::check_size, mask::MaskShape};
 
 /// Everything that attention, and a method that chooses keys for it, is given.
 ///

@@ -4,8 +4,9 @@ use super::{
     AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Requested, masked_attention, step_log::StepLog,
 };
 use crate::{
+    config::ConfigError,
     mask::Mask,
-    masker::{Choice, ConfigError, LayerState, Masker, MaskerChain, at_most_one_sampler},
+    masker::{Choice, LayerState, Masker, MaskerChain, at_most_one_sampler},
     metrics::{
         MetricLogger,
         built_in::{MILLISECONDS_ATTEND, MILLISECONDS_SELECT},

@@ -3,7 +3,7 @@ use std::ops::Range;
 use burn::tensor::{DType, Tensor, backend::Backend};
 
 use super::{AttentionError, AttentionInputs, dropped::Dropped, visibility::take};
-use crate::kernels::check_size;
+use crate::device::check_size;
 
 /// The type of scores, exponentials and sums. Half-precision inputs are summed in f32.
 pub(crate) fn accumulation_dtype(dtype: DType) -> DType {

@@ -5,9 +5,8 @@ use safetensors::{Dtype, tensor::TensorView};
 
 use super::Recording;
 use crate::{
-    FileError,
     attention::{AttentionInputs, Requested, Visibility, dense_attention},
-    io::OutputFile,
+    io::{FileError, OutputFile},
 };
 
 const FORMAT: &str = "a recording of attention";

@@ -2,9 +2,10 @@ use burn::tensor::backend::Backend;
 
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::Size,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{LayerState, Size, by_candidates},
+    masker::{LayerState, by_candidates},
     scorer::{Oracle, Scorer},
 };
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
+    LayerState, Masker, MaskerConfig,
     exact_logits::ExactLogits,
     population::{Population, Sample},
     residual::{Residual, SinkLogits},
@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, VisibleKeys},
+    config::{ConfigError, Size},
     mask::{Kept, Mask},
+    scorer::Context,
 };
 
 /// Configuration of [AdaptiveSampling].

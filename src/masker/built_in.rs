@@ -4,16 +4,17 @@ use burn::{
 };
 
 use super::{
-    AdaptiveSampling, AdaptiveSamplingConfig, Causal, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig,
-    HashAttentionTopKConfig, LayerState, Local, LocalConfig, MagicPig, MagicPigConfig, Masker, MaskerConfig,
-    NamedConfig, OracleTopKConfig, OracleTopPConfig, PpsSampling, PpsSamplingConfig, PqCacheConfig, PrioritySampling,
-    PrioritySamplingConfig, QuestTopK, QuestTopKConfig, RandomSampling, RandomSamplingConfig, Sink, SinkConfig,
-    Threshold, ThresholdConfig, TopK, TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig, fields,
+    AdaptiveSampling, AdaptiveSamplingConfig, Causal, CausalConfig, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
+    LayerState, Local, LocalConfig, MagicPig, MagicPigConfig, Masker, MaskerConfig, OracleTopKConfig, OracleTopPConfig,
+    PpsSampling, PpsSamplingConfig, PqCacheConfig, PrioritySampling, PrioritySamplingConfig, QuestTopK,
+    QuestTopKConfig, RandomSampling, RandomSamplingConfig, Sink, SinkConfig, Threshold, ThresholdConfig, TopK,
+    TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig,
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, NamedConfig, fields},
     mask::Mask,
-    scorer::{self, BuiltInScorer, BuiltInScorerRecord, Oracle},
+    scorer::{self, BuiltInScorer, BuiltInScorerRecord, Context, Oracle},
 };
 
 /// A masker of the library as a burn module. A [MaskerChain](super::MaskerChain) consists of these.

@@ -1,10 +1,12 @@
 use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, LayerState, Masker, MaskerConfig};
+use super::{LayerState, Masker, MaskerConfig};
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::ConfigError,
     mask::{Mask, Pattern},
+    scorer::Context,
 };
 
 /// Configuration of [Causal], `{"type": "causal"}`.

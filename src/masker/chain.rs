@@ -4,12 +4,13 @@ use burn::{
 };
 
 use super::{
-    BuiltInMasker, ConfigError, LayerState, Masker,
+    BuiltInMasker, LayerState, Masker,
     chain_record::Maskers,
     choice::{Chains, Choice, at_most_one_sampler, most_before_window},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, Phase},
+    config::ConfigError,
     mask::Mask,
 };
 

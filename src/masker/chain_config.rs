@@ -5,12 +5,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    BuiltInMasker, ConfigError, Context, Masker, MaskerChain, MaskersConfig, NamedConfig,
+    BuiltInMasker, Masker, MaskerChain, MaskersConfig,
     built_in::NAMES,
     choice::{Chains, Choice, at_most_one_sampler},
     method_config::{Lists, at},
 };
-use crate::io::from_json;
+use crate::{
+    config::{ConfigError, NamedConfig},
+    io::from_json,
+    scorer::Context,
+};
 
 /// Configuration of [MaskerChain], and the content of a method file.
 ///

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, ops::Range};
 
 use burn::tensor::backend::Backend;
 
-use super::{ConfigError, LayerState, Masker};
+use super::{LayerState, Masker};
 use crate::{
     attention::{AttentionError, AttentionInputs, Phase},
+    config::ConfigError,
     mask::Mask,
 };
 

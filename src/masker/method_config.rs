@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::{Map, Value};
 
-use super::{ConfigError, NamedConfig, built_in::NAMES};
-use crate::attention::Phase;
+use super::built_in::NAMES;
+use crate::{
+    attention::Phase,
+    config::{ConfigError, NamedConfig},
+};
 
 /// The maskers of a [MaskerChainConfig](super::MaskerChainConfig).
 #[derive(Debug, Clone, PartialEq, Serialize)]

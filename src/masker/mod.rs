@@ -7,10 +7,7 @@ mod chain;
 mod chain_config;
 mod chain_record;
 mod choice;
-mod context;
-mod error;
 mod exact_logits;
-pub(crate) mod limits;
 mod local;
 mod magic_pig;
 mod method_config;
@@ -25,9 +22,7 @@ mod report;
 mod residual;
 mod rows;
 pub mod sampling;
-mod share_group;
 mod sink;
-mod size;
 mod state;
 mod threshold;
 mod top_k;
@@ -46,9 +41,6 @@ pub use chain::MaskerChain;
 pub use chain_config::MaskerChainConfig;
 pub use chain_record::RecordError;
 pub(crate) use choice::{Choice, at_most_one_sampler};
-pub use context::{Context, NamedConfig};
-pub(crate) use context::{Registry, fields};
-pub use error::ConfigError;
 pub use local::{Local, LocalConfig};
 pub use magic_pig::{MagicPig, MagicPigConfig, Packing};
 pub use method_config::{LayerMaskers, MaskersConfig, PhasesConfig};
@@ -60,9 +52,7 @@ pub use random_sampling::{RandomSampling, RandomSamplingConfig};
 pub use registry::{MaskerConfig, MaskerRegistry};
 pub use report::{RowSample, SamplingReport};
 pub(crate) use rows::by_candidates;
-pub use share_group::ShareGroup;
 pub use sink::{Sink, SinkConfig};
-pub use size::Size;
 pub(crate) use state::mix;
 pub use state::{KeyMemory, LayerState, Randomness};
 pub use threshold::{Threshold, ThresholdConfig};
@@ -73,6 +63,10 @@ pub use verified_sampling::{Target, VerifiedSampling, VerifiedSamplingConfig};
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::Mask,
+};
+pub use crate::{
+    config::{ConfigError, NamedConfig, Size},
+    scorer::{Context, ShareGroup},
 };
 
 /// A rule that adds keys to a mask.

@@ -8,14 +8,15 @@ use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
+    LayerState, Masker, MaskerConfig,
     report::{RowSample, SamplingReport},
     rows::{by_candidates, numbers_and_others},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, NamedConfig, Size},
     mask::{Kept, Mask},
-    scorer::Scorer,
+    scorer::{Context, Scorer},
 };
 
 /// Configuration of [PpsSampling].

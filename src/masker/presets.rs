@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, MaskerConfig, ShareGroup, Size, TopK};
-use crate::scorer::{
-    Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, Fit, HashConfig, PqConfig, Scorer, ScorerConfig,
+use super::{MaskerConfig, TopK};
+use crate::{
+    config::{ConfigError, Size},
+    scorer::{
+        Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, Context, Fit, HashConfig, PqConfig, Scorer,
+        ScorerConfig, ShareGroup,
+    },
 };
 
 /// Configuration of [TopK] over [hash scores](crate::scorer::Hash): HashAttention. The fields are `heavy_size`,

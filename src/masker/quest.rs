@@ -1,12 +1,13 @@
 use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, ShareGroup, Size, rows::choose_together};
+use super::{LayerState, Masker, MaskerConfig, rows::choose_together};
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, Size},
     kernels::cpu::largest,
     mask::Mask,
-    scorer::{PageFit, Pages, PagesConfig, ScorerConfig},
+    scorer::{Context, PageFit, Pages, PagesConfig, ScorerConfig, ShareGroup},
 };
 
 /// Configuration of [QuestTopK], `{"type": "quest_top_k", "heavy_size": 1024, "page_size": 16, "label_bits": 16}`.

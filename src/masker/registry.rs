@@ -8,14 +8,15 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    AdaptiveSamplingConfig, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
-    LocalConfig, MagicPigConfig, Masker, MaskerChainConfig, MaskersConfig, NamedConfig, OracleTopKConfig,
-    OracleTopPConfig, PpsSamplingConfig, PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig,
-    Registry, SinkConfig, ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig, fields,
+    AdaptiveSamplingConfig, CausalConfig, DoubleSparsityTopKConfig, HashAttentionTopKConfig, LocalConfig,
+    MagicPigConfig, Masker, MaskerChainConfig, MaskersConfig, OracleTopKConfig, OracleTopPConfig, PpsSamplingConfig,
+    PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, SinkConfig, ThresholdConfig,
+    TopKConfig, TopPConfig, VerifiedSamplingConfig,
 };
 use crate::{
     attention::ResearchAttention,
-    scorer::{self, Scorer, ScorerConfig},
+    config::{ConfigError, NamedConfig, Registry, fields},
+    scorer::{self, Context, Scorer, ScorerConfig},
 };
 
 /// The configuration of a masker, as it stands in a file beside its `"type"`.
@@ -50,8 +51,8 @@ pub trait MaskerConfig<B: Backend>: DeserializeOwned {
 /// ```
 #[derive(Debug)]
 pub struct MaskerRegistry<B: Backend> {
-    maskers: Registry<B, dyn Masker<B>>,
-    scorers: Registry<B, dyn Scorer<B>>,
+    maskers: Registry<Context<B>, dyn Masker<B>>,
+    scorers: Registry<Context<B>, dyn Scorer<B>>,
 }
 
 impl<B: Backend> MaskerRegistry<B> {

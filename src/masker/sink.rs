@@ -1,10 +1,12 @@
 use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, Size};
+use super::{LayerState, Masker, MaskerConfig};
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, Size},
     mask::{Mask, Pattern},
+    scorer::Context,
 };
 
 /// Configuration of [Sink], `{"type": "sink", "sink_size": 128}`.

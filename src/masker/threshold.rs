@@ -7,13 +7,14 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
+    LayerState, Masker, MaskerConfig,
     rows::{KeptKeys, by_candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, NamedConfig},
     mask::{Kept, Mask},
-    scorer::Scorer,
+    scorer::{Context, Scorer},
 };
 
 /// Configuration of [Threshold], `{"type": "threshold", "threshold": 0.001, "scorer": {"type": "oracle"}}`.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
+    LayerState, Masker, MaskerConfig,
     exact_logits::ExactLogits,
     population::Sample,
     report::{RowSample, SamplingReport},
@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, VisibleKeys},
+    config::{ConfigError, Size},
     mask::{Kept, Mask},
+    scorer::Context,
 };
 
 /// Configuration of [VerifiedSampling].

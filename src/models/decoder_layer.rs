@@ -7,7 +7,8 @@ use burn::{
 use super::{Architecture, GatedFeedForward, LanguageModelConfig};
 use crate::{
     attention::AttentionError,
-    masker::{ConfigError, MaskerChain},
+    config::ConfigError,
+    masker::MaskerChain,
     nn::{AttentionHook, GqaInput, GroupedQueryAttention, KvCache},
 };
 

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, Phase, Visibility},
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    config::ConfigError,
+    masker::{LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).

@@ -6,7 +6,7 @@ use burn::{
 };
 
 use super::{OptionalRecord, SparseMultiHeadAttention, forward_counter::ForwardCounter};
-use crate::masker::{ConfigError, MaskerChainConfig};
+use crate::{config::ConfigError, masker::MaskerChainConfig};
 
 /// Configuration to create a [SparseMultiHeadAttention] layer using the [init function](Self::init).
 ///

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::RotaryScaling;
-use crate::masker::ConfigError;
+use crate::config::ConfigError;
 
 /// What stands in a HuggingFace model's `rope_parameters`, or in its older `rope_scaling`.
 ///

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     attention::scores::{accumulation_dtype, cast},
-    masker::ConfigError,
+    config::ConfigError,
 };
 
 /// Configuration of a [RotaryEncoding].

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, Phase},
-    masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    config::ConfigError,
+    masker::{Masker, MaskerChain, MaskerChainConfig, RecordError},
 };
 
 /// Configuration to create a [SparseTransformerEncoder] using the [init function](Self::init).

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, Phase},
-    masker::{ConfigError, Masker, MaskerChain, RecordError},
+    config::ConfigError,
+    masker::{Masker, MaskerChain, RecordError},
 };
 
 /// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), in the place of burn's

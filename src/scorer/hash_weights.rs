@@ -13,9 +13,8 @@ use rayon::prelude::*;
 
 use super::{Activation, HashConfig, keys::Host};
 use crate::{
-    FileError,
     attention::AttentionError,
-    io::{OutputFile, TensorFile, write_tensors},
+    io::{FileError, OutputFile, TensorFile, write_tensors},
     kernels::{
         Heads, HostTensor,
         cpu::{Matrix, add_products},

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RowScorer, Scorer, ScorerConfig,
+    Context, RowScorer, Scorer, ScorerConfig,
     keys::{Host, all_scores},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
@@ -16,12 +16,13 @@ use crate::{
         AttentionError, AttentionInputs,
         scores::{check_scores, logits},
     },
+    config::ConfigError,
     kernels::{
         HostTensor,
         cpu::{group_logits, products, softcap},
         host_tensor,
     },
-    masker::{ConfigError, Context, LayerState},
+    masker::LayerState,
 };
 
 /// Configuration of [Oracle], `{"type": "oracle"}`.

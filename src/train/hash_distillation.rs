@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::straight_through_sign;
 use crate::{
     attention::{AttentionError, AttentionInputs},
+    config::ConfigError,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{ConfigError, LayerState, by_candidates},
+    masker::{LayerState, by_candidates},
     scorer::{Activation, LayerPerceptrons, Oracle, repeat_heads},
 };
 

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use super::{EfficientAttention, SinkLocalHeavy};
 use crate::{
     attention::{AttentionError, AttentionInputs, AttentionOutput, Requested},
-    masker::{ConfigError, Context, DoubleSparsityTopKConfig, LayerState, MaskerConfig, Size, TopK},
+    config::{ConfigError, Size},
+    masker::{DoubleSparsityTopKConfig, LayerState, MaskerConfig, TopK},
+    scorer::Context,
 };
 
 /// Configuration of [DoubleSparsity].

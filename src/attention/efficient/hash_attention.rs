@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use super::{EfficientAttention, SinkLocalHeavy};
 use crate::{
     attention::{AttentionError, AttentionInputs, AttentionOutput, Requested},
-    masker::{ConfigError, Context, HashAttentionTopKConfig, LayerState, MaskerConfig, Size, TopK},
+    config::{ConfigError, Size},
+    masker::{HashAttentionTopKConfig, LayerState, MaskerConfig, TopK},
+    scorer::Context,
 };
 
 /// Configuration of [HashAttention].

@@ -11,8 +11,9 @@ pub use hash_attention::{HashAttention, HashAttentionConfig};
 
 use super::{AttentionError, AttentionInputs, AttentionOutput, Requested, masked_attention};
 use crate::{
+    config::{ConfigError, Size},
     mask::{Mask, Pattern},
-    masker::{ConfigError, LayerState, Size, TopK},
+    masker::{LayerState, TopK},
 };
 
 /// A sparse method made for decoding: a sink, a window, and the heavy keys that a scorer finds.

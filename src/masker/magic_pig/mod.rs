@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use tables::{HeadTables, Longer, Tables, sign};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, limits,
+    LayerState, Masker, MaskerConfig,
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, VisibleKeys, scores::check_scores},
+    config::{ConfigError, limits},
     mask::{Kept, Mask},
-    scorer::{Fit, Host, dot},
+    scorer::{Context, Fit, Host, dot},
 };
 
 /// Configuration of [MagicPig].

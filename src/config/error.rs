@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::FileError;
+use crate::io::FileError;
 
 /// Why a method could not be built from its configuration.
 #[derive(Debug, Error)]

@@ -1,6 +1,6 @@
 //! What a backend and its device can do. No other file checks for this.
 
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "tch"))]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 use std::any::Any;
 
 use burn::tensor::{DType, Element, Int, IntDType, Tensor, backend::Backend};
@@ -42,15 +42,6 @@ pub fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn largest_page<R: cubecl::Runtime>(device: &R::Device) -> u64 {
     R::client(device).properties().memory.max_page_size
-}
-
-/// Whether a tensor lies in host memory. This holds where native kernels can read it, and on libtorch's CPU.
-pub(crate) fn in_host_memory<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
-    #[cfg(feature = "tch")]
-    if let Some(device) = (&tensor.device() as &dyn Any).downcast_ref() {
-        return matches!(device, burn_tch::LibTorchDevice::Cpu);
-    }
-    super::host_tensor(tensor).is_some()
 }
 
 /// Returns an error if a device cannot hold a tensor of this shape.
