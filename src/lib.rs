@@ -59,6 +59,7 @@ pub mod models;
 pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;
+mod problem;
 #[cfg(feature = "plot")]
 pub mod report;
 pub mod scorer;

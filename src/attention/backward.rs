@@ -1,14 +1,15 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{
-    AttentionGradients, AttentionInputs, AttentionTrace, Requested,
     attend::{Masked, columns, masked_scores, rows_at_a_time},
     dropped::Dropped,
     kept::weigh,
     scores::{accumulation_dtype, cast, grouped_matmul, logits},
-    visibility::take,
 };
-use crate::mask::{Mask, MaskShape};
+use crate::{
+    mask::{Mask, MaskShape},
+    problem::{AttentionGradients, AttentionInputs, AttentionTrace, Requested, take},
+};
 
 /// The gradients in plain tensor operations, in the same blocks of queries as the forward pass.
 pub(crate) fn gradients_in_blocks<B: Backend>(
@@ -99,9 +100,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        attention::{AttentionOutput, Visibility, reference_attention},
+        attention::reference_attention,
         kernels::SparseBackend,
         mask::{KeyIndices, MaskForm, Pattern},
+        problem::{AttentionOutput, Visibility},
     };
 
     fn inputs(queries: usize, keys: usize) -> AttentionInputs<Flex> {

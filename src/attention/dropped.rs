@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
-use super::{AttentionInputs, Visibility, visibility::take_columns};
-use crate::mask::{Mask, MaskForm, pattern_kept};
+use crate::{
+    mask::{Mask, MaskForm, pattern_kept},
+    problem::{AttentionInputs, Visibility, take_columns},
+};
 
 /// The pairs of some rows and columns that are dropped.
 #[derive(Debug, Clone)]

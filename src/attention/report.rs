@@ -1,12 +1,10 @@
 use burn::tensor::backend::Backend;
 
-use super::{
-    AttentionError, AttentionInputs, AttentionOutput, DenseReference, Requested, comparison::relative,
-    masked_attention, row_counts::RowCounts,
-};
+use super::{DenseReference, comparison::relative, masked_attention, row_counts::RowCounts};
 use crate::{
-    mask::{Density, Mask, MaskShape},
+    mask::{Mask, MaskShape},
     metrics::{MetricError, MetricLogger, Place, built_in},
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Density, Requested},
 };
 
 /// How far attention through a mask is from dense attention, in one head.

@@ -1,8 +1,6 @@
 use burn::tensor::backend::Backend;
 
-use super::{
-    AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Requested, masked_attention, step_log::StepLog,
-};
+use super::{AttentionReport, masked_attention, step_log::StepLog};
 use crate::{
     config::ConfigError,
     mask::Mask,
@@ -11,6 +9,7 @@ use crate::{
         MetricLogger,
         built_in::{MILLISECONDS_ATTEND, MILLISECONDS_SELECT},
     },
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
 };
 
 /// Attention through any chain of [maskers](Masker): what one studies a method with.

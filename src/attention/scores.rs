@@ -2,8 +2,11 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-use super::{AttentionError, AttentionInputs, dropped::Dropped, visibility::take};
-use crate::device::check_size;
+use super::dropped::Dropped;
+use crate::{
+    device::check_size,
+    problem::{AttentionError, AttentionInputs, take},
+};
 
 /// The type of scores, exponentials and sums. Half-precision inputs are summed in f32.
 pub(crate) fn accumulation_dtype(dtype: DType) -> DType {

@@ -1,9 +1,7 @@
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-use super::{
-    AttentionOutput, Requested, SoftmaxStatistics,
-    scores::{accumulation_dtype, cast, logarithm, reciprocal},
-};
+use super::scores::{accumulation_dtype, cast, logarithm, reciprocal};
+use crate::problem::{AttentionOutput, Requested, SoftmaxStatistics};
 
 /// Adds a [sink](super::AttentionInputs::with_sink_logits) to every softmax. `of_keys` is attention over the keys, with
 /// its statistics.

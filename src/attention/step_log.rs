@@ -2,11 +2,12 @@ use std::time::Instant;
 
 use burn::tensor::backend::Backend;
 
-use super::{AttentionError, AttentionInputs, AttentionOutput, AttentionReport, DenseReference, row_counts::RowCounts};
+use super::{AttentionReport, DenseReference, row_counts::RowCounts};
 use crate::{
     mask::{Mask, MaskShape},
     masker::{KeyMemory, LayerState, RowSample, SamplingReport},
     metrics::{MetricError, MetricLogger, Place, built_in},
+    problem::{AttentionError, AttentionInputs, AttentionOutput},
 };
 
 /// The log of one call of attention.

@@ -1,7 +1,9 @@
 use burn::tensor::backend::Backend;
 
-use super::{AttentionInputs, Visibility};
-use crate::mask::{Mask, MaskForm, Pattern};
+use crate::{
+    mask::{Mask, MaskForm, Pattern},
+    problem::{AttentionInputs, Visibility},
+};
 
 /// The same attention with causal visibility, and with the sliding window as a part of the mask. Its cost then depends
 /// on the length of the window, and native kernels support it. `None` if the visibility is not a window, or the mask

@@ -6,10 +6,11 @@ use std::{
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, masked_attention},
+    attention::masked_attention,
     mask::{Mask, MaskForm, MaskShape},
     masker::{LayerState, Masker},
     nn::AttentionHook,
+    problem::{AttentionError, AttentionInputs, Requested},
 };
 
 /// An [AttentionHook] that runs the methods of the layers and measures which keys they keep.

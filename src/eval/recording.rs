@@ -3,8 +3,8 @@ use std::path::Path;
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionInputs, Visibility},
     io::{FileError, TensorFile},
+    problem::{AttentionInputs, Visibility},
 };
 
 /// Queries, keys and values of one layer, recorded from a model.

@@ -3,8 +3,9 @@ use std::ops::Range;
 use burn::tensor::backend::Backend;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, DenseReference, Requested, ResearchAttention},
+    attention::{DenseReference, ResearchAttention},
     masker::LayerState,
+    problem::{AttentionError, AttentionInputs, Requested},
 };
 
 /// The errors of a method that samples, over many seeds. Coverage studies count them.

@@ -1,11 +1,11 @@
 use burn::tensor::backend::Backend;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::Size,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
     masker::{LayerState, by_candidates},
+    problem::{AttentionError, AttentionInputs},
     scorer::{Oracle, Scorer},
 };
 

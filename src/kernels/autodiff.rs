@@ -13,11 +13,11 @@ use burn::{
 
 use super::{HostTensor, SparseBackend};
 use crate::{
-    attention::{
-        AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested, SoftmaxStatistics, Visibility,
-        gradients_in_blocks, scores::cast,
-    },
+    attention::{gradients_in_blocks, scores::cast},
     mask::{KeyIndices, Mask, MaskForm, Pattern},
+    problem::{
+        AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested, SoftmaxStatistics, Visibility,
+    },
 };
 
 impl<B: SparseBackend, C: CheckpointStrategy> SparseBackend for Autodiff<B, C> {

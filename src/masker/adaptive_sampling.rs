@@ -15,9 +15,9 @@ use super::{
     sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
     config::{ConfigError, Size},
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::Context,
 };
 

@@ -11,9 +11,9 @@ use super::{
     TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, NamedConfig, fields},
     mask::Mask,
+    problem::{AttentionError, AttentionInputs},
     scorer::{self, BuiltInScorer, BuiltInScorerRecord, Context, Oracle},
 };
 

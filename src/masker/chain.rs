@@ -9,9 +9,9 @@ use super::{
     choice::{Chains, Choice, at_most_one_sampler, most_before_window},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Phase},
     config::ConfigError,
     mask::Mask,
+    problem::{AttentionError, AttentionInputs, Phase},
 };
 
 /// A chain of the library's maskers as a burn module: the method of a layer.

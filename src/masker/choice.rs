@@ -6,9 +6,9 @@ use burn::tensor::backend::Backend;
 
 use super::{LayerState, Masker};
 use crate::{
-    attention::{AttentionError, AttentionInputs, Phase},
     config::ConfigError,
     mask::Mask,
+    problem::{AttentionError, AttentionInputs, Phase},
 };
 
 /// Which maskers of a list run in which layer and phase.

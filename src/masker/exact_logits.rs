@@ -4,8 +4,9 @@ use burn::tensor::backend::Backend;
 
 use super::rows::host;
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::visible_logits},
+    attention::scores::visible_logits,
     kernels::{HostTensor, cpu::listed_logits, host_tensor},
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// Exact logits of the requested keys, row by row.

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::built_in::NAMES;
 use crate::{
-    attention::Phase,
     config::{ConfigError, NamedConfig},
+    problem::Phase,
 };
 
 /// The maskers of a [MaskerChainConfig](super::MaskerChainConfig).

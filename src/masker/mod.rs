@@ -60,13 +60,13 @@ pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
 pub use top_p::{OracleTopPConfig, TopP, TopPConfig};
 pub use verified_sampling::{Target, VerifiedSampling, VerifiedSamplingConfig};
 
-use crate::{
-    attention::{AttentionError, AttentionInputs},
-    mask::Mask,
-};
 pub use crate::{
     config::{ConfigError, NamedConfig, Size},
     scorer::{Context, ShareGroup},
+};
+use crate::{
+    mask::Mask,
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// A rule that adds keys to a mask.

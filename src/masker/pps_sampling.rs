@@ -13,9 +13,9 @@ use super::{
     rows::{by_candidates, numbers_and_others},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, NamedConfig, Size},
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs},
     scorer::{Context, Scorer},
 };
 

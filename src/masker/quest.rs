@@ -3,10 +3,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{LayerState, Masker, MaskerConfig, rows::choose_together};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, Size},
     kernels::cpu::largest,
     mask::Mask,
+    problem::{AttentionError, AttentionInputs},
     scorer::{Context, PageFit, Pages, PagesConfig, ScorerConfig, ShareGroup},
 };
 

@@ -9,9 +9,9 @@ use super::{
     sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
     config::ConfigError,
     mask::Mask,
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::Context,
 };
 

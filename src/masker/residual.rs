@@ -6,9 +6,9 @@ use burn::tensor::backend::Backend;
 
 use super::{exact_logits::ExactLogits, population::Population, report::RowSample};
 use crate::{
-    attention::{AttentionInputs, RowKeys},
     kernels::{Heads, HostTensor, host_tensor},
     mask::Kept,
+    problem::{AttentionInputs, RowKeys},
     scorer::Host,
 };
 

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::LayerState;
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     mask::{Chosen, Kept, Mask, MaskForm, MaskShape, Pattern},
+    problem::{AttentionError, AttentionInputs},
     scorer::{Scorer, ShareGroup},
 };
 

@@ -3,9 +3,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{LayerState, Masker, MaskerConfig};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, Size},
     mask::{Mask, Pattern},
+    problem::{AttentionError, AttentionInputs},
     scorer::Context,
 };
 

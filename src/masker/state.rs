@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::SamplingReport;
-use crate::attention::{AttentionError, AttentionInputs, Phase};
+use crate::problem::{AttentionError, AttentionInputs, Phase};
 
 /// What a method keeps between the calls of one layer: the seed of its random numbers, and what its parts remember of
 /// the keys.

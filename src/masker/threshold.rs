@@ -11,9 +11,9 @@ use super::{
     rows::{KeptKeys, by_candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, NamedConfig},
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs},
     scorer::{Context, Scorer},
 };
 

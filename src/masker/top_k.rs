@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{LayerState, Masker, MaskerConfig, rows::choose_together};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, NamedConfig, Size},
     kernels::cpu::largest,
     mask::{Chosen, Mask},
+    problem::{AttentionError, AttentionInputs},
     scorer::{Context, Oracle, Scorer, ShareGroup},
 };
 

@@ -9,10 +9,10 @@ use super::{
     rows::{KeptKeys, by_candidates, by_falling_score, candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, NamedConfig},
     kernels::cpu::heaviest,
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs},
     scorer::{Context, Oracle, Scorer},
 };
 

@@ -7,8 +7,8 @@ use super::{
     choice::{add_all, mask_of_all, most_before_window},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     mask::Mask,
+    problem::{AttentionError, AttentionInputs},
 };
 
 macro_rules! tuples_are_maskers {

@@ -14,9 +14,9 @@ use super::{
     sampling::without_replacement,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
     config::{ConfigError, Size},
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::Context,
 };
 

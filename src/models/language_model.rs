@@ -10,9 +10,9 @@ use super::{
     Architecture, DecoderLayer, LanguageModelCache, LanguageModelConfig, ModelError, checkpoint::Checkpoint, weights,
 };
 use crate::{
-    attention::Phase,
     masker::MaskerChainConfig,
     nn::{AttentionHook, GqaInput},
+    problem::Phase,
 };
 
 /// A language model of the Llama family whose layers attend through sparse methods.

@@ -8,7 +8,6 @@ use burn::{
 use super::dropout::attention_with_dropout;
 use crate::{
     attention::{
-        AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility,
         dropped::{Dropped, Pairs},
         kept::{finite_keys, weigh},
         masked_attention,
@@ -16,6 +15,7 @@ use crate::{
     },
     mask::{Mask, MaskForm},
     masker::{LayerState, Masker},
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility},
 };
 
 /// How a layer attends.

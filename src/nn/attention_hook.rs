@@ -1,9 +1,10 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, masked_attention},
+    attention::masked_attention,
     mask::Mask,
     masker::{LayerState, Masker},
+    problem::{AttentionError, AttentionInputs, Requested},
 };
 
 /// What is done where a layer attends: queries, keys and values come in, and what the heads gathered goes back.

@@ -16,9 +16,9 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::{AttentionError, Phase, Visibility},
     config::ConfigError,
     masker::{LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    problem::{AttentionError, Phase, Visibility},
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).

@@ -4,9 +4,10 @@ use burn::tensor::{Tensor, backend::Backend};
 use rand::RngExt;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested, Visibility, masked_attention},
+    attention::masked_attention,
     mask::{Kept, Mask, MaskForm, MaskShape},
     masker::Randomness,
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Requested, Visibility},
 };
 
 /// Attention whose weights are dropped with some probability after the softmax, and the others scaled up.

@@ -12,8 +12,8 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Phase, Visibility},
     masker::{LayerState, Masker, MaskerChain, RecordError},
+    problem::{AttentionError, AttentionInputs, Phase, Visibility},
 };
 
 /// Causal self-attention of today's language models (Llama, Mistral, Qwen, Gemma, GPT-OSS) through a sparse method:

@@ -1,6 +1,6 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use crate::{attention::AttentionError, device::check_size, kernels};
+use crate::{device::check_size, kernels, problem::AttentionError};
 
 /// A tensor that grows along one dimension: into memory that is reserved ahead by doubling, so that what is there is
 /// copied a constant number of times however often it grows.

@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::growable_tensor::GrowableTensor;
-use crate::{attention::AttentionError, masker::LayerState};
+use crate::{masker::LayerState, problem::AttentionError};
 
 /// The keys and values of one sequence, or of some that are alike in their padding.
 pub(super) struct Part<B: Backend> {

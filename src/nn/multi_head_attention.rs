@@ -15,8 +15,8 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::{AttentionError, Phase},
     masker::{LayerState, Masker, MaskerChain, RecordError},
+    problem::{AttentionError, Phase},
 };
 
 /// Multi-head attention over the keys that a sparse method keeps, in the place of burn's `MultiHeadAttention`.

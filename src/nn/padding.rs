@@ -10,8 +10,9 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Visibility, scores::accumulation_dtype},
+    attention::scores::accumulation_dtype,
     masker::{LayerState, Masker, mix},
+    problem::{AttentionError, AttentionInputs, Visibility},
 };
 
 /// What the masks of a call without a cache come to.

@@ -1,8 +1,9 @@
 use burn::tensor::{Bool, Tensor, backend::Backend, ops::AttentionModuleOptions};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
+    attention::masked_attention,
     masker::{LayerState, Masker},
+    problem::{AttentionError, AttentionInputs, Requested, Visibility},
 };
 
 /// Scaled dot-product attention over the keys that a method keeps, for models that write their attention out by hand. It

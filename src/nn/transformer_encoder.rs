@@ -13,9 +13,9 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::{AttentionError, Phase},
     config::ConfigError,
     masker::{Masker, MaskerChain, MaskerChainConfig, RecordError},
+    problem::{AttentionError, Phase},
 };
 
 /// Configuration to create a [SparseTransformerEncoder] using the [init function](Self::init).

@@ -14,9 +14,9 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::{AttentionError, Phase},
     config::ConfigError,
     masker::{Masker, MaskerChain, RecordError},
+    problem::{AttentionError, Phase},
 };
 
 /// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), in the place of burn's

@@ -8,9 +8,9 @@ use super::{
     RowScorer, Scorer, ScorerConfig, Socket, SocketConfig,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, NamedConfig, fields},
     masker::LayerState,
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// The library's scorers as a burn module. A selector inside a layer holds one, so that learned weights are parameters

@@ -4,8 +4,8 @@ use burn::tensor::backend::Backend;
 
 use super::{ChannelSelection, keys::Host};
 use crate::{
-    attention::AttentionInputs,
     io::{FileError, OutputFile},
+    problem::AttentionInputs,
 };
 
 /// Finds the outlier channels of each layer and head from sample queries and keys, and writes the file that

@@ -18,11 +18,11 @@ use super::{
     validate_label_bits,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::ConfigError,
     io::{FileError, from_json, read_file},
     kernels::cpu::softcap,
     masker::{KeyMemory, LayerState},
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// Configuration of [Channels].

@@ -14,13 +14,13 @@ use super::{
     keys::{Host, KeyCursor, all_scores, truncate},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, limits},
     kernels::{
         cpu::{add_sign_matches, exp_f32, sign_matches},
         host_tensor,
     },
     masker::{KeyMemory, LayerState},
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// Configuration of [Hash](struct@Hash).

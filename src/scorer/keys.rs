@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::RowScorer;
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::check_scores},
+    attention::scores::check_scores,
     kernels::{Heads, HostTensor, host_tensor},
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// A tensor `[batch, heads, length, width]` on the host, in f32.

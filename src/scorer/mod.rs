@@ -43,9 +43,9 @@ pub use share_group::ShareGroup;
 pub use socket::{Socket, SocketConfig};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, Registry, fields},
     masker::LayerState,
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// An estimate of the logit of every query-key pair.

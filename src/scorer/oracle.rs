@@ -12,10 +12,7 @@ use super::{
     validate_label_bits,
 };
 use crate::{
-    attention::{
-        AttentionError, AttentionInputs,
-        scores::{check_scores, logits},
-    },
+    attention::scores::{check_scores, logits},
     config::ConfigError,
     kernels::{
         HostTensor,
@@ -23,6 +20,7 @@ use crate::{
         host_tensor,
     },
     masker::LayerState,
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// Configuration of [Oracle], `{"type": "oracle"}`.

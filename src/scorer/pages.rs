@@ -14,10 +14,10 @@ use super::{
     validate_label_bits,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, RowKeys, VisibleKeys},
     config::{ConfigError, limits},
     kernels::cpu::{products, softcap},
     masker::{KeyMemory, LayerState},
+    problem::{AttentionError, AttentionInputs, RowKeys, VisibleKeys},
 };
 
 /// Configuration of [Pages], `{"type": "pages", "page_size": 16}`.

@@ -12,10 +12,10 @@ use super::{
     keys::{Host, all_scores, dot},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
     config::{ConfigError, limits},
     kernels::cpu::{products, softcap},
     masker::{KeyMemory, LayerState},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
 };
 
 /// Configuration of [Pq], `{"type": "pq", "pq_sub_dim": 32, "pq_bits": 6}`.

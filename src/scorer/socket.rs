@@ -11,9 +11,9 @@ use super::{
     keys::{Host, KeyCursor, all_scores, dot, truncate},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::{ConfigError, limits},
     masker::{KeyMemory, LayerState},
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// Configuration of [Socket], `{"type": "socket", "tables": 60, "bits": 8, "temperature": 0.4}`.

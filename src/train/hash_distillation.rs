@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::straight_through_sign;
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     config::ConfigError,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
     masker::{LayerState, by_candidates},
+    problem::{AttentionError, AttentionInputs},
     scorer::{Activation, LayerPerceptrons, Oracle, repeat_heads},
 };
 

@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::{Outcome, TuneError};
 use crate::{
-    attention::{AttentionInputs, AttentionReport, DenseReference, Phase, Requested},
+    attention::{AttentionReport, DenseReference},
     masker::{LayerState, MaskerRegistry},
+    problem::{AttentionInputs, Phase, Requested},
 };
 
 /// Recordings on which methods are tried. Dense attention over each recording is computed once.

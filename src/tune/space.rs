@@ -11,7 +11,7 @@ use crate::masker::mix;
 /// A space of methods: a method file in which some values are ranges or choices.
 ///
 /// An object with `low` and `high` is a range. If both are whole numbers, the range holds whole numbers; otherwise both
-/// are written with a decimal point, and the range holds such numbers. This matches [sizes](crate::config::Size). With
+/// are written with a decimal point, and the range holds such numbers. This matches [sizes](crate::masker::Size). With
 /// `"scale": "log"`, equal ratios are equally likely. An object with `choices` stands for one of them. Choices may
 /// contain ranges, and a choice may be a whole method.
 ///

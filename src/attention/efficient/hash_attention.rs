@@ -3,9 +3,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{EfficientAttention, SinkLocalHeavy};
 use crate::{
-    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested},
     config::{ConfigError, Size},
     masker::{HashAttentionTopKConfig, LayerState, MaskerConfig, TopK},
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
     scorer::Context,
 };
 

@@ -9,11 +9,12 @@ use burn::tensor::backend::Backend;
 pub use double_sparsity::{DoubleSparsity, DoubleSparsityConfig};
 pub use hash_attention::{HashAttention, HashAttentionConfig};
 
-use super::{AttentionError, AttentionInputs, AttentionOutput, Requested, masked_attention};
+use super::masked_attention;
 use crate::{
     config::{ConfigError, Size},
     mask::{Mask, Pattern},
     masker::{LayerState, TopK},
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
 };
 
 /// A sparse method made for decoding: a sink, a window, and the heavy keys that a scorer finds.

@@ -7,9 +7,9 @@ use half::{bf16, f16};
 
 use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward, host::of_four};
 use crate::{
-    attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
+    problem::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
 };
 
 impl SparseBackend for Flex {

@@ -4,9 +4,9 @@ use ndarray::{ArrayView, Axis, IxDyn, Slice};
 
 use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward, host::of_four};
 use crate::{
-    attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
+    problem::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
 };
 
 impl<E: FloatNdArrayElement, I: IntNdArrayElement, Q: QuantElement> SparseBackend for NdArray<E, I, Q>

@@ -9,9 +9,9 @@ use super::{
     softmax::Softmax,
 };
 use crate::{
-    attention::{AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility},
     kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
+    problem::{AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility},
 };
 
 /// [SparseBackend::band_attention] on the host.

@@ -14,9 +14,10 @@ use super::{
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys, scores::check_scores},
+    attention::scores::check_scores,
     config::{ConfigError, limits},
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::{Context, Fit, Host, dot},
 };
 

@@ -9,9 +9,9 @@ use super::{
     Trace, band, gather,
 };
 use crate::{
-    attention::{AttentionGradients, AttentionInputs, AttentionTrace},
     kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
+    problem::{AttentionGradients, AttentionInputs, AttentionTrace},
 };
 
 /// [SparseBackend::band_backward] on the host.

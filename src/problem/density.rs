@@ -1,7 +1,7 @@
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-use super::{Mask, MaskForm, MaskShape};
-use crate::attention::Visibility;
+use super::Visibility;
+use crate::mask::{Mask, MaskForm, MaskShape};
 
 /// The share of the query-key pairs that a mask keeps.
 #[derive(Debug, Clone, Copy, PartialEq)]
