@@ -11,9 +11,11 @@ use burn::{
     tensor::{DType, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
 
-use super::{HostTensor, SparseBackend};
+use super::{
+    HostTensor, SparseBackend,
+    reference::{gradients_in_blocks, scores::cast},
+};
 use crate::{
-    attention::{gradients_in_blocks, scores::cast},
     mask::{KeyIndices, Mask, MaskForm, Pattern},
     problem::{
         AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested, SoftmaxStatistics, Visibility,

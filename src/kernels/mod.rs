@@ -15,6 +15,7 @@ pub(crate) mod cpu;
 mod dispatch;
 mod finite;
 mod host_memory;
+pub(crate) mod reference;
 
 pub use backend::SparseBackend;
 pub use cpu::{Heads, HostTensor};

@@ -4,8 +4,7 @@ use burn::tensor::backend::Backend;
 
 use super::rows::host;
 use crate::{
-    attention::scores::visible_logits,
-    kernels::{HostTensor, cpu::listed_logits, host_tensor},
+    kernels::{HostTensor, cpu::listed_logits, host_tensor, reference::scores::visible_logits},
     problem::{AttentionError, AttentionInputs},
 };
 

@@ -7,10 +7,10 @@ use burn::{
 
 use super::dropout::attention_with_dropout;
 use crate::{
-    attention::{
+    attention::masked_attention,
+    kernels::reference::{
         dropped::{Dropped, Pairs},
         kept::{finite_keys, weigh},
-        masked_attention,
         scores::{cast, grouped_matmul, reciprocal},
     },
     mask::{Mask, MaskForm},

@@ -10,7 +10,7 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::scores::accumulation_dtype,
+    kernels::reference::scores::accumulation_dtype,
     masker::{LayerState, Masker, mix},
     problem::{AttentionError, AttentionInputs, Visibility},
 };

@@ -7,8 +7,7 @@ use rayon::prelude::*;
 
 use super::RowScorer;
 use crate::{
-    attention::scores::check_scores,
-    kernels::{Heads, HostTensor, host_tensor},
+    kernels::{Heads, HostTensor, host_tensor, reference::scores::check_scores},
     problem::{AttentionError, AttentionInputs},
 };
 

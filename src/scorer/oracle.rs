@@ -12,12 +12,12 @@ use super::{
     validate_label_bits,
 };
 use crate::{
-    attention::scores::{check_scores, logits},
     config::ConfigError,
     kernels::{
         HostTensor,
         cpu::{group_logits, products, softcap},
         host_tensor,
+        reference::scores::{check_scores, logits},
     },
     masker::LayerState,
     problem::{AttentionError, AttentionInputs},

@@ -14,8 +14,8 @@ use super::{
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
-    attention::scores::check_scores,
     config::{ConfigError, limits},
+    kernels::reference::scores::check_scores,
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::{Context, Fit, Host, dot},

@@ -8,7 +8,7 @@ use crate::problem::{AttentionOutput, Requested, SoftmaxStatistics};
 ///
 /// # Shapes
 /// - logits: `[heads]`
-pub(super) fn join<B: Backend>(
+pub(crate) fn join<B: Backend>(
     of_keys: AttentionOutput<B>,
     logits: Tensor<B, 1>,
     dtype: DType,

@@ -6,8 +6,11 @@
 
 use burn::tensor::{BasicOps, Bool, Tensor, backend::Backend};
 
-use super::{dropped::Dropped, scores::grouped_matmul};
-use crate::kernels::{all_finite, native_path};
+use super::{
+    super::{all_finite, native_path},
+    dropped::Dropped,
+    scores::grouped_matmul,
+};
 
 /// Repeats the rows of each key-value head for each of its query heads.
 fn of_each_head<B: Backend, K: BasicOps<B>>(tensor: Tensor<B, 4, K>, heads: usize) -> Tensor<B, 4, K> {

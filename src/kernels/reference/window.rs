@@ -8,7 +8,7 @@ use crate::{
 /// The same attention with causal visibility, and with the sliding window as a part of the mask. Its cost then depends
 /// on the length of the window, and native kernels support it. `None` if the visibility is not a window, or the mask
 /// within the window has no such form.
-pub(super) fn into_mask<B: Backend>(
+pub(crate) fn into_mask<B: Backend>(
     inputs: &AttentionInputs<B>,
     mask: &Mask<B>,
 ) -> Option<(AttentionInputs<B>, Mask<B>)> {
