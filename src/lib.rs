@@ -63,6 +63,7 @@ mod problem;
 #[cfg(feature = "plot")]
 pub mod report;
 pub mod scorer;
+mod state;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod tune;

@@ -7,9 +7,10 @@ use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
     eval::Recording,
-    masker::{LayerState, Masker},
+    masker::Masker,
     nn::AttentionHook,
     problem::{AttentionError, AttentionInputs, Visibility},
+    state::LayerState,
 };
 
 /// A hook that records queries, keys and values at chosen layers and positions. Attention itself is computed by another

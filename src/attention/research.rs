@@ -4,12 +4,13 @@ use super::{AttentionReport, masked_attention, step_log::StepLog};
 use crate::{
     config::ConfigError,
     mask::Mask,
-    masker::{Choice, LayerState, Masker, MaskerChain, at_most_one_sampler},
+    masker::{Choice, Masker, MaskerChain, at_most_one_sampler},
     metrics::{
         MetricLogger,
         built_in::{MILLISECONDS_ATTEND, MILLISECONDS_SELECT},
     },
     problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
+    state::LayerState,
 };
 
 /// Attention through any chain of [maskers](Masker): what one studies a method with.

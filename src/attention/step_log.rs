@@ -5,9 +5,9 @@ use burn::tensor::backend::Backend;
 use super::{AttentionReport, DenseReference, row_counts::RowCounts};
 use crate::{
     mask::{Mask, MaskShape},
-    masker::{KeyMemory, LayerState, RowSample, SamplingReport},
     metrics::{MetricError, MetricLogger, Place, built_in},
     problem::{AttentionError, AttentionInputs, AttentionOutput},
+    state::{KeyMemory, LayerState, RowSample, SamplingReport},
 };
 
 /// The log of one call of attention.

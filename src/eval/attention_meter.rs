@@ -8,9 +8,10 @@ use burn::tensor::{Tensor, backend::Backend};
 use crate::{
     attention::masked_attention,
     mask::{Mask, MaskForm, MaskShape},
-    masker::{LayerState, Masker},
+    masker::Masker,
     nn::AttentionHook,
     problem::{AttentionError, AttentionInputs, Requested},
+    state::LayerState,
 };
 
 /// An [AttentionHook] that runs the methods of the layers and measures which keys they keep.

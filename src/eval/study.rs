@@ -4,8 +4,8 @@ use burn::tensor::backend::Backend;
 
 use crate::{
     attention::{DenseReference, ResearchAttention},
-    masker::LayerState,
     problem::{AttentionError, AttentionInputs, Requested},
+    state::LayerState,
 };
 
 /// The errors of a method that samples, over many seeds. Coverage studies count them.

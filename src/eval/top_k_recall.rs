@@ -4,9 +4,10 @@ use crate::{
     config::Size,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{LayerState, by_candidates},
+    masker::by_candidates,
     problem::{AttentionError, AttentionInputs},
     scorer::{Oracle, Scorer},
+    state::LayerState,
 };
 
 /// How well a scorer finds the important keys: the share of each query's exact top-k that is among the keys with the

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::{
-    LayerState, Masker, MaskerConfig,
+    Masker, MaskerConfig,
     exact_logits::ExactLogits,
     population::{Population, Sample},
     residual::{Residual, SinkLogits},
@@ -19,6 +19,7 @@ use crate::{
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [AdaptiveSampling].

@@ -5,7 +5,7 @@ use burn::{
 
 use super::{
     AdaptiveSampling, AdaptiveSamplingConfig, Causal, CausalConfig, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
-    LayerState, Local, LocalConfig, MagicPig, MagicPigConfig, Masker, MaskerConfig, OracleTopKConfig, OracleTopPConfig,
+    Local, LocalConfig, MagicPig, MagicPigConfig, Masker, MaskerConfig, OracleTopKConfig, OracleTopPConfig,
     PpsSampling, PpsSamplingConfig, PqCacheConfig, PrioritySampling, PrioritySamplingConfig, QuestTopK,
     QuestTopKConfig, RandomSampling, RandomSamplingConfig, Sink, SinkConfig, Threshold, ThresholdConfig, TopK,
     TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig,
@@ -15,6 +15,7 @@ use crate::{
     mask::Mask,
     problem::{AttentionError, AttentionInputs},
     scorer::{self, BuiltInScorer, BuiltInScorerRecord, Context, Oracle},
+    state::LayerState,
 };
 
 /// A masker of the library as a burn module. A [MaskerChain](super::MaskerChain) consists of these.

@@ -4,7 +4,7 @@ use burn::{
 };
 
 use super::{
-    BuiltInMasker, LayerState, Masker,
+    BuiltInMasker, Masker,
     chain_record::Maskers,
     choice::{Chains, Choice, at_most_one_sampler, most_before_window},
 };
@@ -12,6 +12,7 @@ use crate::{
     config::ConfigError,
     mask::Mask,
     problem::{AttentionError, AttentionInputs, Phase},
+    state::LayerState,
 };
 
 /// A chain of the library's maskers as a burn module: the method of a layer.

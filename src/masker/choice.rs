@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, ops::Range};
 
 use burn::tensor::backend::Backend;
 
-use super::{LayerState, Masker};
+use super::Masker;
 use crate::{
     config::ConfigError,
     mask::Mask,
     problem::{AttentionError, AttentionInputs, Phase},
+    state::LayerState,
 };
 
 /// Which maskers of a list run in which layer and phase.

@@ -18,12 +18,10 @@ mod priority_sampling;
 mod quest;
 mod random_sampling;
 mod registry;
-mod report;
 mod residual;
 mod rows;
 pub mod sampling;
 mod sink;
-mod state;
 mod threshold;
 mod top_k;
 mod top_p;
@@ -50,11 +48,8 @@ pub use priority_sampling::{PrioritySampling, PrioritySamplingConfig};
 pub use quest::{QuestTopK, QuestTopKConfig};
 pub use random_sampling::{RandomSampling, RandomSamplingConfig};
 pub use registry::{MaskerConfig, MaskerRegistry};
-pub use report::{RowSample, SamplingReport};
 pub(crate) use rows::by_candidates;
 pub use sink::{Sink, SinkConfig};
-pub(crate) use state::mix;
-pub use state::{KeyMemory, LayerState, Randomness};
 pub use threshold::{Threshold, ThresholdConfig};
 pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
 pub use top_p::{OracleTopPConfig, TopP, TopPConfig};
@@ -63,6 +58,7 @@ pub use verified_sampling::{Target, VerifiedSampling, VerifiedSamplingConfig};
 pub use crate::{
     config::{ConfigError, NamedConfig, Size},
     scorer::{Context, ShareGroup},
+    state::{KeyMemory, LayerState, Randomness, RowSample, SamplingReport},
 };
 use crate::{
     mask::Mask,

@@ -8,8 +8,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LayerState, Masker, MaskerConfig,
-    report::{RowSample, SamplingReport},
+    Masker, MaskerConfig,
     rows::{by_candidates, numbers_and_others},
 };
 use crate::{
@@ -17,6 +16,7 @@ use crate::{
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs},
     scorer::{Context, Scorer},
+    state::{LayerState, RowSample, SamplingReport},
 };
 
 /// Configuration of [PrioritySampling].

@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LayerState, Masker, MaskerConfig,
+    Masker, MaskerConfig,
     population::{Population, Sample},
     rows::KeptKeys,
     sampling::{draw_with_replacement, without_replacement},
@@ -13,6 +13,7 @@ use crate::{
     mask::Mask,
     problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [RandomSampling], `{"type": "random_sampling", "sampling_rate": 0.05}`.

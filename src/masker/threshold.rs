@@ -7,7 +7,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LayerState, Masker, MaskerConfig,
+    Masker, MaskerConfig,
     rows::{KeptKeys, by_candidates},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs},
     scorer::{Context, Scorer},
+    state::LayerState,
 };
 
 /// Configuration of [Threshold], `{"type": "threshold", "threshold": 0.001, "scorer": {"type": "oracle"}}`.

@@ -6,13 +6,14 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{LayerState, Masker, MaskerConfig, rows::choose_together};
+use super::{Masker, MaskerConfig, rows::choose_together};
 use crate::{
     config::{ConfigError, NamedConfig, Size},
     kernels::cpu::largest,
     mask::{Chosen, Mask},
     problem::{AttentionError, AttentionInputs},
     scorer::{Context, Oracle, Scorer, ShareGroup},
+    state::LayerState,
 };
 
 /// Configuration of [TopK], `{"type": "top_k", "heavy_size": 0.05, "scorer": {"type": "oracle"}}`.

@@ -5,7 +5,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LayerState, Masker, MaskerConfig, TopK, TopKConfig,
+    Masker, MaskerConfig, TopK, TopKConfig,
     rows::{KeptKeys, by_candidates, by_falling_score, candidates},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs},
     scorer::{Context, Oracle, Scorer},
+    state::LayerState,
 };
 
 /// Configuration of [TopP], `{"type": "top_p", "top_p": 0.9, "scorer": {"type": "oracle"}}`.

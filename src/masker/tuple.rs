@@ -3,12 +3,13 @@
 use burn::tensor::backend::Backend;
 
 use super::{
-    LayerState, Masker,
+    Masker,
     choice::{add_all, mask_of_all, most_before_window},
 };
 use crate::{
     mask::Mask,
     problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 macro_rules! tuples_are_maskers {

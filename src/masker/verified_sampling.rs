@@ -5,10 +5,9 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{
-    LayerState, Masker, MaskerConfig,
+    Masker, MaskerConfig,
     exact_logits::ExactLogits,
     population::Sample,
-    report::{RowSample, SamplingReport},
     residual::{Residual, RowValues, SinkLogits, Values},
     rows::KeptKeys,
     sampling::without_replacement,
@@ -18,6 +17,7 @@ use crate::{
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::Context,
+    state::{LayerState, RowSample, SamplingReport},
 };
 
 /// Configuration of [VerifiedSampling].

@@ -14,8 +14,9 @@ use crate::{
         scores::{cast, grouped_matmul, reciprocal},
     },
     mask::{Mask, MaskForm},
-    masker::{LayerState, Masker},
+    masker::Masker,
     problem::{AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility},
+    state::LayerState,
 };
 
 /// How a layer attends.

@@ -3,8 +3,9 @@ use burn::tensor::{Tensor, backend::Backend};
 use crate::{
     attention::masked_attention,
     mask::Mask,
-    masker::{LayerState, Masker},
+    masker::Masker,
     problem::{AttentionError, AttentionInputs, Requested},
+    state::LayerState,
 };
 
 /// What is done where a layer attends: queries, keys and values come in, and what the heads gathered goes back.

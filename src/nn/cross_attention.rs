@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     config::ConfigError,
-    masker::{LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    masker::{Masker, MaskerChain, MaskerChainConfig, RecordError},
     problem::{AttentionError, Phase, Visibility},
+    state::LayerState,
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).

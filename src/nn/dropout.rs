@@ -6,8 +6,8 @@ use rand::RngExt;
 use crate::{
     attention::masked_attention,
     mask::{Kept, Mask, MaskForm, MaskShape},
-    masker::Randomness,
     problem::{AttentionError, AttentionInputs, AttentionOutput, Requested, Visibility},
+    state::Randomness,
 };
 
 /// Attention whose weights are dropped with some probability after the softmax, and the others scaled up.

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::backend::Backend;
 
-use crate::masker::mix;
+use crate::state::mix;
 
 /// Counts a layer's forward passes in training, so that each draws anew and a run can be repeated.
 #[derive(Debug, Default)]

@@ -12,8 +12,9 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    masker::{LayerState, Masker, MaskerChain, RecordError},
+    masker::{Masker, MaskerChain, RecordError},
     problem::{AttentionError, AttentionInputs, Phase, Visibility},
+    state::LayerState,
 };
 
 /// Causal self-attention of today's language models (Llama, Mistral, Qwen, Gemma, GPT-OSS) through a sparse method:

@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::growable_tensor::GrowableTensor;
-use crate::{masker::LayerState, problem::AttentionError};
+use crate::{problem::AttentionError, state::LayerState};
 
 /// The keys and values of one sequence, or of some that are alike in their padding.
 pub(super) struct Part<B: Backend> {

@@ -15,8 +15,9 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    masker::{LayerState, Masker, MaskerChain, RecordError},
+    masker::{Masker, MaskerChain, RecordError},
     problem::{AttentionError, Phase},
+    state::LayerState,
 };
 
 /// Multi-head attention over the keys that a sparse method keeps, in the place of burn's `MultiHeadAttention`.

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     kernels::reference::scores::accumulation_dtype,
-    masker::{LayerState, Masker, mix},
+    masker::Masker,
     problem::{AttentionError, AttentionInputs, Visibility},
+    state::{LayerState, mix},
 };
 
 /// What the masks of a call without a cache come to.

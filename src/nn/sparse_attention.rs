@@ -2,8 +2,9 @@ use burn::tensor::{Bool, Tensor, backend::Backend, ops::AttentionModuleOptions};
 
 use crate::{
     attention::masked_attention,
-    masker::{LayerState, Masker},
+    masker::Masker,
     problem::{AttentionError, AttentionInputs, Requested, Visibility},
+    state::LayerState,
 };
 
 /// Scaled dot-product attention over the keys that a method keeps, for models that write their attention out by hand. It

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     config::{ConfigError, NamedConfig, fields},
-    masker::LayerState,
     problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 /// The library's scorers as a burn module. A selector inside a layer holds one, so that learned weights are parameters

@@ -21,8 +21,8 @@ use crate::{
     config::ConfigError,
     io::{FileError, from_json, read_file},
     kernels::cpu::softcap,
-    masker::{KeyMemory, LayerState},
     problem::{AttentionError, AttentionInputs},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Channels].

@@ -19,8 +19,8 @@ use crate::{
         cpu::{add_sign_matches, exp_f32, sign_matches},
         host_tensor,
     },
-    masker::{KeyMemory, LayerState},
     problem::{AttentionError, AttentionInputs},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Hash](struct@Hash).

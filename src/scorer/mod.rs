@@ -44,8 +44,8 @@ pub use socket::{Socket, SocketConfig};
 
 use crate::{
     config::{ConfigError, Registry, fields},
-    masker::LayerState,
     problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 /// An estimate of the logit of every query-key pair.

@@ -19,8 +19,8 @@ use crate::{
         host_tensor,
         reference::scores::{check_scores, logits},
     },
-    masker::LayerState,
     problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 /// Configuration of [Oracle], `{"type": "oracle"}`.

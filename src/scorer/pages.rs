@@ -16,8 +16,8 @@ use super::{
 use crate::{
     config::{ConfigError, limits},
     kernels::cpu::{products, softcap},
-    masker::{KeyMemory, LayerState},
     problem::{AttentionError, AttentionInputs, RowKeys, VisibleKeys},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Pages], `{"type": "pages", "page_size": 16}`.

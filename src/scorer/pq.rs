@@ -14,8 +14,8 @@ use super::{
 use crate::{
     config::{ConfigError, limits},
     kernels::cpu::{products, softcap},
-    masker::{KeyMemory, LayerState},
     problem::{AttentionError, AttentionInputs, VisibleKeys},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Pq], `{"type": "pq", "pq_sub_dim": 32, "pq_bits": 6}`.

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     config::{ConfigError, limits},
-    masker::{KeyMemory, LayerState},
     problem::{AttentionError, AttentionInputs},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Socket], `{"type": "socket", "tables": 60, "bits": 8, "temperature": 0.4}`.

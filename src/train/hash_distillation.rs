@@ -15,9 +15,10 @@ use crate::{
     config::ConfigError,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{LayerState, by_candidates},
+    masker::by_candidates,
     problem::{AttentionError, AttentionInputs},
     scorer::{Activation, LayerPerceptrons, Oracle, repeat_heads},
+    state::LayerState,
 };
 
 /// The function that replaces the sign while signatures are trained.

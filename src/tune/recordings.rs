@@ -6,8 +6,9 @@ use serde_json::Value;
 use super::{Outcome, TuneError};
 use crate::{
     attention::{AttentionReport, DenseReference},
-    masker::{LayerState, MaskerRegistry},
+    masker::MaskerRegistry,
     problem::{AttentionInputs, Phase, Requested},
+    state::LayerState,
 };
 
 /// Recordings on which methods are tried. Dense attention over each recording is computed once.

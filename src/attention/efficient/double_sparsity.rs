@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use super::{EfficientAttention, SinkLocalHeavy};
 use crate::{
     config::{ConfigError, Size},
-    masker::{DoubleSparsityTopKConfig, LayerState, MaskerConfig, TopK},
+    masker::{DoubleSparsityTopKConfig, MaskerConfig, TopK},
     problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
     scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [DoubleSparsity].

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use super::{EfficientAttention, SinkLocalHeavy};
 use crate::{
     config::{ConfigError, Size},
-    masker::{HashAttentionTopKConfig, LayerState, MaskerConfig, TopK},
+    masker::{HashAttentionTopKConfig, MaskerConfig, TopK},
     problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
     scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [HashAttention].

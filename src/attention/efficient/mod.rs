@@ -13,8 +13,9 @@ use super::masked_attention;
 use crate::{
     config::{ConfigError, Size},
     mask::{Mask, Pattern},
-    masker::{LayerState, TopK},
+    masker::TopK,
     problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
+    state::LayerState,
 };
 
 /// A sparse method made for decoding: a sink, a window, and the heavy keys that a scorer finds.

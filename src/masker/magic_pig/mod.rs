@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tables::{HeadTables, Longer, Tables, sign};
 
 use super::{
-    LayerState, Masker, MaskerConfig,
+    Masker, MaskerConfig,
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs, VisibleKeys},
     scorer::{Context, Fit, Host, dot},
+    state::LayerState,
 };
 
 /// Configuration of [MagicPig].

@@ -230,7 +230,7 @@ impl LayerState {
 
     /// Runs the maskers of a phase with a memory that is separate from that of the other phase. Random numbers do not depend
     /// on the phase, since no query belongs to both.
-    pub(super) fn in_phase<T>(&mut self, phase: Option<Phase>, work: impl FnOnce(&mut Self) -> T) -> T {
+    pub(crate) fn in_phase<T>(&mut self, phase: Option<Phase>, work: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.phase;
         self.phase = phase.or(before);
         let result = work(self);
