@@ -1,6 +1,6 @@
 use burn::tensor::backend::Backend;
 
-use super::{DenseReference, comparison::relative, masked_attention, row_counts::RowCounts};
+use super::{DenseReference, RowCounts, comparison::relative, masked_attention};
 use crate::{
     mask::{Mask, MaskShape},
     metrics::{MetricError, MetricLogger, Place, built_in},

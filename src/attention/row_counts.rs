@@ -7,7 +7,7 @@ use crate::{
 
 /// Numbers of query-key pairs in one or more rows of a mask.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct RowCounts {
+pub(crate) struct RowCounts {
     /// Visible pairs.
     pub visible: f64,
     /// Pairs that are visible and kept.

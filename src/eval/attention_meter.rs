@@ -122,7 +122,7 @@ mod tests {
     use burn_flex::Flex;
 
     use super::*;
-    use crate::masker::{MaskerChain, MaskerChainConfig};
+    use crate::method::{MaskerChain, MaskerChainConfig};
 
     fn inputs(queries: usize, keys: usize) -> AttentionInputs<Flex> {
         let device = Default::default();

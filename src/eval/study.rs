@@ -3,7 +3,8 @@ use std::ops::Range;
 use burn::tensor::backend::Backend;
 
 use crate::{
-    attention::{DenseReference, ResearchAttention},
+    attention::DenseReference,
+    method::ResearchAttention,
     problem::{AttentionError, AttentionInputs, Requested},
     state::LayerState,
 };

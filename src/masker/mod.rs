@@ -1,23 +1,15 @@
-//! Maskers: each adds keys to a mask, and a chain of them is a method.
+//! Maskers: each adds keys to a mask. A chain of them is a [method](crate::method).
 
 mod adaptive_sampling;
-mod built_in;
 mod causal;
-mod chain;
-mod chain_config;
-mod chain_record;
-mod choice;
 mod exact_logits;
 mod local;
 mod magic_pig;
-mod method_config;
 mod population;
 mod pps_sampling;
-mod presets;
 mod priority_sampling;
 mod quest;
 mod random_sampling;
-mod registry;
 mod residual;
 mod rows;
 pub mod sampling;
@@ -25,29 +17,21 @@ mod sink;
 mod threshold;
 mod top_k;
 mod top_p;
-mod tuple;
 mod verified_sampling;
 
 use std::fmt::Debug;
 
 use burn::tensor::backend::Backend;
+use serde::de::DeserializeOwned;
 
 pub use adaptive_sampling::{AdaptiveBudget, AdaptiveSampling, AdaptiveSamplingConfig};
-pub use built_in::BuiltInMasker;
 pub use causal::{Causal, CausalConfig};
-pub use chain::MaskerChain;
-pub use chain_config::MaskerChainConfig;
-pub use chain_record::RecordError;
-pub(crate) use choice::{Choice, at_most_one_sampler};
 pub use local::{Local, LocalConfig};
 pub use magic_pig::{MagicPig, MagicPigConfig, Packing};
-pub use method_config::{LayerMaskers, MaskersConfig, PhasesConfig};
 pub use pps_sampling::{PpsSampling, PpsSamplingConfig};
-pub use presets::{DoubleSparsityTopKConfig, HashAttentionTopKConfig, PqCacheConfig};
 pub use priority_sampling::{PrioritySampling, PrioritySamplingConfig};
 pub use quest::{QuestTopK, QuestTopKConfig};
 pub use random_sampling::{RandomSampling, RandomSamplingConfig};
-pub use registry::{MaskerConfig, MaskerRegistry};
 pub(crate) use rows::by_candidates;
 pub use sink::{Sink, SinkConfig};
 pub use threshold::{Threshold, ThresholdConfig};
@@ -132,4 +116,18 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
     fn samples(&self) -> bool {
         false
     }
+}
+
+/// The configuration of a masker, as it stands in a file beside its `"type"`.
+///
+/// A configuration should refuse fields that it does not know (`#[serde(deny_unknown_fields)]`).
+pub trait MaskerConfig<B: Backend>: DeserializeOwned {
+    /// The masker that it configures.
+    type Masker: Masker<B> + 'static;
+
+    /// The masker.
+    ///
+    /// # Errors
+    /// If a value makes no sense; the error names the field, the value and what is allowed.
+    fn init(&self, context: &Context<B>) -> Result<Self::Masker, ConfigError>;
 }

@@ -7,7 +7,7 @@ use burn::{
 use super::{Architecture, GatedFeedForward, LanguageModelConfig};
 use crate::{
     config::ConfigError,
-    masker::MaskerChain,
+    method::MaskerChain,
     nn::{AttentionHook, GqaInput, GroupedQueryAttention, KvCache},
     problem::AttentionError,
 };

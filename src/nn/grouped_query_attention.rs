@@ -12,7 +12,8 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    masker::{Masker, MaskerChain, RecordError},
+    masker::Masker,
+    method::{MaskerChain, RecordError},
     problem::{AttentionError, AttentionInputs, Phase, Visibility},
     state::LayerState,
 };
@@ -43,7 +44,7 @@ use crate::{
 /// use burn::tensor::{Distribution, Tensor};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::MaskerChainConfig,
+///     method::MaskerChainConfig,
 ///     nn::{GroupedQueryAttentionConfig, KvCache, RotaryEncodingConfig},
 /// };
 ///

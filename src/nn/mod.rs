@@ -9,7 +9,7 @@
 //! [GroupedQueryAttention] is the attention of today's language models, over a [KvCache]. [sparse_attention] is a function
 //! in the shape of burn's `attention`, for models that write their attention out by hand.
 //!
-//! A layer holds its method as a type that is a burn module, by default a [MaskerChain](crate::masker::MaskerChain).
+//! A layer holds its method as a type that is a burn module, by default a [MaskerChain](crate::method::MaskerChain).
 //! Gradients flow through attention over the keys that were kept; what chooses the keys gets none.
 
 mod attend;

@@ -15,7 +15,8 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    masker::{Masker, MaskerChain, RecordError},
+    masker::Masker,
+    method::{MaskerChain, RecordError},
     problem::{AttentionError, Phase},
     state::LayerState,
 };
@@ -44,7 +45,7 @@ use crate::{
 /// # #[cfg(feature = "flex")] {
 /// use burn::nn::attention::MultiHeadAttentionConfig;
 /// use burn_flex::Flex;
-/// use sparse_attention_hub::{masker::MaskerChainConfig, nn::SparseMultiHeadAttention};
+/// use sparse_attention_hub::{method::MaskerChainConfig, nn::SparseMultiHeadAttention};
 ///
 /// let device = Default::default();
 /// let dense = MultiHeadAttentionConfig::new(64, 8).init::<Flex>(&device);

@@ -39,7 +39,7 @@ use crate::{
 /// use burn::tensor::{Distribution, Tensor, ops::AttentionModuleOptions};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::{MaskerChain, MaskerChainConfig},
+///     method::{MaskerChain, MaskerChainConfig},
 ///     nn::{KvCache, sparse_attention},
 /// };
 ///

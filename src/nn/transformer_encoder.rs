@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     config::ConfigError,
-    masker::{Masker, MaskerChain, MaskerChainConfig, RecordError},
+    masker::Masker,
+    method::{MaskerChain, MaskerChainConfig, RecordError},
     problem::{AttentionError, Phase},
 };
 

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     config::ConfigError,
-    masker::{Masker, MaskerChain, RecordError},
+    masker::Masker,
+    method::{MaskerChain, RecordError},
     problem::{AttentionError, Phase},
 };
 

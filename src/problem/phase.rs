@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// The phase of a sequence to which a call of attention belongs. A [method](crate::masker::MaskerChainConfig) can have
+/// The phase of a sequence to which a call of attention belongs. A [method](crate::method::MaskerChainConfig) can have
 /// different maskers in each phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Outcome, TuneError};
 use crate::{
     attention::{AttentionReport, DenseReference},
-    masker::MaskerRegistry,
+    method::MaskerRegistry,
     problem::{AttentionInputs, Phase, Requested},
     state::LayerState,
 };

@@ -1,10 +1,10 @@
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{EfficientAttention, SinkLocalHeavy};
+use super::{super::DoubleSparsityTopKConfig, EfficientAttention, SinkLocalHeavy};
 use crate::{
     config::{ConfigError, Size},
-    masker::{DoubleSparsityTopKConfig, MaskerConfig, TopK},
+    masker::{MaskerConfig, TopK},
     problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
     scorer::Context,
     state::LayerState,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    BuiltInMasker, Masker, MaskerChain, MaskersConfig,
+    BuiltInMasker, MaskerChain, MaskersConfig,
     built_in::NAMES,
     choice::{Chains, Choice, at_most_one_sampler},
     method_config::{Lists, at},
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::{ConfigError, NamedConfig},
     io::from_json,
+    masker::Masker,
     scorer::Context,
 };
 
@@ -49,7 +50,10 @@ use crate::{
 ///
 /// # Example
 /// ```
-/// use sparse_attention_hub::masker::{MaskerChainConfig, MaskersConfig, NamedConfig, PhasesConfig};
+/// use sparse_attention_hub::{
+///     masker::NamedConfig,
+///     method::{MaskerChainConfig, MaskersConfig, PhasesConfig},
+/// };
 ///
 /// let file = MaskerChainConfig::from_json(r#"{"decode": [{"type": "causal"}], "dense_layers": [0]}"#)?;
 /// let decode = vec![NamedConfig::new("causal")];

@@ -1,10 +1,15 @@
 use burn::tensor::backend::Backend;
 
-use super::{AttentionReport, masked_attention, step_log::StepLog};
+use super::{
+    MaskerChain,
+    choice::{Choice, at_most_one_sampler},
+    step_log::StepLog,
+};
 use crate::{
+    attention::{AttentionReport, masked_attention},
     config::ConfigError,
     mask::Mask,
-    masker::{Choice, Masker, MaskerChain, at_most_one_sampler},
+    masker::Masker,
     metrics::{
         MetricLogger,
         built_in::{MILLISECONDS_ATTEND, MILLISECONDS_SELECT},
@@ -20,7 +25,7 @@ use crate::{
 /// [layer](AttentionInputs::layer) of the inputs run. Samplers compute the scores of all pairs; selectors those of a
 /// row at a time, where the scorer can.
 ///
-/// Usually made by [MaskerRegistry::research_attention](crate::masker::MaskerRegistry::research_attention).
+/// Usually made by [MaskerRegistry::research_attention](crate::method::MaskerRegistry::research_attention).
 #[derive(Debug)]
 pub struct ResearchAttention<B: Backend> {
     maskers: Vec<Box<dyn Masker<B>>>,

@@ -2,8 +2,8 @@ use std::time::Instant;
 
 use burn::tensor::backend::Backend;
 
-use super::{AttentionReport, DenseReference, row_counts::RowCounts};
 use crate::{
+    attention::{AttentionReport, DenseReference, RowCounts},
     mask::{Mask, MaskShape},
     metrics::{MetricError, MetricLogger, Place, built_in},
     problem::{AttentionError, AttentionInputs, AttentionOutput},

@@ -1,10 +1,10 @@
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{EfficientAttention, SinkLocalHeavy};
+use super::{super::HashAttentionTopKConfig, EfficientAttention, SinkLocalHeavy};
 use crate::{
     config::{ConfigError, Size},
-    masker::{HashAttentionTopKConfig, MaskerConfig, TopK},
+    masker::{MaskerConfig, TopK},
     problem::{AttentionError, AttentionInputs, AttentionOutput, Requested},
     scorer::Context,
     state::LayerState,

@@ -4,34 +4,22 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    AdaptiveSamplingConfig, CausalConfig, DoubleSparsityTopKConfig, HashAttentionTopKConfig, LocalConfig,
-    MagicPigConfig, Masker, MaskerChainConfig, MaskersConfig, OracleTopKConfig, OracleTopPConfig, PpsSamplingConfig,
-    PqCacheConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, SinkConfig, ThresholdConfig,
-    TopKConfig, TopPConfig, VerifiedSamplingConfig,
+    DoubleSparsityTopKConfig, HashAttentionTopKConfig, MaskerChainConfig, MaskersConfig, PqCacheConfig,
+    ResearchAttention,
 };
 use crate::{
-    attention::ResearchAttention,
     config::{ConfigError, NamedConfig, Registry, fields},
+    masker::{
+        AdaptiveSamplingConfig, CausalConfig, LocalConfig, MagicPigConfig, Masker, MaskerConfig, OracleTopKConfig,
+        OracleTopPConfig, PpsSamplingConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, SinkConfig,
+        ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig,
+    },
     scorer::{self, Context, Scorer, ScorerConfig},
 };
-
-/// The configuration of a masker, as it stands in a file beside its `"type"`.
-///
-/// A configuration should refuse fields that it does not know (`#[serde(deny_unknown_fields)]`).
-pub trait MaskerConfig<B: Backend>: DeserializeOwned {
-    /// The masker that it configures.
-    type Masker: Masker<B> + 'static;
-
-    /// The masker.
-    ///
-    /// # Errors
-    /// If a value makes no sense; the error names the field, the value and what is allowed.
-    fn init(&self, context: &Context<B>) -> Result<Self::Masker, ConfigError>;
-}
 
 /// Maskers by name, with which methods are read from configuration files.
 ///
@@ -39,7 +27,7 @@ pub trait MaskerConfig<B: Backend>: DeserializeOwned {
 /// ```
 /// # #[cfg(feature = "flex")] {
 /// use burn_flex::Flex;
-/// use sparse_attention_hub::masker::MaskerRegistry;
+/// use sparse_attention_hub::method::MaskerRegistry;
 ///
 /// let attention = MaskerRegistry::<Flex>::new().research_attention(
 ///     r#"[{"type": "sink", "sink_size": 4}, {"type": "oracle_top_k", "heavy_size": 0.1}]"#,

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, ops::Range};
 
 use burn::tensor::backend::Backend;
 
-use super::Masker;
 use crate::{
     config::ConfigError,
     mask::Mask,
+    masker::Masker,
     problem::{AttentionError, AttentionInputs, Phase},
     state::LayerState,
 };

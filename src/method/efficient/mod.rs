@@ -9,8 +9,8 @@ use burn::tensor::backend::Backend;
 pub use double_sparsity::{DoubleSparsity, DoubleSparsityConfig};
 pub use hash_attention::{HashAttention, HashAttentionConfig};
 
-use super::masked_attention;
 use crate::{
+    attention::masked_attention,
     config::{ConfigError, Size},
     mask::{Mask, Pattern},
     masker::TopK,

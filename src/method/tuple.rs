@@ -2,12 +2,10 @@
 
 use burn::tensor::backend::Backend;
 
-use super::{
-    Masker,
-    choice::{add_all, mask_of_all, most_before_window},
-};
+use super::choice::{add_all, mask_of_all, most_before_window};
 use crate::{
     mask::Mask,
+    masker::Masker,
     problem::{AttentionError, AttentionInputs},
     state::LayerState,
 };

@@ -3,16 +3,16 @@ use burn::{
     tensor::backend::Backend,
 };
 
-use super::{
-    AdaptiveSampling, AdaptiveSamplingConfig, Causal, CausalConfig, DoubleSparsityTopKConfig, HashAttentionTopKConfig,
-    Local, LocalConfig, MagicPig, MagicPigConfig, Masker, MaskerConfig, OracleTopKConfig, OracleTopPConfig,
-    PpsSampling, PpsSamplingConfig, PqCacheConfig, PrioritySampling, PrioritySamplingConfig, QuestTopK,
-    QuestTopKConfig, RandomSampling, RandomSamplingConfig, Sink, SinkConfig, Threshold, ThresholdConfig, TopK,
-    TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig,
-};
+use super::{DoubleSparsityTopKConfig, HashAttentionTopKConfig, PqCacheConfig};
 use crate::{
     config::{ConfigError, NamedConfig, fields},
     mask::Mask,
+    masker::{
+        AdaptiveSampling, AdaptiveSamplingConfig, Causal, CausalConfig, Local, LocalConfig, MagicPig, MagicPigConfig,
+        Masker, MaskerConfig, OracleTopKConfig, OracleTopPConfig, PpsSampling, PpsSamplingConfig, PrioritySampling,
+        PrioritySamplingConfig, QuestTopK, QuestTopKConfig, RandomSampling, RandomSamplingConfig, Sink, SinkConfig,
+        Threshold, ThresholdConfig, TopK, TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig,
+    },
     problem::{AttentionError, AttentionInputs},
     scorer::{self, BuiltInScorer, BuiltInScorerRecord, Context, Oracle},
     state::LayerState,

@@ -4,13 +4,14 @@ use burn::{
 };
 
 use super::{
-    BuiltInMasker, Masker,
+    BuiltInMasker,
     chain_record::Maskers,
     choice::{Chains, Choice, at_most_one_sampler, most_before_window},
 };
 use crate::{
     config::ConfigError,
     mask::Mask,
+    masker::Masker,
     problem::{AttentionError, AttentionInputs, Phase},
     state::LayerState,
 };
@@ -33,7 +34,7 @@ use crate::{
 /// ```
 /// # #[cfg(feature = "flex")] {
 /// use burn_flex::Flex;
-/// use sparse_attention_hub::masker::{MaskerChain, MaskerChainConfig};
+/// use sparse_attention_hub::method::{MaskerChain, MaskerChainConfig};
 ///
 /// let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 256}]"#;
 /// let chain: MaskerChain<Flex> = MaskerChainConfig::from_json(method)?.init(&Default::default())?;

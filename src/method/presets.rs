@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
-use super::{MaskerConfig, TopK};
 use crate::{
     config::{ConfigError, Size},
+    masker::{MaskerConfig, TopK},
     scorer::{
         Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, Context, Fit, HashConfig, PqConfig, Scorer,
         ScorerConfig, ShareGroup,
