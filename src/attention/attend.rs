@@ -43,8 +43,8 @@ pub fn masked_attention<B: Backend>(
 /// The same as [masked_attention], in plain tensor operations on every backend. Native kernels are tested against it.
 /// `Autodiff` tracks it where no native kernel has its own gradients.
 ///
-/// Masks in the form of a [pattern](MaskForm::Pattern) are computed block by block, over the columns that the block
-/// keeps. Other masks are computed over all visible keys.
+/// Masks in the form of a [pattern](crate::mask::MaskForm::Pattern) are computed block by block, over the columns that
+/// the block keeps. Other masks are computed over all visible keys.
 ///
 /// # Errors
 /// If the mask does not have the shape of the inputs, or a required tensor is larger than the device can hold.

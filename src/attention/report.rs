@@ -130,7 +130,7 @@ impl AttentionReport {
 
     /// Logs the errors and the kept mass of the layer, of its heads and of their queries. These are the metrics
     /// [against dense attention](built_in::AGAINST_DENSE).
-    /// [ResearchAttention::with_logger](super::ResearchAttention::with_logger) logs the densities.
+    /// [ResearchAttention::with_logger](crate::method::ResearchAttention::with_logger) logs the densities.
     ///
     /// # Errors
     /// If the logger cannot take them.

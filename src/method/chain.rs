@@ -28,7 +28,7 @@ use crate::{
 /// record holds the maskers of all chains, one chain after the other. One's own maskers are put into a layer as their
 /// own type, or in a tuple with others: a tuple of maskers is a masker.
 ///
-/// Should be created with [MaskerChainConfig].
+/// Should be created with [MaskerChainConfig](super::MaskerChainConfig).
 ///
 /// # Example
 /// ```

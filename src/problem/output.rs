@@ -14,7 +14,7 @@ pub struct Requested {
 /// # Shapes
 /// - output: `[batch, heads, queries, value_dim]`, in the type of the queries.
 /// - weights: `[batch, heads, queries, keys]`, if requested. A row that keeps a visible key sums to 1. With
-///   [sinks](AttentionInputs::with_sink_logits) it sums to 1 minus the weight of the sink.
+///   [sinks](super::AttentionInputs::with_sink_logits) it sums to 1 minus the weight of the sink.
 #[derive(Debug, Clone)]
 pub struct AttentionOutput<B: Backend> {
     /// The values, averaged with the weights. 0 in a row that keeps no visible key.
@@ -29,7 +29,7 @@ pub struct AttentionOutput<B: Backend> {
 ///
 /// Numerator and denominator are relative to `exp(maximum)`, the largest exponential of a kept and visible key. They
 /// therefore neither overflow nor vanish. A key kept with probability `p` counts `1 / p` times in both. A
-/// [sink](AttentionInputs::with_sink_logits) counts once in the maximum, the denominator and the log-sum-exp, like a
+/// [sink](super::AttentionInputs::with_sink_logits) counts once in the maximum, the denominator and the log-sum-exp, like a
 /// key with the value 0. The weight of a key is `exp(logit - log_sum_exp) / p`, with and without a sink.
 ///
 /// # Shapes

@@ -205,7 +205,7 @@ impl LayerState {
     }
 
     /// What the sampler of the last call says of what it drew; `None` if there was none that does, or nothing was left to
-    /// draw from. [VerifiedSampling](super::VerifiedSampling) does.
+    /// draw from. [VerifiedSampling](crate::masker::VerifiedSampling) does.
     pub fn sampling_report(&self) -> Option<&SamplingReport> {
         self.sampling.as_ref()
     }
