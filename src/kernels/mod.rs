@@ -12,6 +12,8 @@ mod native_attention;
 // A build without a CPU backend leaves some of these functions unused. The scorers use the others in every build.
 #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
 pub(crate) mod cpu;
+#[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
+mod cpu_backends;
 mod dispatch;
 mod finite;
 mod host_memory;

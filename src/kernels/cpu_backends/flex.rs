@@ -5,9 +5,14 @@ use burn::tensor::{
 use burn_flex::{Flex, FlexTensor};
 use half::{bf16, f16};
 
-use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward, host::of_four};
+use super::{
+    super::{
+        SparseBackend,
+        cpu::{Heads, HostTensor, host::of_four},
+    },
+    band_attention, band_backward, gather_attention, gather_backward,
+};
 use crate::{
-    kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
     problem::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
 };

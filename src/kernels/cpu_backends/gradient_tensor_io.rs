@@ -2,14 +2,16 @@ use burn::tensor::{DType, Element, Tensor, TensorData, backend::Backend};
 
 use super::{
     super::{
-        Heads::{BF16, F16, F32, F64},
-        StoredFloat,
-        tensor_io::{Work, host, problem},
+        SparseBackend,
+        cpu::{
+            Heads::{BF16, F16, F32, F64},
+            backward::{Trace, band, gather},
+            simd_float::StoredFloat,
+        },
     },
-    Trace, band, gather,
+    tensor_io::{Work, host, problem},
 };
 use crate::{
-    kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
     problem::{AttentionGradients, AttentionInputs, AttentionTrace},
 };

@@ -2,14 +2,17 @@
 
 use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive, backend::Backend};
 
-use super::{
-    Heads, HostTensor, SimdFloat, StoredFloat,
-    attend::{Problem, band},
-    gather::{Lists, gather},
-    softmax::Softmax,
+use super::super::{
+    SparseBackend,
+    cpu::{
+        Heads, HostTensor,
+        attend::{Problem, band},
+        gather::{Lists, gather},
+        simd_float::{SimdFloat, StoredFloat},
+        softmax::Softmax,
+    },
 };
 use crate::{
-    kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
     problem::{AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, Visibility},
 };

@@ -2,9 +2,14 @@ use burn::tensor::{TensorMetadata, ops::FloatTensor};
 use burn_ndarray::{FloatNdArrayElement, IntNdArrayElement, NdArray, NdArrayTensor, QuantElement, SharedArray};
 use ndarray::{ArrayView, Axis, IxDyn, Slice};
 
-use super::{Heads, HostTensor, band_attention, band_backward, gather_attention, gather_backward, host::of_four};
+use super::{
+    super::{
+        SparseBackend,
+        cpu::{Heads, HostTensor, host::of_four},
+    },
+    band_attention, band_backward, gather_attention, gather_backward,
+};
 use crate::{
-    kernels::SparseBackend,
     mask::{KeyIndices, Pattern},
     problem::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
 };
