@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sparse_attention_hub::{
     attention::AttentionError,
-    masker::{ConfigError, LayerMaskers, MaskersConfig, NamedConfig, PhasesConfig},
+    masker::{ConfigError, NamedConfig},
+    method::{LayerMaskers, MaskersConfig, PhasesConfig},
     nn::{
         GqaInput, KvCache, SparseCrossAttentionCache, SparseCrossAttentionConfig, TransformerEncoderInput,
         sparse_attention,

@@ -1,78 +1,52 @@
-//! Maskers. A masker adds keys to a mask, and a chain of maskers is a method.
+//! Maskers. A masker adds keys to a mask, and a chain of maskers is a [method](crate::method).
 
 mod adaptive_sampling;
-mod built_in;
 mod causal;
-mod chain;
-mod chain_config;
-mod chain_record;
-mod choice;
-mod context;
-mod error;
 mod exact_logits;
-pub(crate) mod limits;
 mod local;
 mod magic_pig;
-mod method_config;
 mod population;
 mod pps_sampling;
-mod presets;
 mod priority_sampling;
 mod quest;
 mod random_sampling;
-mod registry;
-mod report;
 mod residual;
 mod rows;
 pub mod sampling;
-mod share_group;
 mod sink;
-mod size;
-mod state;
 mod threshold;
 mod top_k;
 mod top_p;
-mod tuple;
 mod verified_sampling;
 
 use std::fmt::Debug;
 
 use burn::tensor::backend::Backend;
+use serde::de::DeserializeOwned;
 
 pub use adaptive_sampling::{AdaptiveBudget, AdaptiveSampling, AdaptiveSamplingConfig};
-pub use built_in::BuiltInMasker;
 pub use causal::{Causal, CausalConfig};
-pub use chain::MaskerChain;
-pub use chain_config::MaskerChainConfig;
-pub use chain_record::RecordError;
-pub(crate) use choice::{Choice, at_most_one_sampler};
-pub use context::{Context, NamedConfig};
-pub(crate) use context::{Registry, fields};
-pub use error::ConfigError;
 pub use local::{Local, LocalConfig};
 pub use magic_pig::{MagicPig, MagicPigConfig, Packing};
-pub use method_config::{LayerMaskers, MaskersConfig, PhasesConfig};
 pub use pps_sampling::{PpsSampling, PpsSamplingConfig};
-pub use presets::{DoubleSparsityTopKConfig, HashAttentionTopKConfig, PqCacheConfig};
 pub use priority_sampling::{PrioritySampling, PrioritySamplingConfig};
 pub use quest::{QuestTopK, QuestTopKConfig};
 pub use random_sampling::{RandomSampling, RandomSamplingConfig};
-pub use registry::{MaskerConfig, MaskerRegistry};
-pub use report::{RowSample, SamplingReport};
 pub(crate) use rows::by_candidates;
-pub use share_group::ShareGroup;
 pub use sink::{Sink, SinkConfig};
-pub use size::Size;
-pub(crate) use state::mix;
-pub use state::{KeyMemory, LayerState, Randomness};
 pub use threshold::{Threshold, ThresholdConfig};
 pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
 pub use top_p::{OracleTopPConfig, TopP, TopPConfig};
 pub use verified_sampling::{Target, VerifiedSampling, VerifiedSamplingConfig};
 
+pub use crate::{
+    config::{ConfigError, NamedConfig, Size},
+    scorer::{Context, ShareGroup},
+    state::{KeyMemory, LayerState, Randomness, RowSample, SamplingReport},
+};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     mask::Mask,
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// A rule that adds keys to a mask.
@@ -143,4 +117,18 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
     fn samples(&self) -> bool {
         false
     }
+}
+
+/// The configuration of a masker: the fields beside its `"type"` in a method file.
+///
+/// A configuration should refuse fields that it does not know (`#[serde(deny_unknown_fields)]`).
+pub trait MaskerConfig<B: Backend>: DeserializeOwned {
+    /// The masker that it configures.
+    type Masker: Masker<B> + 'static;
+
+    /// The masker.
+    ///
+    /// # Errors
+    /// If a value makes no sense; the error names the field, the value and what is allowed.
+    fn init(&self, context: &Context<B>) -> Result<Self::Masker, ConfigError>;
 }

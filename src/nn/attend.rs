@@ -7,15 +7,16 @@ use burn::{
 
 use super::dropout::attention_with_dropout;
 use crate::{
-    attention::{
-        AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility,
+    attention::masked_attention,
+    kernels::reference::{
         dropped::{Dropped, Pairs},
         kept::{finite_keys, weigh},
-        masked_attention,
         scores::{cast, grouped_matmul, reciprocal},
     },
     mask::{Mask, MaskForm},
-    masker::{LayerState, Masker},
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility},
+    state::LayerState,
 };
 
 /// How a layer attends.

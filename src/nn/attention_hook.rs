@@ -1,9 +1,11 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, masked_attention},
+    attention::masked_attention,
     mask::Mask,
-    masker::{LayerState, Masker},
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, Requested},
+    state::LayerState,
 };
 
 /// Computes the attention of a layer: it gets the queries, keys and values, and returns the output of the heads.

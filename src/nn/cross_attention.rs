@@ -16,8 +16,11 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::{AttentionError, Phase, Visibility},
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    config::ConfigError,
+    masker::Masker,
+    method::{MaskerChain, MaskerChainConfig, RecordError},
+    problem::{AttentionError, Phase, Visibility},
+    state::LayerState,
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).

@@ -4,9 +4,10 @@ use burn::tensor::{Tensor, backend::Backend};
 use rand::RngExt;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested, Visibility, masked_attention},
+    attention::masked_attention,
     mask::{Kept, Mask, MaskForm, MaskShape},
-    masker::Randomness,
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Requested, Visibility},
+    state::Randomness,
 };
 
 /// Attention with dropout after the softmax. Each weight is dropped with a probability, and the remaining weights are

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::backend::Backend;
 
-use crate::masker::mix;
+use crate::state::mix;
 
 /// Counts the forward passes of a layer in training. Each pass draws other random numbers, and a run can be repeated.
 #[derive(Debug, Default)]

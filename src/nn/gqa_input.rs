@@ -1,7 +1,7 @@
 use burn::tensor::{Bool, Int, Tensor, backend::Backend};
 
 use super::unpadded_tokens::UnpaddedTokens;
-use crate::attention::{AttentionError, Phase};
+use crate::problem::{AttentionError, Phase};
 
 /// Input of [GroupedQueryAttention](super::GroupedQueryAttention): the next tokens of each sequence of a batch, and
 /// which of them are padding. A tensor can be converted into an input without padding.

@@ -12,8 +12,10 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Phase, Visibility},
-    masker::{LayerState, Masker, MaskerChain, RecordError},
+    masker::Masker,
+    method::{MaskerChain, RecordError},
+    problem::{AttentionError, AttentionInputs, Phase, Visibility},
+    state::LayerState,
 };
 
 /// Causal self-attention of today's language models (Llama, Mistral, Qwen, Gemma, GPT-OSS) through a sparse method:
@@ -42,7 +44,7 @@ use crate::{
 /// use burn::tensor::{Distribution, Tensor};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::MaskerChainConfig,
+///     method::MaskerChainConfig,
 ///     nn::{GroupedQueryAttentionConfig, KvCache, RotaryEncodingConfig},
 /// };
 ///

@@ -1,6 +1,6 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use crate::{attention::AttentionError, kernels};
+use crate::{device::check_size, kernels, problem::AttentionError};
 
 /// A tensor that grows along one dimension. A full buffer is replaced by a buffer of twice the length, so each position
 /// is copied a constant number of times on average.
@@ -80,7 +80,7 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         };
         let bytes = dims.iter().try_fold(new.dtype().size(), |bytes, &length| bytes.checked_mul(length));
         let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
-        kernels::check_size::<B>(name, &dims, new.dtype(), &new.device())?;
+        check_size::<B>(name, &dims, new.dtype(), &new.device())?;
         // If this allocation fails, the allocation of the backend fails too, and that aborts the program.
         match bytes < ASKED_FIRST || !kernels::in_host_memory(new) || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
         {

@@ -6,7 +6,7 @@ use super::{
     kv_part::{Part, check_tokens},
     unpadded_tokens::{UnpaddedTokens, pick},
 };
-use crate::{attention::AttentionError, masker::LayerState};
+use crate::{problem::AttentionError, state::LayerState};
 
 /// The keys and values that a layer has seen, and what its [maskers](crate::masker) remember of them.
 ///

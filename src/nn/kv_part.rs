@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::growable_tensor::GrowableTensor;
-use crate::{attention::AttentionError, masker::LayerState};
+use crate::{problem::AttentionError, state::LayerState};
 
 /// The keys and values of one sequence, or of all sequences of a batch without padding.
 pub(super) struct Part<B: Backend> {

@@ -6,7 +6,7 @@ use burn::{
 };
 
 use super::{OptionalRecord, SparseMultiHeadAttention, forward_counter::ForwardCounter};
-use crate::masker::{ConfigError, MaskerChainConfig};
+use crate::{config::ConfigError, method::MaskerChainConfig};
 
 /// Configuration to create a [SparseMultiHeadAttention] layer using the [init function](Self::init).
 ///
@@ -18,7 +18,7 @@ use crate::masker::{ConfigError, MaskerChainConfig};
 /// use burn::tensor::{Distribution, Tensor};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::MaskerChainConfig,
+///     method::MaskerChainConfig,
 ///     nn::{MhaInput, SparseMultiHeadAttentionConfig},
 /// };
 ///

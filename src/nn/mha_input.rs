@@ -1,6 +1,6 @@
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
-use crate::attention::{AttentionError, Phase, Visibility};
+use crate::problem::{AttentionError, Phase, Visibility};
 
 /// Input of [SparseMultiHeadAttention](super::SparseMultiHeadAttention), with the constructors of burn's `MhaInput`.
 #[derive(Debug, Clone)]

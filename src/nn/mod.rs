@@ -9,7 +9,7 @@
 //! [GroupedQueryAttention] is the attention of today's language models, with a [KvCache]. [sparse_attention] is a
 //! function like burn's `attention`, for models that compute attention in their own code.
 //!
-//! The method of a layer is a burn module, by default a [MaskerChain](crate::masker::MaskerChain). Gradients flow
+//! The method of a layer is a burn module, by default a [MaskerChain](crate::method::MaskerChain). Gradients flow
 //! through attention over the kept keys. The choice of the keys has no gradient.
 
 mod attend;

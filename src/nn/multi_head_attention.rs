@@ -15,8 +15,10 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::{AttentionError, Phase},
-    masker::{LayerState, Masker, MaskerChain, RecordError},
+    masker::Masker,
+    method::{MaskerChain, RecordError},
+    problem::{AttentionError, Phase},
+    state::LayerState,
 };
 
 /// Multi-head attention over the keys that a sparse method keeps. It replaces burn's `MultiHeadAttention`.
@@ -44,7 +46,7 @@ use crate::{
 /// # #[cfg(feature = "flex")] {
 /// use burn::nn::attention::MultiHeadAttentionConfig;
 /// use burn_flex::Flex;
-/// use sparse_attention_hub::{masker::MaskerChainConfig, nn::SparseMultiHeadAttention};
+/// use sparse_attention_hub::{method::MaskerChainConfig, nn::SparseMultiHeadAttention};
 ///
 /// let device = Default::default();
 /// let dense = MultiHeadAttentionConfig::new(64, 8).init::<Flex>(&device);

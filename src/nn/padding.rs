@@ -10,8 +10,10 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Visibility, scores::accumulation_dtype},
-    masker::{LayerState, Masker, mix},
+    kernels::reference::scores::accumulation_dtype,
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, Visibility},
+    state::{LayerState, mix},
 };
 
 /// The keys that the queries of a call see.

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::RotaryScaling;
-use crate::masker::ConfigError;
+use crate::config::ConfigError;
 
 /// The content of `rope_parameters`, or of the older `rope_scaling`, in the configuration of a HuggingFace model.
 ///

@@ -10,8 +10,8 @@ use super::{
     rotary_scaling::{Lengths, Stretched},
 };
 use crate::{
-    attention::scores::{accumulation_dtype, cast},
-    masker::ConfigError,
+    config::ConfigError,
+    kernels::reference::scores::{accumulation_dtype, cast},
 };
 
 /// Configuration of a [RotaryEncoding].

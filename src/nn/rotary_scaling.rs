@@ -3,7 +3,7 @@ use std::f64::consts::TAU;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::rope_parameters::RopeParameters;
-use crate::masker::ConfigError;
+use crate::config::ConfigError;
 
 /// How rotary wavelengths are stretched. It has the names of HuggingFace's `rope_scaling` and can be read from it.
 ///

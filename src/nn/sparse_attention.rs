@@ -1,8 +1,10 @@
 use burn::tensor::{Bool, Tensor, backend::Backend, ops::AttentionModuleOptions};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
-    masker::{LayerState, Masker},
+    attention::masked_attention,
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, Requested, Visibility},
+    state::LayerState,
 };
 
 /// Scaled dot-product attention over the keys that a method keeps, for models that compute attention in their own code.
@@ -38,7 +40,7 @@ use crate::{
 /// use burn::tensor::{Distribution, Tensor, ops::AttentionModuleOptions};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::{MaskerChain, MaskerChainConfig},
+///     method::{MaskerChain, MaskerChainConfig},
 ///     nn::{KvCache, sparse_attention},
 /// };
 ///

@@ -13,8 +13,10 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::{AttentionError, Phase},
-    masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    config::ConfigError,
+    masker::Masker,
+    method::{MaskerChain, MaskerChainConfig, RecordError},
+    problem::{AttentionError, Phase},
 };
 
 /// Configuration to create a [SparseTransformerEncoder] using the [init function](Self::init).

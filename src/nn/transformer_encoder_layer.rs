@@ -14,8 +14,10 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::{AttentionError, Phase},
-    masker::{ConfigError, Masker, MaskerChain, RecordError},
+    config::ConfigError,
+    masker::Masker,
+    method::{MaskerChain, RecordError},
+    problem::{AttentionError, Phase},
 };
 
 /// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), with attention over the keys that a method

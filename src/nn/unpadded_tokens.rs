@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
-use crate::attention::AttentionError;
+use crate::problem::AttentionError;
 
 /// The real tokens of each sequence of a batch, as ranges of its columns in ascending order.
 #[derive(Debug, Clone, PartialEq)]

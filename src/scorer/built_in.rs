@@ -4,12 +4,13 @@ use burn::{
 };
 
 use super::{
-    Channels, ChannelsConfig, Hash, HashConfig, Oracle, OracleConfig, Pages, PagesConfig, Pq, PqConfig, RowScorer,
-    Scorer, ScorerConfig, Socket, SocketConfig,
+    Channels, ChannelsConfig, Context, Hash, HashConfig, Oracle, OracleConfig, Pages, PagesConfig, Pq, PqConfig,
+    RowScorer, Scorer, ScorerConfig, Socket, SocketConfig,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState, NamedConfig, fields},
+    config::{ConfigError, NamedConfig, fields},
+    problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 /// The library's scorers as a burn module. A selector inside a layer holds one, so that learned weights are parameters

@@ -3,6 +3,7 @@
 mod built_in;
 mod channel_calibration;
 mod channels;
+mod context;
 mod fit;
 mod hash;
 #[cfg(feature = "hf")]
@@ -14,6 +15,7 @@ mod oracle;
 mod pages;
 mod pq;
 mod quantize;
+mod share_group;
 mod socket;
 
 use std::fmt::Debug;
@@ -25,6 +27,7 @@ pub use built_in::BuiltInScorer;
 pub(crate) use built_in::{BuiltInScorerRecord, kind_of_record};
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
+pub use context::Context;
 pub use fit::Fit;
 pub(crate) use fit::Fits;
 #[cfg(feature = "train")]
@@ -36,11 +39,13 @@ pub use oracle::{Oracle, OracleConfig};
 pub use pages::{PageFit, Pages, PagesConfig};
 pub use pq::{Pq, PqConfig};
 pub use quantize::{Rounding, pseudo_quantize};
+pub use share_group::ShareGroup;
 pub use socket::{Socket, SocketConfig};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState, Registry, ShareGroup, fields},
+    config::{ConfigError, Registry, fields},
+    problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 /// An estimate of the logit of every query-key pair.
@@ -128,7 +133,7 @@ pub trait ScorerConfig<B: Backend>: DeserializeOwned {
 }
 
 /// The library's scorers by name.
-pub(crate) fn built_in<B: Backend>() -> Registry<B, dyn Scorer<B>> {
+pub(crate) fn built_in<B: Backend>() -> Registry<Context<B>, dyn Scorer<B>> {
     let mut scorers = Registry::new("scorer");
     insert::<B, OracleConfig>(&mut scorers, "oracle");
     insert::<B, HashConfig>(&mut scorers, "hash");
@@ -140,7 +145,7 @@ pub(crate) fn built_in<B: Backend>() -> Registry<B, dyn Scorer<B>> {
 }
 
 pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(
-    scorers: &mut Registry<B, dyn Scorer<B>>,
+    scorers: &mut Registry<Context<B>, dyn Scorer<B>>,
     name: impl Into<String>,
 ) {
     scorers.insert(name, |named, context| Ok(Box::new(fields::<C>(named)?.init(context)?)));

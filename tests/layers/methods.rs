@@ -71,7 +71,7 @@ fn the_list_has_every_method() {
     let named = |config: &Value| config["type"].as_str().unwrap().to_owned();
     let maskers = methods().iter().map(named).collect::<std::collections::BTreeSet<_>>();
     assert!(maskers.iter().map(String::as_str).eq(MaskerRegistry::<B>::new().names()));
-    assert!(maskers.iter().eq(sparse_attention_hub::masker::BuiltInMasker::<B>::names()));
+    assert!(maskers.iter().eq(sparse_attention_hub::method::BuiltInMasker::<B>::names()));
     assert!(BuiltInScorer::<B>::names().iter().copied().eq(MaskerRegistry::<B>::new().scorer_names()));
     let scorers = methods().iter().filter_map(|config| config.get("scorer").map(named)).collect::<Vec<_>>();
     assert!(BuiltInScorer::<B>::names().iter().all(|name| scorers.iter().any(|scorer| scorer == name)));

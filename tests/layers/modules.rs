@@ -6,8 +6,9 @@ use burn::{
 };
 use serde_json::json;
 use sparse_attention_hub::{
-    attention::{AttentionError, Phase, ResearchAttention},
+    attention::{AttentionError, Phase},
     masker::{ConfigError, SinkConfig},
+    method::ResearchAttention,
     nn::{
         GroupedQueryAttentionConfig, KvCache, MhaCache, MhaInput, SparseCrossAttentionCache,
         SparseCrossAttentionConfig, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig, SparseTransformerEncoder,
