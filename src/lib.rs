@@ -2,7 +2,7 @@
 //! [Backend](burn::tensor::backend::Backend) trait.
 //!
 //! [Maskers](masker) decide which keys each query keeps, and with what probability. A chain of maskers is a sparse
-//! attention method. The resulting [mask] is stored in the cheapest form that can express it. [Attention](attention)
+//! attention [method]. The resulting [mask] is stored in the cheapest form that can express it. [Attention](attention)
 //! runs over the kept keys and reports its distance from dense attention.
 //!
 //! # Example
