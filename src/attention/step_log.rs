@@ -18,7 +18,7 @@ pub(super) struct StepLog<'a> {
 }
 
 /// How many calls a layer has had.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct StepCounter(u64);
 
 impl KeyMemory for StepCounter {

@@ -18,7 +18,9 @@ use crate::attention::{AttentionError, AttentionInputs, Phase};
 /// [cut back](Self::truncate) with the KV cache. What is drawn for a query depends on the seed, the layer, the head and
 /// the position of the query alone: not on how a prompt is cut into calls, and not on the row of the batch. Another draw
 /// for the same query takes another seed.
-#[derive(Default)]
+///
+/// A clone has a copy of all memories. Both states then go on independently, and both draw from the same seed.
+#[derive(Default, Clone)]
 pub struct LayerState {
     seed: u64,
     layer: usize,
@@ -49,16 +51,39 @@ struct Sequence {
 }
 
 /// A memory of keys that can be cut back, see [LayerState::key_memory].
-pub trait KeyMemory: Default + Send + 'static {
+pub trait KeyMemory: Clone + Default + Send + 'static {
     /// Forgets all but the first `keys`, and whatever else came of the others. The memory may forget more, as long as it
     /// knows what to make anew when keys come next.
     fn truncate(&mut self, keys: usize);
 }
 
 struct Memory {
-    content: Box<dyn Any + Send>,
+    content: Box<dyn Content>,
     /// [KeyMemory::truncate] of its type, if it has one.
     truncate: Option<fn(&mut dyn Any, usize)>,
+}
+
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        Self { content: self.content.copy(), truncate: self.truncate }
+    }
+}
+
+/// What a memory holds, of any type.
+trait Content: Send {
+    fn copy(&self) -> Box<dyn Content>;
+
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+impl<T: Clone + Send + 'static> Content for T {
+    fn copy(&self) -> Box<dyn Content> {
+        Box::new(self.clone())
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
 }
 
 impl LayerState {
@@ -164,7 +189,7 @@ impl LayerState {
 
     /// What the masker at work has remembered under a type of its own: its default at first, and then what earlier calls
     /// left in it. [Self::truncate] forgets it.
-    pub fn memory<T: Default + Send + 'static>(&mut self) -> &mut T {
+    pub fn memory<T: Clone + Default + Send + 'static>(&mut self) -> &mut T {
         self.remembered(None)
     }
 
@@ -177,10 +202,10 @@ impl LayerState {
         }))
     }
 
-    fn remembered<T: Default + Send + 'static>(&mut self, truncate: Option<fn(&mut dyn Any, usize)>) -> &mut T {
+    fn remembered<T: Clone + Default + Send + 'static>(&mut self, truncate: Option<fn(&mut dyn Any, usize)>) -> &mut T {
         let place = (self.phase, self.place, TypeId::of::<T>());
         let memory = self.memories.entry(place).or_insert_with(|| Memory { content: Box::<T>::default(), truncate });
-        match memory.content.downcast_mut() {
+        match memory.content.as_mut().as_any().downcast_mut() {
             Some(memory) => memory,
             None => unreachable!("a memory is only ever stored under the identity of its own type"),
         }
@@ -192,8 +217,9 @@ impl LayerState {
         if let Some(sequence) = &mut self.sequence {
             sequence.keys = sequence.keys.min(keys);
         }
-        self.memories
-            .retain(|_, memory| memory.truncate.map(|truncate| truncate(memory.content.as_mut(), keys)).is_some());
+        self.memories.retain(|_, memory| {
+            memory.truncate.map(|truncate| truncate(memory.content.as_mut().as_any(), keys)).is_some()
+        });
     }
 
     /// Takes the first keys as gone: those of the next call are counted from the one after them. For methods that
@@ -297,6 +323,15 @@ mod tests {
 
     type B = crate::backend::Selected;
 
+    #[derive(Clone, Default)]
+    struct Keys(Vec<u32>);
+
+    impl KeyMemory for Keys {
+        fn truncate(&mut self, keys: usize) {
+            self.0.truncate(keys);
+        }
+    }
+
     fn inputs([batch, heads, queries, keys]: [usize; 4], layer: usize) -> AttentionInputs<B> {
         let device = Default::default();
         let tensor = |length| burn::tensor::Tensor::ones([batch, heads, length, 2], &device);
@@ -365,13 +400,6 @@ mod tests {
 
     #[test]
     fn memories_of_keys_are_cut_back_and_others_forgotten() {
-        #[derive(Default)]
-        struct Keys(Vec<u32>);
-        impl KeyMemory for Keys {
-            fn truncate(&mut self, keys: usize) {
-                self.0.truncate(keys);
-            }
-        }
         let mut state = LayerState::new(1);
         state.memory::<Vec<u32>>().push(1);
         state.key_memory::<Keys>().0.extend([1, 2, 3]);
@@ -380,5 +408,22 @@ mod tests {
         assert_eq!(state.key_memory::<Keys>().0, [1, 2]);
         state.clear();
         assert!(state.key_memory::<Keys>().0.is_empty());
+    }
+
+    #[test]
+    fn a_clone_remembers_the_same_and_goes_on_independently() {
+        let mut state = LayerState::new(1).with_layer(2);
+        state.memory::<Vec<u32>>().push(1);
+        state.key_memory::<Keys>().0.extend([1, 2, 3]);
+        assert_eq!(state.continue_with(&inputs([1, 2, 3, 5], 2)), Ok(()));
+        let mut fork = state.clone();
+        assert_eq!((fork.layer(), &*fork.memory::<Vec<u32>>()), (2, &vec![1]));
+        assert!(fork.continue_with(&inputs([1, 2, 1, 4], 2)).is_err());
+        fork.key_memory::<Keys>().0.push(4);
+        state.truncate(2);
+        assert_eq!(fork.key_memory::<Keys>().0, [1, 2, 3, 4]);
+        assert_eq!(state.key_memory::<Keys>().0, [1, 2]);
+        fork.truncate(1);
+        assert_eq!((fork.key_memory::<Keys>().0.len(), state.key_memory::<Keys>().0.len()), (1, 2));
     }
 }

@@ -3,8 +3,8 @@ use burn::tensor::backend::Backend;
 use crate::{attention::AttentionError, nn::KvCache};
 
 /// The keys and values of a sequence in all layers of a [LanguageModel](super::LanguageModel), with the state of the
-/// methods.
-#[derive(Debug)]
+/// methods. A clone is a fork, as that of a [KvCache](KvCache#forks).
+#[derive(Debug, Clone)]
 pub struct LanguageModelCache<B: Backend> {
     layers: Vec<KvCache<B>>,
 }

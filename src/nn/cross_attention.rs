@@ -148,7 +148,9 @@ pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
 }
 
 /// Keys and values of a context, made once, and what selectors remember of them. A call that fails leaves it as it was.
-#[derive(Debug)]
+///
+/// A clone shares keys and values for good, because they never change. What selectors remember is copied.
+#[derive(Debug, Clone)]
 pub struct SparseCrossAttentionCache<B: Backend> {
     memory: Option<KvCache<B>>,
     /// The phase of the next calls, if it was set.

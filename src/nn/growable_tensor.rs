@@ -7,6 +7,8 @@ use crate::{attention::AttentionError, kernels};
 ///
 /// What stands at its front can be [given up](Self::give_up_before). Positions keep their numbers, and the memory is then
 /// of the order of what is left.
+///
+/// A clone shares the memory. The first of the two that writes copies it once, and both then write in place.
 #[derive(Debug, Clone)]
 pub(super) struct GrowableTensor<B: Backend, const D: usize> {
     dim: usize,

@@ -22,6 +22,12 @@ use crate::{attention::AttentionError, masker::LayerState};
 /// sequence is then worked as it would be alone, wherever the padding stands. [len](Self::len) and
 /// [truncate](Self::truncate) count padding, so that they are the same for all sequences.
 ///
+/// # Forks
+/// A clone is a fork: both caches hold the same tokens and go on independently, as two caches do that were given the same
+/// tokens. This answers many questions about one context, or keeps the beams of a search. The buffers are shared until
+/// one of the caches takes in a token. That cache then copies its buffers once, with their reserved room, and both write
+/// in place afterwards. What the maskers remember is copied by the clone itself.
+///
 /// # Sliding windows
 /// A layer with a [sliding window](super::GroupedQueryAttentionConfig::sliding_window) whose method needs no key before
 /// the window gives up the tokens that no later query can see. The cache is then as large as the window, positions stay
@@ -47,6 +53,7 @@ use crate::{attention::AttentionError, masker::LayerState};
 /// # }
 /// # Ok::<(), sparse_attention_hub::attention::AttentionError>(())
 /// ```
+#[derive(Clone)]
 pub struct KvCache<B: Backend> {
     seed: u64,
     capacity: usize,

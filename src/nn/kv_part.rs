@@ -4,6 +4,7 @@ use super::growable_tensor::GrowableTensor;
 use crate::{attention::AttentionError, masker::LayerState};
 
 /// The keys and values of one sequence, or of some that are alike in their padding.
+#[derive(Clone)]
 pub(super) struct Part<B: Backend> {
     pub keys: GrowableTensor<B, 4>,
     pub values: GrowableTensor<B, 4>,

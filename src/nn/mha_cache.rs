@@ -10,8 +10,8 @@ use super::{
 ///
 /// It has the constructors of burn's type of this name. Keys and values lie in memory that is reserved ahead, so that a
 /// new position costs its own projection and nothing of the past is copied or attended again. A step that fails leaves it
-/// as it was.
-#[derive(Debug)]
+/// as it was. A clone is a fork, as that of a [KvCache](KvCache#forks).
+#[derive(Debug, Clone)]
 pub struct MhaCache<B: Backend> {
     /// Keys and values. Made by the layer, which knows the seed.
     pub(super) past: Option<KvCache<B>>,

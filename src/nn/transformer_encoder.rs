@@ -366,8 +366,9 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     }
 }
 
-/// What a [SparseTransformerEncoder] remembers of the positions it has seen.
-#[derive(Debug)]
+/// What a [SparseTransformerEncoder] remembers of the positions it has seen. A clone is a fork, as that of a
+/// [KvCache](super::KvCache#forks).
+#[derive(Debug, Clone)]
 pub struct SparseTransformerEncoderAutoregressiveCache<B: Backend> {
     layers: Vec<MhaCache<B>>,
     /// `[batch, length, d_model]`, if it is asked for with the past.

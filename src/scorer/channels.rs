@@ -163,7 +163,7 @@ fn read(path: &Path, selection: ChannelSelection) -> Result<BTreeMap<usize, Vec<
 }
 
 /// The labels of the keys, by query head.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Memory {
     cursor: KeyCursor,
     by_head: Vec<Labels>,

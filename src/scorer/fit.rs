@@ -78,7 +78,7 @@ impl Fit {
 }
 
 /// The fits of a sequence, with the fitted content for each number of keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fits<T> {
     fits: Vec<Fitted<T>>,
     /// The number of keys of the first call that are still there.
@@ -86,7 +86,7 @@ pub(crate) struct Fits<T> {
 }
 
 /// A content that is fitted to the first `to` keys and has processed the first `keys` keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Fitted<T> {
     to: usize,
     keys: usize,

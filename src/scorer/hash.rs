@@ -140,7 +140,7 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
 }
 
 /// The packed signatures of the keys, by query head.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Signatures {
     cursor: KeyCursor,
     by_head: Vec<Vec<u32>>,

@@ -83,7 +83,7 @@ struct Bounds {
 }
 
 /// The bounds of all key-value heads.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Memory {
     cursor: KeyCursor,
     page_size: usize,

@@ -103,12 +103,12 @@ impl Part {
 }
 
 /// The parts of each key-value head of each sequence in the batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Codebook {
     by_head: Vec<Vec<Part>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Codebooks(Fits<Codebook>);
 
 impl KeyMemory for Codebooks {

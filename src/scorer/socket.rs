@@ -60,7 +60,7 @@ impl<B: Backend> ScorerConfig<B> for SocketConfig {
 }
 
 /// The random directions, and the buckets of the keys for each key-value head.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Buckets {
     cursor: KeyCursor,
     /// `tables * bits` directions, one after the other.

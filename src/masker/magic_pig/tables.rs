@@ -7,7 +7,7 @@ use crate::scorer::{Fits, dot, pack, truncate};
 const HEADROOM: f32 = 1.5;
 
 /// The directions and the hashed keys of a layer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tables {
     /// `lsh_l * lsh_k` directions of `head_dim + 1` numbers, table after table.
     pub directions: Vec<f32>,
@@ -15,7 +15,7 @@ pub(super) struct Tables {
 }
 
 /// The hashed keys of each key-value head. Heads are counted over the batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct FittedTables {
     pub by_head: Vec<HeadTables>,
 }
