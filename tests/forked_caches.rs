@@ -1,15 +1,19 @@
-//! Clones of caches. Each branch of a forked cache gives, bit for bit, what a cache of its own gives that was given the
-//! same tokens.
+//! Clones of caches, and caches whose sequences are reordered. Each branch of a forked cache gives, bit for bit, what a cache of its own gives that was given the
+//! same tokens. A reordered cache goes on as separate caches of its sequences.
 
 mod common;
+
+use std::ops::Range;
 
 use burn::tensor::{Tensor, backend::Backend};
 use common::{gqa::*, *};
 use serde_json::{Value, json};
 use sparse_attention_hub::{
+    attention::AttentionError,
     nn::{
         GqaInput, KvCache, MhaCache, MhaInput, SparseCrossAttentionCache, SparseCrossAttentionConfig,
-        SparseMultiHeadAttentionConfig, SparseTransformerEncoderConfig, TransformerEncoderInput,
+        SparseMultiHeadAttentionConfig, SparseTransformerEncoderAutoregressiveCache, SparseTransformerEncoderConfig,
+        TransformerEncoderInput,
     },
     prelude::*,
 };
@@ -18,6 +22,8 @@ on_host_backends!(
     branches_of_a_grouped_cache_equal_separate_caches,
     branches_of_a_cache_of_a_window_equal_separate_caches,
     branches_of_the_caches_of_burns_layers_equal_separate_caches,
+    a_reordered_grouped_cache_equals_separate_caches,
+    reordered_caches_of_burns_layers_equal_separate_caches,
 );
 
 /// The methods of the matrix, and those that are fitted to the first call.
@@ -31,7 +37,7 @@ fn methods(sizes: &Sizes) -> Vec<Value> {
     METHODS.iter().map(|method| (method.config)(sizes)).chain(fitted_to_the_prompt).collect()
 }
 
-fn columns<B: Backend>(x: &Tensor<B, 3>, range: std::ops::Range<usize>) -> Tensor<B, 3> {
+fn columns<B: Backend>(x: &Tensor<B, 3>, range: Range<usize>) -> Tensor<B, 3> {
     x.clone().slice_dim(1, range)
 }
 
@@ -222,4 +228,150 @@ fn equal_branches<B: Backend, C: Clone>(
     let (found_first, found_second): (Vec<_>, Vec<_>) = together.into_iter().unzip();
     same(&found_first, &alone[0], what);
     same(&found_second, &alone[1], what);
+}
+
+/// How the sequences are reordered: three sequences become five, and these become two.
+const ORDERS: [&[usize]; 2] = [&[2, 0, 2, 1, 2], &[4, 1]];
+
+fn a_reordered_grouped_cache_equals_separate_caches<B: Backend>() {
+    let short = tokens::<B>(3, 20, 20, 1);
+    let part = |x: &Tensor<B, 3>, range| GqaInput::new(columns(x, range));
+    for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12)) {
+        let layer = layer::<B>(&common::gqa::config(4, 2), Some(json!([config])));
+        for padded in [false, true] {
+            let what = format!("{config}, padded {padded}");
+            let of_context = |sequences: &[usize]| {
+                let (mut cache, x) = (KvCache::new(3), rows(&short, sequences));
+                let lengths = sequences.iter().map(|&sequence| [15, 12, 14][sequence]).collect::<Vec<_>>();
+                let first = part(&x, 0..15);
+                let first = if padded { first.right_aligned(&lengths).unwrap() } else { first };
+                layer.forward_cache(first, &mut cache).unwrap();
+                layer.forward_cache(columns(&x, 15..20), &mut cache).unwrap();
+                cache
+            };
+            let step =
+                |cache: &mut KvCache<B>, x: &Tensor<B, 3>, range| layer.forward_cache(part(x, range), cache).unwrap();
+            let (mut together, alone) = equal_alone(&what, &short, of_context, step, KvCache::reorder);
+            // What was reordered can be taken back like anything else.
+            let next = tokens::<B>(2, 30, 20, 9);
+            together.truncate(22).unwrap();
+            let found = step(&mut together, &next, 22..25);
+            for (sequence, mut cache) in alone.into_iter().enumerate() {
+                cache.truncate(22).unwrap();
+                let wanted = step(&mut cache, &rows(&next, &[sequence]), 22..25);
+                close_but_for_near_scores(&rows(&found, &[sequence]), &wanted, &what);
+            }
+        }
+    }
+    // Where tokens before the window have been given up.
+    let long = tokens::<B>(3, 330, 20, 4);
+    let layer = layer::<B>(&common::gqa::config(4, 2).with_sliding_window(Some(11)), None);
+    let of_context = |sequences: &[usize]| {
+        let mut cache = KvCache::new(0);
+        in_chunks(&layer, &mut cache, &rows(&long, sequences), [vec![300], vec![1; 30]].concat());
+        assert!(cache.start() > 0);
+        cache
+    };
+    let step = |cache: &mut KvCache<B>, x: &Tensor<B, 3>, range| layer.forward_cache(part(x, range), cache).unwrap();
+    equal_alone("a sliding window", &long, of_context, step, KvCache::reorder);
+}
+
+fn reordered_caches_of_burns_layers_equal_separate_caches<B: Backend>() {
+    let device = B::Device::default();
+    let (x, context) = (tokens::<B>(3, 20, 24, 3), tokens::<B>(3, 26, 24, 4));
+    for config in methods(&Sizes::new(1, 4, 4, 1, 1, 6)) {
+        let chain = MaskerChainConfig::from_json(&json!([config]).to_string()).unwrap();
+        let layer = SparseMultiHeadAttentionConfig::new(24, 4).with_dropout(0.0).with_maskers(chain.clone());
+        let layer = drawn(layer.init::<B>(&device));
+        let own = SparseCrossAttentionConfig::new(24, 24, 4, 4, 6).with_dropout(0.0).with_maskers(chain.clone());
+        let own = drawn(own.init::<B>(&device));
+        let encoder = SparseTransformerEncoderConfig::new(24, 40, 4, 2).with_dropout(0.0).with_maskers(chain);
+        let encoder = drawn(encoder.init::<B>(&device));
+
+        let of_context = |sequences: &[usize]| {
+            let mut cache = MhaCache::autoregressive();
+            layer.forward_cache(MhaInput::self_attn(rows(&x, sequences)), &mut cache);
+            cache
+        };
+        // As in burn, the input of `forward_cache` is the whole sequence so far, and so is its output.
+        let step = |cache: &mut MhaCache<B>, x: &Tensor<B, 3>, range: Range<usize>| {
+            layer.forward_cache(MhaInput::self_attn(columns(x, 0..range.end)), cache).context
+        };
+        equal_alone(&format!("{config}, self-attention"), &x, of_context, step, MhaCache::reorder);
+
+        // Keys and values are read in the first call only.
+        let unread = |x: &Tensor<B, 3>| Tensor::<B, 3>::zeros([x.dims()[0], 26, 24], &device);
+        let of_context = |sequences: &[usize]| {
+            let (mut cache, context) = (MhaCache::autoregressive_cross_attention(), rows(&context, sequences));
+            layer.forward_step(MhaInput::new(rows(&x, sequences), context.clone(), context), &mut cache).unwrap();
+            cache
+        };
+        let step = |cache: &mut MhaCache<B>, x: &Tensor<B, 3>, range: Range<usize>| {
+            layer.forward_step(MhaInput::new(columns(x, range), unread(x), unread(x)), cache).unwrap().context
+        };
+        equal_alone(&format!("{config}, cross-attention"), &x, of_context, step, MhaCache::reorder);
+
+        let of_context = |sequences: &[usize]| {
+            let mut cache = SparseCrossAttentionCache::new();
+            own.forward_cache(rows(&x, sequences), rows(&context, sequences), None, &mut cache);
+            cache
+        };
+        let step = |cache: &mut SparseCrossAttentionCache<B>, x: &Tensor<B, 3>, range: Range<usize>| {
+            own.forward_cache(columns(x, range), unread(x), None, cache)
+        };
+        let what = format!("{config}, its own cross-attention");
+        equal_alone(&what, &x, of_context, step, SparseCrossAttentionCache::reorder);
+
+        let of_context = |sequences: &[usize]| {
+            let mut cache = encoder.new_autoregressive_cache();
+            encoder.forward_autoregressive_inference(TransformerEncoderInput::new(rows(&x, sequences)), &mut cache);
+            cache
+        };
+        let step =
+            |cache: &mut SparseTransformerEncoderAutoregressiveCache<B>, x: &Tensor<B, 3>, range: Range<usize>| {
+                encoder.forward_autoregressive_inference(TransformerEncoderInput::new(columns(x, 0..range.end)), cache)
+            };
+        let reorder = SparseTransformerEncoderAutoregressiveCache::reorder;
+        equal_alone(&format!("{config}, encoder"), &x, of_context, step, reorder);
+    }
+}
+
+/// Checks that the sequences of a reordered cache go on as in caches of one sequence each, and returns all caches.
+///
+/// - of_context: the cache of some sequences of `x`.
+/// - step: takes all tokens so far, and the range of those that are new.
+fn equal_alone<B: Backend, C: Clone>(
+    what: &str,
+    x: &Tensor<B, 3>,
+    of_context: impl Fn(&[usize]) -> C,
+    step: impl Fn(&mut C, &Tensor<B, 3>, Range<usize>) -> Tensor<B, 3>,
+    reorder: impl Fn(&mut C, &[usize]) -> Result<(), AttentionError>,
+) -> (C, Vec<C>) {
+    let mut together = of_context(&[0, 1, 2]);
+    let mut alone = [0, 1, 2].map(|sequence| of_context(&[sequence])).to_vec();
+    let mut so_far = x.clone();
+    for indices in ORDERS {
+        let batch = alone.len();
+        assert!(matches!(reorder(&mut together, &[]), Err(AttentionError::Value { field: "indices", .. })), "{what}");
+        let refused = AttentionError::NoSequence { place: 1, found: batch, batch };
+        assert_eq!(reorder(&mut together, &[0, batch]), Err(refused), "{what}");
+        reorder(&mut together, indices).unwrap();
+        alone = indices.iter().map(|&index| alone[index].clone()).collect();
+        so_far = rows(&so_far, indices);
+        let [batch, mut start, width] = so_far.dims();
+        for count in [1, 4, 1] {
+            so_far = Tensor::cat(vec![so_far, tokens(batch, count, width, start as u64)], 1);
+            let found = step(&mut together, &so_far, start..start + count);
+            for (sequence, cache) in alone.iter_mut().enumerate() {
+                let wanted = step(cache, &rows(&so_far, &[sequence]), start..start + count);
+                close_but_for_near_scores(&rows(&found, &[sequence]), &wanted, what);
+            }
+            start += count;
+        }
+    }
+    (together, alone)
+}
+
+fn rows<B: Backend>(x: &Tensor<B, 3>, indices: &[usize]) -> Tensor<B, 3> {
+    Tensor::cat(indices.iter().map(|&index| x.clone().slice_dim(0, index..index + 1)).collect(), 0)
 }

@@ -22,8 +22,10 @@ pub(super) struct StepLog<'a> {
 struct StepCounter(u64);
 
 impl KeyMemory for StepCounter {
-    /// A call stays counted if its keys are taken back.
+    /// A call stays counted if its keys are taken back or its sequences reordered.
     fn truncate(&mut self, _keys: usize) {}
+
+    fn reorder(&mut self, _indices: &[usize], _batch: usize) {}
 }
 
 impl<'a> StepLog<'a> {

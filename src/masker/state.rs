@@ -50,22 +50,73 @@ struct Sequence {
     keys: usize,
 }
 
+/// The place of the number of sequences among the fixed lengths.
+const BATCH: usize = 0;
+
+/// Checks the indices of sequences, of which there are `batch`.
+///
+/// # Errors
+/// If there is no index, or one is too large.
+pub(crate) fn check_indices(indices: &[usize], batch: usize) -> Result<(), AttentionError> {
+    if indices.is_empty() {
+        let allowed = "at least one index of a sequence";
+        return Err(AttentionError::Value { field: "indices", value: "[]".to_owned(), allowed });
+    }
+    match indices.iter().enumerate().find(|(_, index)| **index >= batch) {
+        Some((place, &found)) => Err(AttentionError::NoSequence { place, found, batch }),
+        None => Ok(()),
+    }
+}
+
 /// A memory of keys that can be cut back, see [LayerState::key_memory].
 pub trait KeyMemory: Clone + Default + Send + 'static {
     /// Forgets all but the first `keys`, and whatever else came of the others. The memory may forget more, as long as it
     /// knows what to make anew when keys come next.
     fn truncate(&mut self, keys: usize);
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, of `batch` sequences, see
+    /// [LayerState::reorder]. Each index is below `batch`, and there is at least one.
+    ///
+    /// The default forgets everything, so that it is made anew from the keys of the next call. That is right for what
+    /// follows from the keys alone. A memory in which it matters when a key came must implement this.
+    fn reorder(&mut self, _indices: &[usize], _batch: usize) {
+        *self = Self::default();
+    }
 }
 
 struct Memory {
     content: Box<dyn Content>,
-    /// [KeyMemory::truncate] of its type, if it has one.
-    truncate: Option<fn(&mut dyn Any, usize)>,
+    /// What is done to memories of keys, if it is one.
+    of_keys: Option<OfKeys>,
+}
+
+/// The functions of a type of [KeyMemory].
+#[derive(Clone, Copy)]
+struct OfKeys {
+    truncate: fn(&mut dyn Any, usize),
+    reorder: fn(&mut dyn Any, &[usize], usize),
+}
+
+impl OfKeys {
+    fn of<T: KeyMemory>() -> Self {
+        Self {
+            truncate: |memory, keys| {
+                if let Some(memory) = memory.downcast_mut::<T>() {
+                    memory.truncate(keys);
+                }
+            },
+            reorder: |memory, indices, batch| {
+                if let Some(memory) = memory.downcast_mut::<T>() {
+                    memory.reorder(indices, batch);
+                }
+            },
+        }
+    }
 }
 
 impl Clone for Memory {
     fn clone(&self) -> Self {
-        Self { content: self.content.copy(), truncate: self.truncate }
+        Self { content: self.content.copy(), of_keys: self.of_keys }
     }
 }
 
@@ -195,16 +246,12 @@ impl LayerState {
 
     /// The same for what is remembered of keys one by one, which [Self::truncate] cuts back instead.
     pub fn key_memory<T: KeyMemory>(&mut self) -> &mut T {
-        self.remembered(Some(|memory, keys| {
-            if let Some(memory) = memory.downcast_mut::<T>() {
-                memory.truncate(keys);
-            }
-        }))
+        self.remembered(Some(OfKeys::of::<T>()))
     }
 
-    fn remembered<T: Clone + Default + Send + 'static>(&mut self, truncate: Option<fn(&mut dyn Any, usize)>) -> &mut T {
+    fn remembered<T: Clone + Default + Send + 'static>(&mut self, of_keys: Option<OfKeys>) -> &mut T {
         let place = (self.phase, self.place, TypeId::of::<T>());
-        let memory = self.memories.entry(place).or_insert_with(|| Memory { content: Box::<T>::default(), truncate });
+        let memory = self.memories.entry(place).or_insert_with(|| Memory { content: Box::<T>::default(), of_keys });
         match memory.content.as_mut().as_any().downcast_mut() {
             Some(memory) => memory,
             None => unreachable!("a memory is only ever stored under the identity of its own type"),
@@ -217,8 +264,29 @@ impl LayerState {
         if let Some(sequence) = &mut self.sequence {
             sequence.keys = sequence.keys.min(keys);
         }
+        self.change_memories(|of_keys, memory| (of_keys.truncate)(memory, keys));
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, for the beams of a search. An index may be there
+    /// more than once or not at all, and the batch may become larger or smaller. What maskers do next is what they would
+    /// do had the sequences been in this order from the start. Memories that are not [of keys](Self::key_memory) are
+    /// forgotten. A state that has seen no keys stays as it is.
+    ///
+    /// # Errors
+    /// If there is no index, or one is not below the number of sequences. The state is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        let Some(sequence) = &mut self.sequence else { return check_indices(indices, usize::MAX) };
+        let (_, batch) = &mut sequence.fixed[BATCH];
+        check_indices(indices, *batch)?;
+        let before = std::mem::replace(batch, indices.len());
+        self.change_memories(|of_keys, memory| (of_keys.reorder)(memory, indices, before));
+        Ok(())
+    }
+
+    /// Changes the memories of keys, and forgets the others.
+    fn change_memories(&mut self, change: impl Fn(OfKeys, &mut dyn Any)) {
         self.memories.retain(|_, memory| {
-            memory.truncate.map(|truncate| truncate(memory.content.as_mut().as_any(), keys)).is_some()
+            memory.of_keys.map(|of_keys| change(of_keys, memory.content.as_mut().as_any())).is_some()
         });
     }
 
@@ -408,6 +476,37 @@ mod tests {
         assert_eq!(state.key_memory::<Keys>().0, [1, 2]);
         state.clear();
         assert!(state.key_memory::<Keys>().0.is_empty());
+    }
+
+    #[test]
+    fn memories_of_keys_are_reordered_and_others_forgotten() {
+        #[derive(Clone, Default)]
+        struct Sequences(Vec<char>);
+        impl KeyMemory for Sequences {
+            fn truncate(&mut self, _keys: usize) {}
+            fn reorder(&mut self, indices: &[usize], batch: usize) {
+                assert_eq!(self.0.len(), batch);
+                self.0 = indices.iter().map(|&index| self.0[index]).collect();
+            }
+        }
+        let mut state = LayerState::new(1);
+        assert_eq!(state.reorder(&[7]), Ok(()));
+        assert_eq!(state.continue_with(&inputs([3, 2, 3, 5], 0)), Ok(()));
+        state.memory::<Vec<u32>>().push(1);
+        state.key_memory::<Keys>().0.extend([1, 2, 3]);
+        state.key_memory::<Sequences>().0.extend(['a', 'b', 'c']);
+        assert!(matches!(state.reorder(&[]), Err(AttentionError::Value { field: "indices", .. })));
+        let error = AttentionError::NoSequence { place: 1, found: 3, batch: 3 };
+        assert_eq!(error.to_string(), "`indices[1]` is 3, but must be below 3, the number of sequences that are there");
+        assert_eq!(state.reorder(&[0, 3]), Err(error));
+        assert_eq!(state.key_memory::<Keys>().0, [1, 2, 3]);
+        assert_eq!(state.reorder(&[2, 0, 2, 2]), Ok(()));
+        assert!(state.memory::<Vec<u32>>().is_empty() && state.key_memory::<Keys>().0.is_empty());
+        assert_eq!(state.key_memory::<Sequences>().0, ['c', 'a', 'c', 'c']);
+        assert!(state.continue_with(&inputs([3, 2, 1, 6], 0)).is_err());
+        assert_eq!(state.continue_with(&inputs([4, 2, 1, 6], 0)), Ok(()));
+        assert_eq!(state.reorder(&[1]), Ok(()));
+        assert_eq!(state.key_memory::<Sequences>().0, ['a']);
     }
 
     #[test]

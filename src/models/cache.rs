@@ -51,6 +51,18 @@ impl<B: Backend> LanguageModelCache<B> {
         self.layers.iter_mut().try_for_each(|layer| layer.truncate(length))
     }
 
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder] does in each layer.
+    ///
+    /// [LanguageModel::forward](super::LanguageModel::forward) takes one sequence. For several continuations of one
+    /// context, clone the cache.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder]. The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.layers.iter().try_for_each(|layer| layer.check_reorder(indices))?;
+        self.layers.iter_mut().try_for_each(|layer| layer.reorder(indices))
+    }
+
     /// Clears the state of the methods and keeps the tokens. The methods draw again from the seed, and read all keys
     /// again at their next call. If they have not run yet, this changes nothing.
     pub fn forget_states(&mut self) {

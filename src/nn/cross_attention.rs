@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionError, Phase, Visibility},
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError, check_indices},
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).
@@ -167,6 +167,17 @@ impl<B: Backend> SparseCrossAttentionCache<B> {
     /// later call is decoding if it has one query, and a prefill if it has more.
     pub fn set_phase(&mut self, phase: Option<Phase>) {
         self.phase = phase;
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder] does.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder]. The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        match &mut self.memory {
+            Some(memory) => memory.reorder(indices),
+            None => check_indices(indices, usize::MAX),
+        }
     }
 
     /// How many keys and values it holds of each context, padding included.

@@ -1,4 +1,4 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use crate::{attention::AttentionError, kernels};
 
@@ -75,20 +75,27 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
             return Ok(());
         }
         dims[self.dim] = self.next_capacity(added);
-        let too_large = || AttentionError::Shape {
-            tensor: name,
-            found: dims.to_vec(),
-            expected: "of a size that the memory can hold, with the reserved capacity in it".to_owned(),
-        };
-        let bytes = dims.iter().try_fold(new.dtype().size(), |bytes, &length| bytes.checked_mul(length));
-        let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
-        kernels::check_size::<B>(name, &dims, new.dtype(), &new.device())?;
-        // Memory that is refused here is refused to the backend too, which aborts the program.
-        match bytes < ASKED_FIRST || !kernels::in_host_memory(new) || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
-        {
-            true => Ok(()),
-            false => Err(too_large()),
-        }
+        check_buffer(name, dims, new)
+    }
+
+    /// Checks that a buffer for a number of sequences can be made.
+    ///
+    /// # Errors
+    /// As [check_append](Self::check_append).
+    pub fn check_reorder(&self, name: &'static str, sequences: usize) -> Result<(), AttentionError> {
+        let Some(buffer) = &self.buffer else { return Ok(()) };
+        let mut dims = buffer.dims();
+        dims[0] = sequences;
+        check_buffer(name, dims, buffer)
+    }
+
+    /// Makes each sequence, of which dimension 0 counts the number, what the sequence of an index was.
+    pub fn reorder(&mut self, indices: &[usize]) {
+        self.buffer = self.buffer.take().map(|buffer| {
+            let numbers = indices.iter().map(|&index| index as i64).collect::<Vec<_>>();
+            let indices = Tensor::from_data(TensorData::new(numbers, [indices.len()]), &buffer.device());
+            buffer.select(0, kernels::as_indices(indices))
+        });
     }
 
     /// Appends a tensor that agrees in all other dimensions.
@@ -176,6 +183,27 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
             None => moved,
         });
         self.start = self.needed;
+    }
+}
+
+/// Checks that a buffer of some dimensions can be made, of the kind of another tensor.
+fn check_buffer<B: Backend, const D: usize>(
+    name: &'static str,
+    dims: [usize; D],
+    like: &Tensor<B, D>,
+) -> Result<(), AttentionError> {
+    let too_large = || AttentionError::Shape {
+        tensor: name,
+        found: dims.to_vec(),
+        expected: "of a size that the memory can hold, with the reserved capacity in it".to_owned(),
+    };
+    let bytes = dims.iter().try_fold(like.dtype().size(), |bytes, &length| bytes.checked_mul(length));
+    let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
+    kernels::check_size::<B>(name, &dims, like.dtype(), &like.device())?;
+    // Memory that is refused here is refused to the backend too, which aborts the program.
+    match bytes < ASKED_FIRST || !kernels::in_host_memory(like) || Vec::<u8>::new().try_reserve_exact(bytes).is_ok() {
+        true => Ok(()),
+        false => Err(too_large()),
     }
 }
 

@@ -6,7 +6,10 @@ use super::{
     kv_part::{Part, check_tokens},
     unpadded_tokens::{UnpaddedTokens, pick},
 };
-use crate::{attention::AttentionError, masker::LayerState};
+use crate::{
+    attention::AttentionError,
+    masker::{LayerState, check_indices},
+};
 
 /// The keys and values that a layer has seen, and what its [maskers](crate::masker) remember of them.
 ///
@@ -247,6 +250,53 @@ impl<B: Backend> KvCache<B> {
         }
         self.cut(length);
         Ok(())
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, in the buffers and in the [state](Self::state), for
+    /// the beams of a search. An index may be there more than once or not at all, and the batch may become larger or
+    /// smaller. The keys and values are copied, unless the sequences are [apart](Self::is_apart): buffers are then shared
+    /// as by a [fork](#forks). The cache gives what it would give had the sequences been in this order from the start.
+    ///
+    /// A cache that never held a token has no number of sequences yet, and stays as it is.
+    ///
+    /// # Errors
+    /// If there is no index, one is not below the number of sequences, or the memory cannot hold so many sequences. The
+    /// cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.check_reorder(indices)?;
+        if self.is_unused() || indices.iter().copied().eq(0..self.sequences()) {
+            return Ok(());
+        }
+        match &mut self.real {
+            Some(real) => {
+                real.reorder(indices);
+                self.parts = indices.iter().map(|&index| self.parts[index].clone()).collect();
+                Ok(())
+            }
+            None => self.parts[0].reorder(indices),
+        }
+    }
+
+    /// Checks that the cache can be [reordered](Self::reorder).
+    ///
+    /// # Errors
+    /// As [reorder](Self::reorder).
+    pub(crate) fn check_reorder(&self, indices: &[usize]) -> Result<(), AttentionError> {
+        check_indices(indices, self.sequences())?;
+        if self.is_apart() {
+            return Ok(());
+        }
+        let Part { keys, values, .. } = &self.parts[0];
+        keys.check_reorder("keys", indices.len())?;
+        values.check_reorder("values", indices.len())
+    }
+
+    /// The number of sequences for which there are buffers; any number, if there are none yet.
+    fn sequences(&self) -> usize {
+        match &self.real {
+            Some(real) => real.batch(),
+            None => self.parts[0].keys.buffer().map_or(usize::MAX, |buffer| buffer.dims()[0]),
+        }
     }
 
     /// The least length to which the cache can go [back](Self::truncate).

@@ -41,6 +41,14 @@ impl<B: Backend> Part<B> {
         self.state.truncate(length.saturating_sub(self.given_up));
     }
 
+    /// Makes each sequence what the sequence of an index was. The indices must have been checked.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.state.reorder(indices)?;
+        self.keys.reorder(indices);
+        self.values.reorder(indices);
+        Ok(())
+    }
+
     /// The state, which counts the keys that are there: those from the [start](GrowableTensor::start) on.
     pub fn state_of_kept(&mut self) -> &mut LayerState {
         let start = self.keys.start();

@@ -4,6 +4,7 @@ use super::{
     growable_tensor::GrowableTensor,
     kv_cache::{KvCache, Undo},
 };
+use crate::{attention::AttentionError, masker::check_indices};
 
 /// Keys and values of the positions that a [SparseMultiHeadAttention](super::SparseMultiHeadAttention) has seen, and what
 /// its selectors remember of them.
@@ -58,6 +59,31 @@ impl<B: Backend> MhaCache<B> {
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder] does.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder]. The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.check_reorder(indices)?;
+        if let Some(past) = &mut self.past {
+            past.reorder(indices)?;
+        }
+        self.context.reorder(indices);
+        Ok(())
+    }
+
+    /// Checks that the cache can be [reordered](Self::reorder).
+    ///
+    /// # Errors
+    /// As [reorder](Self::reorder).
+    pub(super) fn check_reorder(&self, indices: &[usize]) -> Result<(), AttentionError> {
+        match &self.past {
+            Some(past) => past.check_reorder(indices)?,
+            None => check_indices(indices, usize::MAX)?,
+        }
+        self.context.check_reorder("context", indices.len())
     }
 
     /// Forgets everything, for another sequence.

@@ -381,6 +381,19 @@ impl<B: Backend> SparseTransformerEncoderAutoregressiveCache<B> {
         &self.layers
     }
 
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder](super::KvCache::reorder)
+    /// does in each layer.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder](super::KvCache::reorder). The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.layers.iter().try_for_each(|layer| layer.check_reorder(indices))?;
+        self.output.check_reorder("output", indices.len())?;
+        self.layers.iter_mut().try_for_each(|layer| layer.reorder(indices))?;
+        self.output.reorder(indices);
+        Ok(())
+    }
+
     /// Forgets everything, for another sequence.
     pub fn reset(&mut self) {
         self.layers.iter_mut().for_each(MhaCache::reset);

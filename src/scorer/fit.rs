@@ -150,6 +150,11 @@ impl<T: Default> Fits<T> {
         self.fits.iter().find(|fitted| fitted.to == to).map(|fitted| &fitted.content)
     }
 
+    /// Gives the content of each fit.
+    pub fn contents_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.fits.iter_mut().map(|fitted| &mut fitted.content)
+    }
+
     /// Removes all but the first `keys` keys, and the fits that were made from removed keys. `cut` gets the content,
     /// the number of keys that it knows, and the number to keep. It returns whether the content is now as if it had
     /// never seen the removed keys.

@@ -11,7 +11,7 @@ use statrs::function::erf::erf;
 use super::{
     HashWeights, RowScorer, Scorer, ScorerConfig,
     hash_weights::{FEW, of_few},
-    keys::{Host, KeyCursor, all_scores, truncate},
+    keys::{Host, KeyCursor, all_scores, reorder, truncate},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs},
@@ -150,6 +150,11 @@ impl KeyMemory for Signatures {
     fn truncate(&mut self, keys: usize) {
         self.by_head.iter_mut().for_each(|signatures| truncate(signatures, self.cursor.keys(), keys));
         self.cursor.truncate(keys);
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        reorder(&mut self.by_head, indices, batch);
+        self.cursor.reorder(indices, batch);
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RowScorer, Scorer, ScorerConfig,
-    keys::{Host, KeyCursor, all_scores, truncate},
+    keys::{Host, KeyCursor, all_scores, reorder, truncate},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
@@ -104,6 +104,12 @@ impl KeyMemory for Memory {
             }
             self.cursor.truncate(pages * self.page_size);
         }
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        reorder(&mut self.exact, indices, batch);
+        reorder(&mut self.quantized, indices, batch);
+        self.cursor.reorder(indices, batch);
     }
 }
 

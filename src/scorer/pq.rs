@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Fit, RowScorer, Scorer, ScorerConfig,
     fit::Fits,
-    keys::{Host, all_scores, dot},
+    keys::{Host, all_scores, dot, reorder},
 };
 use crate::{
     attention::{AttentionError, AttentionInputs, VisibleKeys},
@@ -117,6 +117,10 @@ impl KeyMemory for Codebooks {
             codebook.by_head.iter_mut().flatten().for_each(|part| part.codes.truncate(keys));
             true
         });
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        self.0.contents_mut().for_each(|codebook| reorder(&mut codebook.by_head, indices, batch));
     }
 }
 

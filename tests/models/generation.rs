@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::{
     adapters::Recorder,
-    attention::Phase,
+    attention::{AttentionError, Phase},
     eval::{Perplexity, PerplexityConfig, Recording},
     models::{Generated, GenerationConfig, LanguageModel, LanguageModelCache, Pretrained, SamplingConfig, StopReason},
     nn::AttentionMode,
@@ -49,6 +49,9 @@ pub fn forks_of_a_context_give_what_separate_caches_give<B: Backend>() {
     };
     let wanted = [separate(&one), separate(&other)];
     let begun = [run(&one, &mut first), run(&other, &mut second)];
+    // Each layer has one sequence.
+    assert_eq!(first.reorder(&[0]), Ok(()));
+    assert!(matches!(first.reorder(&[1]), Err(AttentionError::NoSequence { place: 0, found: 1, batch: 1 })));
     let ended = [run(&one[..1], &mut first), run(&other[..1], &mut second)];
     assert_eq!((first.len(), second.len()), (context.len() + one.len() + 1, context.len() + other.len() + 1));
     for ((begun, ended), wanted) in begun.into_iter().zip(ended).zip(wanted) {

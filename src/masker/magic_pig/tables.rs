@@ -1,7 +1,7 @@
 //! MagicPIG's memory of the keys: their signatures in the hash tables.
 
 use super::super::KeyMemory;
-use crate::scorer::{Fits, dot, pack, truncate};
+use crate::scorer::{Fits, dot, pack, reorder, truncate};
 
 /// `M` is the length of the longest fitted key times this factor.
 const HEADROOM: f32 = 1.5;
@@ -46,6 +46,10 @@ impl KeyMemory for Tables {
             // If `M` comes from keys that are gone, the tables are fitted again.
             tables.by_head.iter().all(|tables| tables.scaled_at <= keys)
         });
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        self.fits.contents_mut().for_each(|tables| reorder(&mut tables.by_head, indices, batch));
     }
 }
 
