@@ -1,14 +1,10 @@
-use std::{
-    any::{Any, TypeId},
-    collections::HashMap,
-    fmt,
-};
+use std::{any::TypeId, collections::HashMap, fmt};
 
 use burn::tensor::backend::Backend;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::SamplingReport;
+use super::{KeyMemory, SamplingReport, memory::Memory};
 use crate::attention::{AttentionError, AttentionInputs, Phase};
 
 /// What a method keeps between the calls of one layer: the seed of its random numbers, and what its parts remember of
@@ -65,75 +61,6 @@ pub(crate) fn check_indices(indices: &[usize], batch: usize) -> Result<(), Atten
     match indices.iter().enumerate().find(|(_, index)| **index >= batch) {
         Some((place, &found)) => Err(AttentionError::NoSequence { place, found, batch }),
         None => Ok(()),
-    }
-}
-
-/// A memory of keys that can be cut back, see [LayerState::key_memory].
-pub trait KeyMemory: Clone + Default + Send + 'static {
-    /// Forgets all but the first `keys`, and whatever else came of the others. The memory may forget more, as long as it
-    /// knows what to make anew when keys come next.
-    fn truncate(&mut self, keys: usize);
-
-    /// Makes sequence `i` of the batch what sequence `indices[i]` was, of `batch` sequences, see
-    /// [LayerState::reorder]. Each index is below `batch`, and there is at least one.
-    ///
-    /// The default forgets everything, so that it is made anew from the keys of the next call. That is right for what
-    /// follows from the keys alone. A memory in which it matters when a key came must implement this.
-    fn reorder(&mut self, _indices: &[usize], _batch: usize) {
-        *self = Self::default();
-    }
-}
-
-struct Memory {
-    content: Box<dyn Content>,
-    /// What is done to memories of keys, if it is one.
-    of_keys: Option<OfKeys>,
-}
-
-/// The functions of a type of [KeyMemory].
-#[derive(Clone, Copy)]
-struct OfKeys {
-    truncate: fn(&mut dyn Any, usize),
-    reorder: fn(&mut dyn Any, &[usize], usize),
-}
-
-impl OfKeys {
-    fn of<T: KeyMemory>() -> Self {
-        Self {
-            truncate: |memory, keys| {
-                if let Some(memory) = memory.downcast_mut::<T>() {
-                    memory.truncate(keys);
-                }
-            },
-            reorder: |memory, indices, batch| {
-                if let Some(memory) = memory.downcast_mut::<T>() {
-                    memory.reorder(indices, batch);
-                }
-            },
-        }
-    }
-}
-
-impl Clone for Memory {
-    fn clone(&self) -> Self {
-        Self { content: self.content.copy(), of_keys: self.of_keys }
-    }
-}
-
-/// What a memory holds, of any type.
-trait Content: Send {
-    fn copy(&self) -> Box<dyn Content>;
-
-    fn as_any(&mut self) -> &mut dyn Any;
-}
-
-impl<T: Clone + Send + 'static> Content for T {
-    fn copy(&self) -> Box<dyn Content> {
-        Box::new(self.clone())
-    }
-
-    fn as_any(&mut self) -> &mut dyn Any {
-        self
     }
 }
 
@@ -241,18 +168,17 @@ impl LayerState {
     /// What the masker at work has remembered under a type of its own: its default at first, and then what earlier calls
     /// left in it. [Self::truncate] forgets it.
     pub fn memory<T: Clone + Default + Send + 'static>(&mut self) -> &mut T {
-        self.remembered(None)
+        self.remembered(Memory::of::<T>)
     }
 
     /// The same for what is remembered of keys one by one, which [Self::truncate] cuts back instead.
     pub fn key_memory<T: KeyMemory>(&mut self) -> &mut T {
-        self.remembered(Some(OfKeys::of::<T>()))
+        self.remembered(Memory::of_keys::<T>)
     }
 
-    fn remembered<T: Clone + Default + Send + 'static>(&mut self, of_keys: Option<OfKeys>) -> &mut T {
+    fn remembered<T: Clone + Default + Send + 'static>(&mut self, new: fn() -> Memory) -> &mut T {
         let place = (self.phase, self.place, TypeId::of::<T>());
-        let memory = self.memories.entry(place).or_insert_with(|| Memory { content: Box::<T>::default(), of_keys });
-        match memory.content.as_mut().as_any().downcast_mut() {
+        match self.memories.entry(place).or_insert_with(new).content() {
             Some(memory) => memory,
             None => unreachable!("a memory is only ever stored under the identity of its own type"),
         }
@@ -264,13 +190,13 @@ impl LayerState {
         if let Some(sequence) = &mut self.sequence {
             sequence.keys = sequence.keys.min(keys);
         }
-        self.change_memories(|of_keys, memory| (of_keys.truncate)(memory, keys));
+        self.memories.retain(|_, memory| memory.truncate(keys));
     }
 
     /// Makes sequence `i` of the batch what sequence `indices[i]` was, for the beams of a search. An index may be there
     /// more than once or not at all, and the batch may become larger or smaller. What maskers do next is what they would
     /// do had the sequences been in this order from the start. Memories that are not [of keys](Self::key_memory) are
-    /// forgotten. A state that has seen no keys stays as it is.
+    /// forgotten. A state that has seen no inputs stays as it is.
     ///
     /// # Errors
     /// If there is no index, or one is not below the number of sequences. The state is then as before.
@@ -279,15 +205,8 @@ impl LayerState {
         let (_, batch) = &mut sequence.fixed[BATCH];
         check_indices(indices, *batch)?;
         let before = std::mem::replace(batch, indices.len());
-        self.change_memories(|of_keys, memory| (of_keys.reorder)(memory, indices, before));
+        self.memories.retain(|_, memory| memory.reorder(indices, before));
         Ok(())
-    }
-
-    /// Changes the memories of keys, and forgets the others.
-    fn change_memories(&mut self, change: impl Fn(OfKeys, &mut dyn Any)) {
-        self.memories.retain(|_, memory| {
-            memory.of_keys.map(|of_keys| change(of_keys, memory.content.as_mut().as_any())).is_some()
-        });
     }
 
     /// Takes the first keys as gone: those of the next call are counted from the one after them. For methods that

@@ -264,7 +264,7 @@ impl<B: Backend> KvCache<B> {
     /// cache is then as before.
     pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
         self.check_reorder(indices)?;
-        if self.is_unused() || indices.iter().copied().eq(0..self.sequences()) {
+        if self.sequences().is_none_or(|batch| indices.iter().copied().eq(0..batch)) {
             return Ok(());
         }
         match &mut self.real {
@@ -282,7 +282,7 @@ impl<B: Backend> KvCache<B> {
     /// # Errors
     /// As [reorder](Self::reorder).
     pub(crate) fn check_reorder(&self, indices: &[usize]) -> Result<(), AttentionError> {
-        check_indices(indices, self.sequences())?;
+        check_indices(indices, self.sequences().unwrap_or(usize::MAX))?;
         if self.is_apart() {
             return Ok(());
         }
@@ -291,11 +291,11 @@ impl<B: Backend> KvCache<B> {
         values.check_reorder("values", indices.len())
     }
 
-    /// The number of sequences for which there are buffers; any number, if there are none yet.
-    fn sequences(&self) -> usize {
+    /// The number of sequences for which there are buffers, once it is known.
+    fn sequences(&self) -> Option<usize> {
         match &self.real {
-            Some(real) => real.batch(),
-            None => self.parts[0].keys.buffer().map_or(usize::MAX, |buffer| buffer.dims()[0]),
+            Some(real) => Some(real.batch()),
+            None => self.parts[0].keys.buffer().map(|buffer| buffer.dims()[0]),
         }
     }
 
