@@ -24,7 +24,7 @@ pub struct Context<B: Backend> {
 impl<B: Backend> Context<B> {
     /// A context with the library's scorers. File names are relative to the current folder.
     pub fn new(device: &B::Device) -> Self {
-        Self::with_scorers(device, Arc::new(scorer::built_in()))
+        Self::with_scorers(device, Arc::new(scorer::registry()))
     }
 
     pub(crate) fn with_scorers(device: &B::Device, scorers: Arc<Registry<B, dyn Scorer<B>>>) -> Self {
@@ -90,6 +90,14 @@ impl NamedConfig {
     /// A configuration without fields.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), fields: Map::new() }
+    }
+
+    /// The configuration of a masker in a list. Errors name its place, and list the types in `known`.
+    ///
+    /// # Errors
+    /// If the value has no type.
+    pub(super) fn masker(value: &Value, place: usize, known: &str) -> Result<Self, ConfigError> {
+        Self::deserialize(value).map_err(|_| ConfigError::NoType { place, known: known.to_owned() })
     }
 }
 

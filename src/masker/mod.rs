@@ -29,6 +29,7 @@ mod share_group;
 mod sink;
 mod size;
 mod state;
+pub(crate) mod table;
 mod threshold;
 mod top_k;
 mod top_p;

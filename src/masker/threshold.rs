@@ -13,7 +13,7 @@ use super::{
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::{Kept, Mask},
-    scorer::Scorer,
+    scorer::{HeldScorer, Scorer},
 };
 
 /// Configuration of [Threshold], `{"type": "threshold", "threshold": 0.001, "scorer": {"type": "oracle"}}`.
@@ -48,8 +48,12 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for Threshold<B, E>
 }
 
 impl ThresholdConfig {
-    /// The selector over a scorer that is already built.
-    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<Threshold<B, E>, ConfigError> {
+    /// The selector, with a scorer that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(
+        &self,
+        context: &Context<B>,
+    ) -> Result<Threshold<B, E>, ConfigError> {
+        let scorer = E::from_config(&self.scorer, context)?;
         match (0.0..=1.0).contains(&self.threshold) {
             true => Ok(Threshold { threshold: self.threshold, scorer, backend: PhantomData }),
             false => Err(ConfigError::value("threshold", self.threshold, "a share of the mass, in [0, 1]")),
@@ -61,7 +65,7 @@ impl<B: Backend> MaskerConfig<B> for ThresholdConfig {
     type Masker = Threshold<B>;
 
     fn init(&self, context: &Context<B>) -> Result<Threshold<B>, ConfigError> {
-        self.over(context.scorer(&self.scorer)?)
+        self.over(context)
     }
 }
 

@@ -22,7 +22,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
 pub use built_in::BuiltInScorer;
-pub(crate) use built_in::{BuiltInScorerRecord, kind_of_record};
+pub(crate) use built_in::{HeldScorer, kind_of_record, registry};
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
 pub use fit::Fit;
@@ -127,18 +127,7 @@ pub trait ScorerConfig<B: Backend>: DeserializeOwned {
     fn init(&self, context: &Context<B>) -> Result<Self::Scorer, ConfigError>;
 }
 
-/// The library's scorers by name.
-pub(crate) fn built_in<B: Backend>() -> Registry<B, dyn Scorer<B>> {
-    let mut scorers = Registry::new("scorer");
-    insert::<B, OracleConfig>(&mut scorers, "oracle");
-    insert::<B, HashConfig>(&mut scorers, "hash");
-    insert::<B, ChannelsConfig>(&mut scorers, "channels");
-    insert::<B, PagesConfig>(&mut scorers, "pages");
-    insert::<B, PqConfig>(&mut scorers, "pq");
-    insert::<B, SocketConfig>(&mut scorers, "socket");
-    scorers
-}
-
+/// Adds a scorer under a name, or replaces the one that has it.
 pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(
     scorers: &mut Registry<B, dyn Scorer<B>>,
     name: impl Into<String>,
