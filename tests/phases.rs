@@ -239,7 +239,7 @@ fn parts<B: Backend>(x: &Tensor<B, 3>) -> Vec<(Tensor<B, 3>, Option<Phase>, Phas
 /// Every method decodes after a dense prompt, and after one that is a sink, as it does where it saw the prompt itself.
 fn prompts_and_steps_of_a_grouped_layer_have_their_maskers<B: Backend>() {
     let x = tokens::<B>(2, 28, 20, 1);
-    for method in &METHODS {
+    for method in METHODS {
         let decode = (method.config)(&Sizes::new(1, 4, 2, 1, 1, 12));
         for prefill in [json!([]), sink(1)] {
             let both = json!({"prefill": prefill, "decode": [decode]});
@@ -466,7 +466,7 @@ fn the_function_goes_by_its_state<B: Backend>() {
 /// What is remembered apart and taken in late is what a list remembers, and what is drawn is the same too.
 fn the_same_maskers_in_both_phases_are_a_list<B: Backend>() {
     let x = tokens::<B>(2, 28, 20, 1);
-    for method in &METHODS {
+    for method in METHODS {
         let list = json!([{"type": "sink", "sink_size": 1}, (method.config)(&Sizes::new(1, 4, 2, 1, 1, 12))]);
         // With what the file says is learned, which is drawn otherwise for each layer of a test.
         let of = |chain: Value| {

@@ -1,13 +1,7 @@
 use burn::tensor::backend::Backend;
 
-use super::{
-    AdaptiveSampling, AdaptiveSamplingConfig, Causal, CausalConfig, ConfigError, Context, DoubleSparsityTopKConfig,
-    HashAttentionTopKConfig, LayerState, Local, LocalConfig, MagicPig, MagicPigConfig, Masker, MaskerConfig,
-    NamedConfig, OracleTopKConfig, OracleTopPConfig, PpsSampling, PpsSamplingConfig, PqCacheConfig, PrioritySampling,
-    PrioritySamplingConfig, QuestTopK, QuestTopKConfig, RandomSampling, RandomSamplingConfig, Sink, SinkConfig,
-    Threshold, ThresholdConfig, TopK, TopKConfig, TopP, TopPConfig, VerifiedSampling, VerifiedSamplingConfig,
-    table::table,
-};
+// The table names all of them.
+use super::{table::table, *};
 use crate::{
     attention::{AttentionError, AttentionInputs},
     mask::Mask,

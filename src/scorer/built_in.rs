@@ -1,9 +1,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{
-    Channels, ChannelsConfig, Hash, HashConfig, Oracle, OracleConfig, Pages, PagesConfig, Pq, PqConfig, RowScorer,
-    Scorer, ScorerConfig, Socket, SocketConfig,
-};
+// The table names all of them.
+use super::*;
 use crate::{
     attention::{AttentionError, AttentionInputs},
     masker::{ConfigError, Context, LayerState, NamedConfig, table::table},
