@@ -8,18 +8,18 @@
 /// Module(Module): "name" => ModuleConfig::init, "another_name" => AnotherConfig::init;
 /// ```
 ///
-/// A module over a scorer names the field that holds it, `Module(Module<B, BuiltInScorer<B>>) over scorer: ...`.
+/// A row `Module(Module<B, BuiltInScorer<B>>) over scorer: ...` is a module over a scorer, which is in its field `scorer`.
 ///
-/// Binary records store the place of a row, so a new row stands at the end. The first name of a row is its kind in
-/// messages about records.
+/// Binary records store the place of a row in the table, so a new row goes to the end. The first name of a row is also
+/// its kind in error messages about records.
 ///
-/// The macro makes, beside the enum, its `From` each module and its display:
+/// Besides the enum, its `From` for each module and its display, the macro makes:
 ///
 /// - `NAMES`: all names in alphabetical order.
-/// - `built`: the module of a configuration.
+/// - `built`: builds the module of a configuration.
 /// - `part`: the module as an object of the trait.
-/// - `name_in_record`: what a record is of.
-/// - `registry`: the builders of all names, for programs that add their own.
+/// - `name_in_record`: the kind of the module that a record belongs to.
+/// - `registry`: the builders of all names, to which a program can add its own.
 macro_rules! table {
     (
         part: $part:literal, trait: $Part:ident, configuration: $Config:ident, record: $Record:ident;
