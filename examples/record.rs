@@ -11,7 +11,7 @@ use burn::tensor::backend::Backend;
 use clap::Parser;
 use common::{ModelArguments, end, given_or, read, say};
 use sparse_attention_hub::{
-    adapters::Recorder, backend::Work, masker::MaskerChainConfig, models::PREFILL_CHUNK, nn::AttentionMode,
+    adapters::Recorder, backend::Work, method::MaskerChainConfig, models::PREFILL_CHUNK, nn::AttentionMode,
 };
 
 /// Records the attention inputs of a language model's layers on a text, with one safetensors file per layer; `compare`

@@ -2,7 +2,7 @@
 //! [Backend](burn::tensor::backend::Backend) trait.
 //!
 //! [Maskers](masker) decide which keys each query keeps, and with what probability. A chain of maskers is a sparse
-//! attention method. The resulting [mask] is stored in the cheapest form that can express it. [Attention](attention)
+//! attention [method]. The resulting [mask] is stored in the cheapest form that can express it. [Attention](attention)
 //! runs over the kept keys and reports its distance from dense attention.
 //!
 //! # Example
@@ -46,20 +46,25 @@ pub mod adapters;
 pub mod attention;
 #[cfg(any(feature = "cuda", feature = "tch", feature = "wgpu", feature = "flex", feature = "ndarray"))]
 pub mod backend;
+mod config;
+mod device;
 pub mod eval;
 pub mod io;
 pub mod kernels;
 pub mod mask;
 pub mod masker;
+pub mod method;
 pub mod metrics;
 #[cfg(feature = "hf")]
 pub mod models;
 pub mod nn;
 #[cfg(feature = "plot")]
 pub mod plot;
+mod problem;
 #[cfg(feature = "plot")]
 pub mod report;
 pub mod scorer;
+mod state;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod tune;
@@ -70,14 +75,12 @@ pub use io::FileError;
 pub mod prelude {
     pub use crate::{
         attention::{
-            AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Phase, Requested, ResearchAttention,
-            Visibility, dense_attention, masked_attention,
+            AttentionError, AttentionInputs, AttentionOutput, AttentionReport, Phase, Requested, Visibility,
+            dense_attention, masked_attention,
         },
         mask::{Mask, MaskError, MaskShape, Pattern},
-        masker::{
-            ConfigError, Context, LayerState, Masker, MaskerChain, MaskerChainConfig, MaskerConfig, MaskerRegistry,
-            Size,
-        },
+        masker::{ConfigError, Context, LayerState, Masker, MaskerConfig, Size},
+        method::{MaskerChain, MaskerChainConfig, MaskerRegistry, ResearchAttention},
         nn::{
             GroupedQueryAttention, GroupedQueryAttentionConfig, KvCache, MhaCache, MhaInput, SparseMultiHeadAttention,
             SparseMultiHeadAttentionConfig, SparseTransformerEncoder, SparseTransformerEncoderConfig, sparse_attention,

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use common::*;
 use serde_json::{Value, json};
 use sparse_attention_hub::{
-    attention::{DoubleSparsityConfig, EfficientAttention, HashAttentionConfig},
+    method::{DoubleSparsityConfig, EfficientAttention, HashAttentionConfig},
     prelude::*,
 };
 

@@ -12,6 +12,17 @@ use clap::{Arg, Command};
 use shared::{Shard, Usage, count, count_or_none, end, files, find, fits_in_memory, given_or, seed_count};
 
 #[test]
+fn shards_count_from_one_and_cover_everything_once() {
+    let parts = ["1/3", "2/3", "3/3"].map(|text| text.parse::<Shard>().expect("it is a part"));
+    for number in 1..20 {
+        assert_eq!(parts.iter().filter(|part| part.has(number)).count(), 1, "{number}");
+    }
+    for text in ["0/3", "4/3", "1/0", "1", "a/b", "-1/3"] {
+        assert!(text.parse::<Shard>().unwrap_err().contains("the first from 1 to the second"), "{text}");
+    }
+}
+
+#[test]
 fn invalid_counts_are_refused() {
     let parse = |parser: clap::builder::ValueParser, value: &str| {
         let command = Command::new("example").arg(Arg::new("steps").long("steps").value_parser(parser));

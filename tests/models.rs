@@ -1,5 +1,5 @@
-//! Language models from folders: what is said of bad ones, how texts are continued, and what the model that comes with
-//! the examples foretells.
+//! Language models from folders: the errors of bad folders, the generation of text, and the predictions of the model
+//! that comes with the examples.
 
 #[path = "models/bad_folders.rs"]
 mod bad_folders;

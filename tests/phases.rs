@@ -1,4 +1,4 @@
-//! Methods with phases and layers: how their files are read, and which maskers are at work in a call.
+//! Methods with phases and layers: how their files are read, and which maskers run in a call.
 
 mod common;
 
@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sparse_attention_hub::{
     attention::AttentionError,
-    masker::{ConfigError, LayerMaskers, MaskersConfig, NamedConfig, PhasesConfig},
+    masker::{ConfigError, NamedConfig},
+    method::{LayerMaskers, MaskersConfig, PhasesConfig},
     nn::{
         GqaInput, KvCache, SparseCrossAttentionCache, SparseCrossAttentionConfig, TransformerEncoderInput,
         sparse_attention,
@@ -46,7 +47,7 @@ const FILE: &str = r#"{
     "layers": {"5": [{"type": "sink", "sink_size": 3}], "1": {"decode": [{"type": "sink", "sink_size": 4}]}}
 }"#;
 
-/// How many keys of nine [FILE] keeps in a prefill and in decoding.
+/// How many of nine keys [FILE] keeps in a layer, in a prefill and in decoding.
 const KEPT: [(usize, [usize; 2]); 5] = [(0, [9, 9]), (1, [9, 4]), (2, [1, 2]), (5, [3, 3]), (6, [1, 2])];
 
 fn config(json: &Value) -> MaskerChainConfig {
@@ -89,11 +90,11 @@ fn files_of_both_forms_are_read_and_written() {
         let read = config(method);
         let written = serde_json::to_string(&read).unwrap();
         assert_eq!(MaskerChainConfig::from_json(&written).unwrap(), read, "{method} as {written}");
-        // As a configuration of a layer, which burn saves.
+        // The same in the configuration of a layer, which burn saves.
         let layer = GroupedQueryAttentionConfig::new(20, 4, 2).with_maskers(read.clone());
         let loaded = GroupedQueryAttentionConfig::load_binary(layer.to_string().as_bytes()).unwrap();
         assert_eq!(loaded.maskers, read, "{method}");
-        // A list is written as it always was, so that those saved before are read.
+        // A list is written as a plain list, which is the form of files from before methods had phases.
         assert!(!lists.contains(method) || serde_json::from_str::<Value>(&written).unwrap() == *method);
     }
     let bad = json!({"d_model": 20, "n_heads": 4, "n_kv_heads": 2, "maskers": {"decoding": []}}).to_string();
@@ -148,7 +149,7 @@ fn wrong_files_are_refused_by_what_is_wrong<B: Backend>() {
             assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
         }
     }
-    // Typed, and the place of an error has the error.
+    // The errors have types. An error with a place contains the error at this place.
     let error = |text: &str| MaskerChainConfig::from_json(text).unwrap_err();
     assert!(
         matches!(error(r#"{"decoding": []}"#), ConfigError::UnknownKey { place: None, key, .. } if key == "decoding")
@@ -156,11 +157,11 @@ fn wrong_files_are_refused_by_what_is_wrong<B: Backend>() {
     assert!(matches!(error(r#"{"dense_layers": [3, 3]}"#), ConfigError::LayerTwice { layer: 3, .. }));
     let ConfigError::At { place, source } = error(r#"{"layers": {"5": [{}]}}"#) else { panic!("it has a place") };
     assert!(place == "layers.5" && matches!(*source, ConfigError::NoType { place: 0, .. }));
-    // A layer in both is allowed, and so is any layer in any order.
+    // A layer may be in both `dense_layers` and `layers`. Layers may be in any order.
     assert!(MaskerChainConfig::from_json(r#"{"dense_layers": [9, 2], "layers": {"9": []}}"#).is_ok());
 }
 
-/// How many keys each query keeps, which is the same for all.
+/// How many keys each query keeps. The number is the same for all queries.
 fn kept<B: Backend>(mask: &Mask<B>) -> usize {
     let MaskShape { batch, heads, queries, .. } = mask.shape();
     let all = host(&mask.to_dense()).into_iter().sum::<f32>();
@@ -214,7 +215,7 @@ fn inputs_say_their_phase<B: Backend>() {
     assert_eq!(Phase::ALL.map(|phase| phase.to_string()), ["prefill", "decode"]);
 }
 
-/// Calls of a layer with a cache: their tokens, what the caller says, and the phase that they are.
+/// Calls of a layer with a cache: the number of tokens, the phase that the caller sets, and the phase of the call.
 const CALLS: [(usize, Option<Phase>, Phase); 8] = [
     (13, None, Phase::Prefill),
     (5, None, Phase::Prefill),
@@ -236,7 +237,7 @@ fn parts<B: Backend>(x: &Tensor<B, 3>) -> Vec<(Tensor<B, 3>, Option<Phase>, Phas
     CALLS.into_iter().map(part).collect()
 }
 
-/// Every method decodes after a dense prompt, and after one that is a sink, as it does where it saw the prompt itself.
+/// After a prompt with dense attention or with a sink, every method decodes as it does after a prompt of its own.
 fn prompts_and_steps_of_a_grouped_layer_have_their_maskers<B: Backend>() {
     let x = tokens::<B>(2, 28, 20, 1);
     for method in METHODS {
@@ -275,7 +276,7 @@ fn prompts_and_steps_of_burns_layers_have_their_maskers<B: Backend>() {
             SparseCrossAttentionConfig::new(24, 24, 4, 4, 6).with_dropout(0.0).with_maskers(method).init::<B>(&device),
         )
     });
-    // Of one layer: what a second one sees depends on what the first did with the calls before.
+    // The encoder has one layer, because the input of a second layer depends on the earlier calls of the first.
     let encoder = methods.map(|method| {
         let config = SparseTransformerEncoderConfig::new(24, 32, 4, 1).with_dropout(0.0).with_maskers(method);
         drawn(config.init::<B>(&device))
@@ -285,7 +286,7 @@ fn prompts_and_steps_of_burns_layers_have_their_maskers<B: Backend>() {
     let mut memories = [(); 3].map(|()| SparseCrossAttentionCache::new());
     let mut of_encoder = [0, 1, 2].map(|at| encoder[at].new_autoregressive_cache());
     for (at, (part, said, phase)) in parts(&x).into_iter().enumerate() {
-        // Of the three layers the first has phases, and shall be as one of the others.
+        // The first of the three layers has phases. Its output must be that of one of the other two.
         let other = if phase == Phase::Decode { 2 } else { 1 };
         let check = |outputs: [Tensor<B, 3>; 3], what: &str| {
             close(&outputs[0], &outputs[other], &format!("{what}, call {at}"));
@@ -319,7 +320,7 @@ fn prompts_and_steps_of_burns_layers_have_their_maskers<B: Backend>() {
         });
         check(outputs, "an encoder");
     }
-    // As burn is called: with the sequence so far, of which the end is new.
+    // The interface of burn: the input is the sequence so far, and its end is new.
     let mut caches = [(); 3].map(|()| MhaCache::autoregressive());
     for (done, end, other) in [(0, 13, 1), (13, 14, 2), (14, 17, 1)] {
         let so_far = MhaInput::self_attn(x.clone().slice_dim(1, 0..end));
@@ -353,15 +354,12 @@ fn first_calls_and_calls_without_a_cache_are_prefills<B: Backend>() {
         let told = GqaInput::new(input.clone()).phase(Phase::Decode);
         close(&found.forward(told).unwrap(), &prompt.forward(input.clone()).unwrap(), "without a cache, told");
     }
-    // One token is the prompt of an empty cache: one that is new, was reset, or was taken back.
+    // One token is a prefill if the cache is empty: if it is new, was reset, or was truncated.
     let mut cache = KvCache::new(1);
     let first = |cache: &mut KvCache<B>| {
         let mut other = KvCache::new(1);
-        for layer in [&prompt, &step] {
-            other = KvCache::new(1);
-            layer.forward_cache(one.clone(), &mut other).unwrap();
-        }
-        // The first key is the only one, and kept by both: the second call shows the phase.
+        step.forward_cache(one.clone(), &mut other).unwrap();
+        // The first call has one key only, which both methods keep. The second call shows the phase.
         found.forward_cache(one.clone(), cache).unwrap();
         let next = x.clone().slice_dim(1, 0..1);
         let output = found.forward_cache(next.clone(), cache).unwrap();
@@ -372,7 +370,7 @@ fn first_calls_and_calls_without_a_cache_are_prefills<B: Backend>() {
     first(&mut cache);
     cache.truncate(0).unwrap();
     first(&mut cache);
-    // Which phase the first call is shows where decoding is refused.
+    // A method that refuses to decode shows the phase of the first call.
     let fails = layer_that_fails_in_decoding::<B>();
     let mut cache = KvCache::new(1);
     assert!(fails.forward_cache(one.clone(), &mut cache).is_ok() && fails.forward(one.clone()).is_ok());
@@ -381,14 +379,14 @@ fn first_calls_and_calls_without_a_cache_are_prefills<B: Backend>() {
     );
     cache.truncate(0).unwrap();
     assert!(fails.forward_cache(one.clone(), &mut cache).is_ok());
-    // A call that failed never was.
+    // A call that failed does not count.
     let mut cache = KvCache::new(1);
     let told = GqaInput::new(one.clone()).phase(Phase::Decode);
     assert!(fails.forward_cache(told, &mut cache).is_err());
     assert!(fails.forward_cache(one, &mut cache).is_ok());
 }
 
-/// Refuses to decode.
+/// A masker that returns an error in decoding.
 #[derive(Module, Debug, Clone)]
 struct PromptsOnly {}
 
@@ -407,7 +405,8 @@ fn layer_that_fails_in_decoding<B: Backend>() -> GroupedQueryAttention<B, Prompt
     common::gqa::config(4, 2).init_with(PromptsOnly {}, &B::Device::default()).unwrap()
 }
 
-/// Padding counts as tokens: where others of a batch have several, one that has a single token is in the same phase.
+/// Padding counts as tokens. A sequence with a single token is in a prefill if other sequences of the batch have
+/// several.
 fn the_phase_of_a_batch_is_that_of_the_call<B: Backend>() {
     let layer = layer_that_fails_in_decoding::<B>();
     let mut cache = KvCache::new(1);
@@ -423,7 +422,7 @@ fn the_phase_of_a_batch_is_that_of_the_call<B: Backend>() {
 fn the_function_goes_by_its_state<B: Backend>() {
     let method = config(&json!({"prefill": sink(2), "decode": sink(1)})).init::<B>(&B::Device::default()).unwrap();
     let whole = inputs::<B>(Sizes::new(1, 4, 2, 9, 9, 12), 1);
-    // Queries that are the last of so many keys, and what one of the two phases makes of them.
+    // A call whose queries are the last of `keys` keys. Its output must be that of the phase `wanted`.
     let call = |state: &mut LayerState, queries: usize, keys: usize, wanted: Phase| {
         let part = |tensor: &Tensor<B, 4>, start: usize| tensor.clone().slice_dim(2, start..keys);
         let q = part(whole.queries(), keys - queries);
@@ -453,7 +452,7 @@ fn the_function_goes_by_its_state<B: Backend>() {
         state.set_phase(Some(Phase::Decode));
         state.clear();
     }
-    // A call that is refused is none.
+    // A call that returns an error does not count.
     let query = || whole.queries().clone().slice_dim(2, 0..1);
     let narrow = whole.keys().clone().slice_dim(3, 0..3);
     let options = AttentionModuleOptions::default();
@@ -463,12 +462,12 @@ fn the_function_goes_by_its_state<B: Backend>() {
     call(&mut state, 1, 5, Phase::Prefill);
 }
 
-/// What is remembered apart and taken in late is what a list remembers, and what is drawn is the same too.
+/// Phases have separate memories and may take in keys later than a list. They still remember and draw the same.
 fn the_same_maskers_in_both_phases_are_a_list<B: Backend>() {
     let x = tokens::<B>(2, 28, 20, 1);
     for method in METHODS {
         let list = json!([{"type": "sink", "sink_size": 1}, (method.config)(&Sizes::new(1, 4, 2, 1, 1, 12))]);
-        // With what the file says is learned, which is drawn otherwise for each layer of a test.
+        // The learned parameters are those of the file. `layer` would replace them by random ones.
         let of = |chain: Value| {
             let mut layer = layer::<B>(&common::gqa::config(4, 2), None);
             layer.maskers.0 = config(&chain).init_for_layer(0, &B::Device::default()).unwrap();
@@ -486,7 +485,7 @@ fn the_same_maskers_in_both_phases_are_a_list<B: Backend>() {
     }
 }
 
-/// Keeps as many of the first keys as it has been called.
+/// Keeps the first `n` keys in its `n`-th call.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Calls {}
@@ -523,10 +522,10 @@ fn maskers_of_ones_own_remember_apart_in_each_phase<B: Backend>() {
     let state = &mut LayerState::new(1);
     let found = [Prefill, Prefill, Decode, Prefill, Decode].map(|phase| keeps(state, 0, phase));
     assert_eq!(found, [1, 2, 1, 3, 2]);
-    // A list of a layer remembers over both.
+    // A list of a layer has one memory for both phases.
     let state = &mut LayerState::new(1);
     assert_eq!([Prefill, Decode, Prefill].map(|phase| keeps(state, 3, phase)), [1, 2, 3]);
-    // The chain of layers knows built-in maskers only, and says so with the place.
+    // The chain of a layer knows built-in maskers only. Its error names the place.
     let error = config(&json!({"decode": calls})).init::<B>(&device).unwrap_err().to_string();
     assert!(error.contains("`decode`") && error.contains("\"calls\""), "{error}");
     let missing = registry.research_attention(r#"{"prefill": [{}]}"#, &device).unwrap_err().to_string();
@@ -567,7 +566,7 @@ fn each_phase_may_have_a_sampler<B: Backend>() {
     assert!(!dense.init_for_layer::<B>(2, &device).unwrap().samples());
 }
 
-/// A scorer with parameters for a chain of layer 0 or 1.
+/// A masker whose scorer has parameters, for layer 0 or 1.
 fn learned(heavy_size: usize) -> Value {
     json!({"type": "top_k", "heavy_size": heavy_size, "scorer": hash(&Sizes::new(1, 4, 2, 1, 1, 12))})
 }
@@ -590,7 +589,7 @@ fn records_have_the_maskers_of_both_phases<B: Backend>() {
     assert_eq!(error.matches(hash).count(), 3, "{error}");
     let error = init(&one).try_load_record(chain.into_record()).unwrap_err().to_string();
     assert!(error.contains("not of the chain [top_k over hash"), "{error}");
-    // A method without phases has the record that it always had: that of its maskers.
+    // In a layer without phases, the record is that of a list of the same maskers.
     let by_layer = init(&json!({"prefill": two, "layers": {"0": one}}));
     assert!(!by_layer.has_phases() && by_layer.try_load_record(of_one.into_record()).is_ok());
 }
@@ -615,7 +614,7 @@ fn modules_have_the_maskers_of_both_phases<B: Backend>() {
     }
 }
 
-/// A cache of a sliding window gives up what no phase needs.
+/// The cache of a sliding window gives up the keys that no phase needs.
 fn a_window_keeps_what_either_phase_needs<B: Backend>() {
     let local = json!([{"type": "local", "window_size": 3}]);
     let remembers = json!([{"type": "top_k", "heavy_size": 3, "scorer": {"type": "pages", "page_size": 2}}]);

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use burn::tensor::backend::Backend;
 use common::*;
 use serde_json::Value;
-use sparse_attention_hub::{masker::BuiltInMasker, prelude::*, scorer::BuiltInScorer};
+use sparse_attention_hub::{method::BuiltInMasker, prelude::*, scorer::BuiltInScorer};
 
 on_host_backends!(names_are_those_of_the_registry, every_name_has_a_row_in_methods, every_name_has_a_row_in_the_readme);
 

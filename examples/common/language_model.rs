@@ -7,7 +7,7 @@ use std::{
 
 use burn::tensor::{DType, backend::Backend};
 use clap::Args;
-use sparse_attention_hub::{masker::MaskerChainConfig, models::Pretrained};
+use sparse_attention_hub::{method::MaskerChainConfig, models::Pretrained};
 
 use super::{BackendArguments, find};
 

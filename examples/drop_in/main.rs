@@ -24,7 +24,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use model::{Classifier, DenseClassifier, Encoder, SparseClassifier};
 use sparse_attention_hub::{
     backend::{self, Work},
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
 };
 
 /// Trains a dense text classifier and runs it with sparse attention.

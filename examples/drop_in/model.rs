@@ -10,7 +10,8 @@ use burn::{
     tensor::{Int, Tensor, backend::Backend},
 };
 use sparse_attention_hub::{
-    masker::{ConfigError, MaskerChainConfig},
+    masker::ConfigError,
+    method::MaskerChainConfig,
     nn::{SparseTransformerEncoder, SparseTransformerEncoderConfig, TransformerEncoderInput},
 };
 

@@ -20,7 +20,7 @@ use common::{ModelArguments, end, given_or, read};
 use indicatif::{ProgressBar, ProgressStyle};
 use measure::Measure;
 use results::Results;
-use sparse_attention_hub::{backend::Work, io::OutputFile, masker::MaskerChainConfig};
+use sparse_attention_hub::{backend::Work, io::OutputFile, method::MaskerChainConfig};
 
 /// Measures how much quality methods cost a language model. Finished cases are appended to a file. They are skipped
 /// when the command is run again.

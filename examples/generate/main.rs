@@ -23,7 +23,7 @@ use sparse_attention_hub::{
         AttentionMeter,
         tasks::{SampleMaker, Task},
     },
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     models::{GenerationConfig, LanguageModelCache, PREFILL_CHUNK, Pretrained, SamplingConfig},
     nn::{AttentionHook, AttentionMode},
 };

@@ -5,9 +5,9 @@ use rand::{SeedableRng, seq::index};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use serde::Serialize;
 use sparse_attention_hub::{
-    attention::{DoubleSparsity, EfficientAttention, HashAttention},
     mask::{Csr, Pattern},
     masker::{LocalConfig, OracleTopKConfig, QuestTopKConfig, ShareGroup, SinkConfig, TopK},
+    method::{DoubleSparsity, EfficientAttention, HashAttention},
     prelude::*,
     scorer::{Activation, Channels, Hash, HashWeights, HeadPerceptrons, LayerPerceptrons, PageFit, Scorer},
 };

@@ -20,7 +20,7 @@ use data::Task;
 use sparse_attention_hub::{
     backend::{self, Work},
     io::OutputFile,
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     plot::{LinePlot, Scale},
 };
 use training::{Run, Sequences, accuracy, train};

@@ -15,7 +15,8 @@ use burn::{
 };
 use sparse_attention_hub::{
     attention::{AttentionError, AttentionReport},
-    masker::{ConfigError, MaskerChainConfig},
+    masker::ConfigError,
+    method::MaskerChainConfig,
     nn::{MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig},
     prelude::*,
     train::{DensityInput, OutputErrorInput},

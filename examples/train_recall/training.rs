@@ -22,7 +22,7 @@ use burn::{
     },
 };
 use sparse_attention_hub::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     train::{DensityMetric, OutputErrorMetric},
 };
 

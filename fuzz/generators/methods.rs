@@ -218,7 +218,7 @@ fn with(mut fields: Value, name: &str, value: Value) -> Value {
 mod tests {
     use std::collections::BTreeSet;
 
-    use sparse_attention_hub::{masker::BuiltInMasker, scorer::BuiltInScorer};
+    use sparse_attention_hub::{method::BuiltInMasker, scorer::BuiltInScorer};
 
     use super::*;
     use crate::generators::B;

@@ -1,5 +1,5 @@
 use super::{Request, RequestOptions, Response};
-use crate::{masker::MaskerChainConfig, models::ModelError, nn::AttentionMode};
+use crate::{method::MaskerChainConfig, models::ModelError, nn::AttentionMode};
 
 /// A model of a model hub that answers requests.
 pub trait ModelHubAdapterInterface {

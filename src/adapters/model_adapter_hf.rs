@@ -2,7 +2,7 @@ use burn::tensor::backend::Backend;
 
 use super::{Answer, ModelHubAdapterInterface, Request, RequestOptions, Response, SparseAttentionAdapterInterface};
 use crate::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     models::{ChatMessage, Generated, GenerationConfig, LanguageModelCache, ModelError, PREFILL_CHUNK, Pretrained},
     nn::AttentionMode,
 };
@@ -25,7 +25,7 @@ use crate::{
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
 ///     adapters::{ModelAdapterHF, ModelHubAdapterInterface, Request, RequestOptions},
-///     masker::MaskerChainConfig,
+///     method::MaskerChainConfig,
 ///     models::Pretrained,
 /// };
 ///

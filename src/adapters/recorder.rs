@@ -6,10 +6,11 @@ use std::{
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Visibility},
     eval::Recording,
-    masker::{LayerState, Masker},
+    masker::Masker,
     nn::AttentionHook,
+    problem::{AttentionError, AttentionInputs, Visibility},
+    state::LayerState,
 };
 
 /// A hook that records queries, keys and values at chosen layers and positions. Attention itself is computed by another

@@ -1,7 +1,10 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics, masked_attention};
-use crate::mask::{Mask, MaskForm};
+use super::masked_attention;
+use crate::{
+    mask::{Mask, MaskForm},
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Requested, SoftmaxStatistics},
+};
 
 /// The dense attention over some inputs with which attention through masks is compared.
 ///

@@ -1,12 +1,10 @@
 use burn::tensor::backend::Backend;
 
-use super::{
-    AttentionError, AttentionInputs, AttentionOutput, DenseReference, Requested, comparison::relative,
-    masked_attention, row_counts::RowCounts,
-};
+use super::{DenseReference, RowCounts, comparison::relative, masked_attention};
 use crate::{
-    mask::{Density, Mask, MaskShape},
+    mask::{Mask, MaskShape},
     metrics::{MetricError, MetricLogger, Place, built_in},
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Density, Requested},
 };
 
 /// How far attention through a mask is from dense attention, in one head.
@@ -132,7 +130,7 @@ impl AttentionReport {
 
     /// Logs the errors and the kept mass of the layer, of its heads and of their queries. These are the metrics
     /// [against dense attention](built_in::AGAINST_DENSE).
-    /// [ResearchAttention::with_logger](super::ResearchAttention::with_logger) logs the densities.
+    /// [ResearchAttention::with_logger](crate::method::ResearchAttention::with_logger) logs the densities.
     ///
     /// # Errors
     /// If the logger cannot take them.

@@ -1,11 +1,13 @@
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-use super::AttentionInputs;
-use crate::mask::{Density, Mask, MaskForm, MaskShape};
+use crate::{
+    mask::{Mask, MaskForm, MaskShape},
+    problem::{AttentionInputs, Density},
+};
 
 /// Numbers of query-key pairs in one or more rows of a mask.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct RowCounts {
+pub(crate) struct RowCounts {
     /// Visible pairs.
     pub visible: f64,
     /// Pairs that are visible and kept.

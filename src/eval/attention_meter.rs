@@ -6,10 +6,12 @@ use std::{
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, masked_attention},
+    attention::masked_attention,
     mask::{Mask, MaskForm, MaskShape},
-    masker::{LayerState, Masker},
+    masker::Masker,
     nn::AttentionHook,
+    problem::{AttentionError, AttentionInputs, Requested},
+    state::LayerState,
 };
 
 /// An [AttentionHook] that runs the methods of the layers and measures which keys they keep.
@@ -120,7 +122,7 @@ mod tests {
     use burn_flex::Flex;
 
     use super::*;
-    use crate::masker::{MaskerChain, MaskerChainConfig};
+    use crate::method::{MaskerChain, MaskerChainConfig};
 
     fn inputs(queries: usize, keys: usize) -> AttentionInputs<Flex> {
         let device = Default::default();

@@ -3,9 +3,9 @@ use std::ops::Range;
 use burn::tensor::{DType, Int, Tensor, TensorData, activation::log_softmax, backend::Backend};
 
 use crate::{
-    attention::Phase,
     models::{LanguageModel, ModelError, PREFILL_CHUNK},
     nn::AttentionHook,
+    problem::Phase,
 };
 
 /// How well a model predicts a text through a method, measured in windows that do not overlap.

@@ -3,9 +3,8 @@ use std::path::Path;
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    FileError,
-    attention::{AttentionInputs, Visibility},
-    io::TensorFile,
+    io::{FileError, TensorFile},
+    problem::{AttentionInputs, Visibility},
 };
 
 /// Queries, keys and values of one layer, recorded from a model.

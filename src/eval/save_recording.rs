@@ -5,9 +5,9 @@ use safetensors::{Dtype, tensor::TensorView};
 
 use super::Recording;
 use crate::{
-    FileError,
-    attention::{AttentionInputs, Requested, Visibility, dense_attention},
-    io::OutputFile,
+    attention::dense_attention,
+    io::{FileError, OutputFile},
+    problem::{AttentionInputs, Requested, Visibility},
 };
 
 const FORMAT: &str = "a recording of attention";

@@ -3,8 +3,10 @@ use std::ops::Range;
 use burn::tensor::backend::Backend;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, DenseReference, Requested, ResearchAttention},
-    masker::LayerState,
+    attention::DenseReference,
+    method::ResearchAttention,
+    problem::{AttentionError, AttentionInputs, Requested},
+    state::LayerState,
 };
 
 /// The errors of a method that samples, over many seeds. Coverage studies count them.

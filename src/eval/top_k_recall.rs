@@ -1,11 +1,13 @@
 use burn::tensor::backend::Backend;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::Size,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{LayerState, Size, by_candidates},
+    masker::by_candidates,
+    problem::{AttentionError, AttentionInputs},
     scorer::{Oracle, Scorer},
+    state::LayerState,
 };
 
 /// How well a scorer finds the important keys: the share of each query's exact top-k that is among the keys with the

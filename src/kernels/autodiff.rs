@@ -11,13 +11,15 @@ use burn::{
     tensor::{DType, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
 
-use super::{HostTensor, SparseBackend};
+use super::{
+    HostTensor, SparseBackend,
+    reference::{gradients_in_blocks, scores::cast},
+};
 use crate::{
-    attention::{
-        AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested, SoftmaxStatistics, Visibility,
-        gradients_in_blocks, scores::cast,
-    },
     mask::{KeyIndices, Mask, MaskForm, Pattern},
+    problem::{
+        AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested, SoftmaxStatistics, Visibility,
+    },
 };
 
 impl<B: SparseBackend, C: CheckpointStrategy> SparseBackend for Autodiff<B, C> {

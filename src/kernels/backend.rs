@@ -2,8 +2,8 @@ use burn::tensor::{Slice, TensorMetadata, backend::Backend, ops::FloatTensor};
 
 use super::HostTensor;
 use crate::{
-    attention::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
     mask::{KeyIndices, Pattern},
+    problem::{AttentionGradients, AttentionInputs, AttentionOutput, AttentionTrace, Requested},
 };
 
 /// The operations that a backend can do natively.

@@ -10,8 +10,8 @@ use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 
 use super::{HostTensor, SparseBackend};
 use crate::{
-    attention::{AttentionInputs, AttentionOutput, Requested},
     mask::{KeyIndices, Pattern},
+    problem::{AttentionInputs, AttentionOutput, Requested},
 };
 
 type Band<B> = fn(&AttentionInputs<B>, Pattern, Requested) -> Option<AttentionOutput<B>>;

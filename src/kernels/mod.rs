@@ -8,19 +8,23 @@
 #[cfg(feature = "train")]
 mod autodiff;
 mod backend;
-mod capabilities;
 mod native_attention;
 // A build without a CPU backend leaves some of these functions unused. The scorers use the others in every build.
 #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
 pub(crate) mod cpu;
+#[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code, unused_imports))]
+mod cpu_backends;
 mod dispatch;
 mod finite;
+mod host_memory;
+pub(crate) mod reference;
 
 pub use backend::SparseBackend;
-pub use capabilities::{DeviceLimit, largest_tensor};
-pub(crate) use capabilities::{as_indices, check_size, in_host_memory};
 pub use cpu::{Heads, HostTensor};
 pub(crate) use dispatch::{before, host_tensor, write_along};
 pub use dispatch::{native_path, register};
 pub(crate) use finite::all_finite;
+pub(crate) use host_memory::in_host_memory;
 pub(crate) use native_attention::attend;
+
+pub use crate::device::{DeviceLimit, largest_tensor};

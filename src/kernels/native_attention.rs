@@ -4,8 +4,8 @@ use burn::tensor::backend::Backend;
 
 use super::dispatch::table;
 use crate::{
-    attention::{AttentionInputs, AttentionOutput, Requested, Visibility},
     mask::{Mask, MaskForm, Pattern},
+    problem::{AttentionInputs, AttentionOutput, Requested, Visibility},
 };
 
 /// Attention by native kernels. `None` if generic tensor operations should run instead.

@@ -3,7 +3,7 @@ use std::ops::Range;
 use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, backend::Backend};
 
 use super::{KeyIndices, Mask, MaskError, MaskForm, Pattern};
-use crate::kernels::check_size;
+use crate::device::check_size;
 
 /// Weights are always f32, because a rounded probability biases every estimate: 0.1 is 0.100098 in bf16.
 pub(super) fn as_f32<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {

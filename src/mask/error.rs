@@ -1,7 +1,7 @@
 use thiserror::Error;
 
 use super::MaskShape;
-use crate::kernels::DeviceLimit;
+use crate::device::DeviceLimit;
 
 /// Why a [mask](super::Mask) could not be built or combined.
 #[derive(Debug, Clone, PartialEq, Error)]

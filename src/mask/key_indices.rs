@@ -7,7 +7,7 @@ use std::{
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use super::{Chosen, MaskError, MaskShape, Pattern, convert::as_f32};
-use crate::kernels::as_indices;
+use crate::device::as_indices;
 
 /// Kept keys as lists. A top-k selection yields them, and gather kernels read them.
 ///

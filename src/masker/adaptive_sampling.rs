@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
+    Masker, MaskerConfig,
     exact_logits::ExactLogits,
     population::{Population, Sample},
     residual::{Residual, SinkLogits},
@@ -15,8 +15,11 @@ use super::{
     sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
+    config::{ConfigError, Size},
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
+    scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [AdaptiveSampling].

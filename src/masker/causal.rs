@@ -1,10 +1,13 @@
 use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, LayerState, Masker, MaskerConfig};
+use super::{Masker, MaskerConfig};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::ConfigError,
     mask::{Mask, Pattern},
+    problem::{AttentionError, AttentionInputs},
+    scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [Causal], `{"type": "causal"}`.

@@ -4,8 +4,8 @@ use burn::tensor::backend::Backend;
 
 use super::rows::host;
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::visible_logits},
-    kernels::{HostTensor, cpu::listed_logits, host_tensor},
+    kernels::{HostTensor, cpu::listed_logits, host_tensor, reference::scores::visible_logits},
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// Exact logits of the requested keys, row by row.

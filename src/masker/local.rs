@@ -1,10 +1,13 @@
 use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, Size};
+use super::{Masker, MaskerConfig};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, Size},
     mask::{Mask, Pattern},
+    problem::{AttentionError, AttentionInputs},
+    scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [Local], `{"type": "local", "window_size": 128}`.

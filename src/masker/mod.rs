@@ -1,89 +1,62 @@
-//! Maskers: each adds keys to a mask, and a chain of them is a method.
+//! Maskers. A masker adds keys to a mask, and a chain of maskers is a [method](crate::method).
 
 mod adaptive_sampling;
-mod built_in;
 mod causal;
-mod chain;
-mod chain_config;
-mod chain_record;
-mod choice;
-mod context;
-mod error;
 mod exact_logits;
-pub(crate) mod limits;
 mod local;
 mod magic_pig;
-mod method_config;
 mod population;
 mod pps_sampling;
-mod presets;
 mod priority_sampling;
 mod quest;
 mod random_sampling;
-mod registry;
-mod report;
 mod residual;
 mod rows;
 pub mod sampling;
-mod share_group;
 mod sink;
-mod size;
-mod state;
-pub(crate) mod table;
 mod threshold;
 mod top_k;
 mod top_p;
-mod tuple;
 mod verified_sampling;
 
 use std::fmt::Debug;
 
 use burn::tensor::backend::Backend;
+use serde::de::DeserializeOwned;
 
 pub use adaptive_sampling::{AdaptiveBudget, AdaptiveSampling, AdaptiveSamplingConfig};
-pub use built_in::BuiltInMasker;
 pub use causal::{Causal, CausalConfig};
-pub use chain::MaskerChain;
-pub use chain_config::MaskerChainConfig;
-pub use chain_record::RecordError;
-pub(crate) use choice::{Choice, at_most_one_sampler};
-pub use context::{Context, NamedConfig};
-pub(crate) use context::{Registry, fields};
-pub use error::ConfigError;
 pub use local::{Local, LocalConfig};
 pub use magic_pig::{MagicPig, MagicPigConfig, Packing};
-pub use method_config::{LayerMaskers, MaskersConfig, PhasesConfig};
 pub use pps_sampling::{PpsSampling, PpsSamplingConfig};
-pub use presets::{DoubleSparsityTopKConfig, HashAttentionTopKConfig, PqCacheConfig};
 pub use priority_sampling::{PrioritySampling, PrioritySamplingConfig};
 pub use quest::{QuestTopK, QuestTopKConfig};
 pub use random_sampling::{RandomSampling, RandomSamplingConfig};
-pub use registry::{MaskerConfig, MaskerRegistry};
-pub use report::{RowSample, SamplingReport};
 pub(crate) use rows::by_candidates;
-pub use share_group::ShareGroup;
 pub use sink::{Sink, SinkConfig};
-pub use size::Size;
-pub(crate) use state::mix;
-pub use state::{KeyMemory, LayerState, Randomness};
 pub use threshold::{Threshold, ThresholdConfig};
 pub use top_k::{OracleTopKConfig, TopK, TopKConfig};
 pub use top_p::{OracleTopPConfig, TopP, TopPConfig};
 pub use verified_sampling::{Target, VerifiedSampling, VerifiedSamplingConfig};
 
+pub use crate::{
+    config::{ConfigError, NamedConfig, Size},
+    scorer::{Context, ShareGroup},
+    state::{KeyMemory, LayerState, Randomness, RowSample, SamplingReport},
+};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     mask::Mask,
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// A rule that adds keys to a mask.
 ///
-/// Given what the maskers before it kept, a masker returns that mask with more keys. It never takes a key away, and it
-/// changes neither the mask it was given nor the tensors. A masker which keeps keys that a query may not see does no
-/// harm: attention hides them, and [density](Mask::density) counts them only in its second figure.
+/// A masker gets the mask of the maskers before it and returns this mask with more keys. It never removes a key and
+/// does not change the input tensors. It may keep keys that a query does not see: attention hides them, and
+/// [density](Mask::density) counts them only in its field `all`.
 ///
 /// # Example
-/// A masker of one's own:
+/// A custom masker:
 /// ```
 /// use burn::tensor::backend::Backend;
 /// use sparse_attention_hub::{
@@ -120,8 +93,8 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
         mask: Mask<B>,
     ) -> Result<Mask<B>, AttentionError>;
 
-    /// The keys that the masker keeps where it is the whole method. A chain without maskers keeps all of them here: it is
-    /// the absence of a method.
+    /// The keys that the masker keeps as the whole method. A chain without maskers keeps all keys here, because it
+    /// stands for dense attention.
     ///
     /// # Errors
     /// If the masker cannot work with the inputs.
@@ -130,17 +103,32 @@ pub trait Masker<B: Backend>: Debug + Send + Sync {
         self.add(inputs, state, Mask::empty(inputs.mask_shape(), &inputs.device()))
     }
 
-    /// How many keys before a sliding window must be there for the masker to keep of the window what it would keep if all
-    /// keys were there; `None`, the default, where that is all of them. A layer with a window gives up what no masker
-    /// needs.
+    /// How many keys before a sliding window the masker needs. With these keys it keeps the same keys of the window as
+    /// with all keys. `None`, the default, means that it needs all keys. A layer with a window gives up the keys that
+    /// no masker needs.
     ///
-    /// A masker that remembers something of keys, draws, or goes by how many keys there are, needs all.
+    /// A masker needs all keys if it remembers something computed from keys, draws random numbers, or depends on the
+    /// number of keys.
     fn keys_before_window(&self) -> Option<usize> {
         None
     }
 
-    /// Whether the masker samples keys to stand for others. A chain holds at most one that does.
+    /// Whether the masker samples keys that represent other keys. A chain has at most one such masker.
     fn samples(&self) -> bool {
         false
     }
+}
+
+/// The configuration of a masker: the fields beside its `"type"` in a method file.
+///
+/// A configuration should refuse fields that it does not know (`#[serde(deny_unknown_fields)]`).
+pub trait MaskerConfig<B: Backend>: DeserializeOwned {
+    /// The masker that it configures.
+    type Masker: Masker<B> + 'static;
+
+    /// The masker.
+    ///
+    /// # Errors
+    /// If a value makes no sense; the error names the field, the value and what is allowed.
+    fn init(&self, context: &Context<B>) -> Result<Self::Masker, ConfigError>;
 }

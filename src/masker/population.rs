@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rand::{Rng, RngExt};
 
-use crate::attention::RowKeys;
+use crate::problem::RowKeys;
 
 /// The keys of a row that may be drawn, as runs of neighbouring keys. The rank of a key is its index among these keys.
 #[derive(Debug)]

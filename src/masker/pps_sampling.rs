@@ -8,14 +8,15 @@ use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, Size,
-    report::{RowSample, SamplingReport},
+    Masker, MaskerConfig,
     rows::{by_candidates, numbers_and_others},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, NamedConfig, Size},
     mask::{Kept, Mask},
-    scorer::{HeldScorer, Scorer},
+    problem::{AttentionError, AttentionInputs},
+    scorer::{Context, HeldScorer, Scorer},
+    state::{LayerState, RowSample, SamplingReport},
 };
 
 /// Configuration of [PpsSampling].

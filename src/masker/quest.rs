@@ -1,12 +1,14 @@
 use burn::{module::Module, tensor::backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Context, LayerState, Masker, MaskerConfig, ShareGroup, Size, rows::choose_together};
+use super::{Masker, MaskerConfig, rows::choose_together};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, Size},
     kernels::cpu::largest,
     mask::Mask,
-    scorer::{PageFit, Pages, PagesConfig, ScorerConfig},
+    problem::{AttentionError, AttentionInputs},
+    scorer::{Context, PageFit, Pages, PagesConfig, ScorerConfig, ShareGroup},
+    state::LayerState,
 };
 
 /// Configuration of [QuestTopK], `{"type": "quest_top_k", "heavy_size": 1024, "page_size": 16, "label_bits": 16}`.

@@ -3,14 +3,17 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig,
+    Masker, MaskerConfig,
     population::{Population, Sample},
     rows::KeptKeys,
     sampling::{draw_with_replacement, without_replacement},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
+    config::ConfigError,
     mask::Mask,
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
+    scorer::Context,
+    state::LayerState,
 };
 
 /// Configuration of [RandomSampling], `{"type": "random_sampling", "sampling_rate": 0.05}`.

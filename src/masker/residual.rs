@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use burn::tensor::backend::Backend;
 
-use super::{exact_logits::ExactLogits, population::Population, report::RowSample};
+use super::{exact_logits::ExactLogits, population::Population};
 use crate::{
-    attention::{AttentionInputs, RowKeys},
     kernels::{Heads, HostTensor, host_tensor},
     mask::Kept,
+    problem::{AttentionInputs, RowKeys},
     scorer::Host,
+    state::RowSample,
 };
 
 /// The keys of a row that earlier maskers did not keep, with what is known of the kept keys.

@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use burn::tensor::{Tensor, backend::Backend};
 use rayon::prelude::*;
 
-use super::{LayerState, ShareGroup};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
     mask::{Chosen, Kept, Mask, MaskForm, MaskShape, Pattern},
-    scorer::Scorer,
+    problem::{AttentionError, AttentionInputs},
+    scorer::{Scorer, ShareGroup},
+    state::LayerState,
 };
 
 /// The scores of the keys that a selector may still choose: the visible keys that are not kept yet. Other keys have the

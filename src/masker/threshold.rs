@@ -7,13 +7,15 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig,
+    Masker, MaskerConfig,
     rows::{KeptKeys, by_candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, NamedConfig},
     mask::{Kept, Mask},
-    scorer::{HeldScorer, Scorer},
+    problem::{AttentionError, AttentionInputs},
+    scorer::{Context, HeldScorer, Scorer},
+    state::LayerState,
 };
 
 /// Configuration of [Threshold], `{"type": "threshold", "threshold": 0.001, "scorer": {"type": "oracle"}}`.

@@ -6,14 +6,14 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, ShareGroup, Size, rows::choose_together,
-};
+use super::{Masker, MaskerConfig, rows::choose_together};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, NamedConfig, Size},
     kernels::cpu::largest,
     mask::{Chosen, Mask},
-    scorer::{HeldScorer, Oracle, Scorer},
+    problem::{AttentionError, AttentionInputs},
+    scorer::{Context, HeldScorer, Oracle, Scorer, ShareGroup},
+    state::LayerState,
 };
 
 /// Configuration of [TopK], `{"type": "top_k", "heavy_size": 0.05, "scorer": {"type": "oracle"}}`.

@@ -5,14 +5,16 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, NamedConfig, TopK, TopKConfig,
+    Masker, MaskerConfig, TopK, TopKConfig,
     rows::{KeptKeys, by_candidates, by_falling_score, candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, NamedConfig},
     kernels::cpu::heaviest,
     mask::{Kept, Mask},
-    scorer::{HeldScorer, Oracle, Scorer},
+    problem::{AttentionError, AttentionInputs},
+    scorer::{Context, HeldScorer, Oracle, Scorer},
+    state::LayerState,
 };
 
 /// Configuration of [TopP], `{"type": "top_p", "top_p": 0.9, "scorer": {"type": "oracle"}}`.

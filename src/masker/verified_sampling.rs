@@ -5,17 +5,19 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, Size,
+    Masker, MaskerConfig,
     exact_logits::ExactLogits,
     population::Sample,
-    report::{RowSample, SamplingReport},
     residual::{Residual, RowValues, SinkLogits, Values},
     rows::KeptKeys,
     sampling::without_replacement,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
+    config::{ConfigError, Size},
     mask::{Kept, Mask},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
+    scorer::Context,
+    state::{LayerState, RowSample, SamplingReport},
 };
 
 /// Configuration of [VerifiedSampling].

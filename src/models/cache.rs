@@ -1,6 +1,6 @@
 use burn::tensor::backend::Backend;
 
-use crate::{attention::AttentionError, nn::KvCache};
+use crate::{nn::KvCache, problem::AttentionError};
 
 /// The keys and values of a sequence in all layers of a [LanguageModel](super::LanguageModel), with the state of the
 /// methods.

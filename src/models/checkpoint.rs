@@ -7,7 +7,7 @@ use burn_store::{ModuleStore, SafetensorsStore, TensorSnapshot};
 use serde::Deserialize;
 
 use super::ModelError;
-use crate::FileError;
+use crate::io::FileError;
 
 /// The tensors of a folder, mapped into memory. A tensor is read from the disk when it is used.
 pub(super) struct Checkpoint {

@@ -6,9 +6,10 @@ use burn::{
 
 use super::{Architecture, GatedFeedForward, LanguageModelConfig};
 use crate::{
-    attention::AttentionError,
-    masker::{ConfigError, MaskerChain},
+    config::ConfigError,
+    method::MaskerChain,
     nn::{AttentionHook, GqaInput, GroupedQueryAttention, KvCache},
+    problem::AttentionError,
 };
 
 /// A layer of a [LanguageModel](super::LanguageModel): attention and a feed-forward network, each with a norm before it

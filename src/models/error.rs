@@ -2,7 +2,7 @@ use std::{fmt, io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{FileError, attention::AttentionError, masker::ConfigError};
+use crate::{config::ConfigError, io::FileError, problem::AttentionError};
 
 /// Why a language model could not be loaded or run.
 #[derive(Debug, Error)]

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::ModelError;
-use crate::FileError;
+use crate::io::FileError;
 
 /// The largest size that a configuration may name. It is far above the sizes of real models, and small enough that the
 /// product of two sizes does not overflow.

@@ -6,7 +6,7 @@ use std::{
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::{GenerationConfig, LanguageModel, LanguageModelCache, ModelError, NextToken};
-use crate::{attention::Phase, nn::AttentionHook};
+use crate::{nn::AttentionHook, problem::Phase};
 
 /// The default number of prompt tokens that go through the model at once.
 pub const PREFILL_CHUNK: usize = 1024;

@@ -10,9 +10,9 @@ use super::{
     Architecture, DecoderLayer, LanguageModelCache, LanguageModelConfig, ModelError, checkpoint::Checkpoint, weights,
 };
 use crate::{
-    attention::Phase,
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     nn::{AttentionHook, GqaInput},
+    problem::Phase,
 };
 
 /// A language model of the Llama family whose layers attend through sparse methods.
@@ -24,7 +24,7 @@ use crate::{
 /// # #[cfg(feature = "flex")] {
 /// use burn::tensor::DType;
 /// use burn_flex::Flex;
-/// use sparse_attention_hub::{masker::MaskerChainConfig, models::LanguageModel, nn::AttentionMode};
+/// use sparse_attention_hub::{method::MaskerChainConfig, models::LanguageModel, nn::AttentionMode};
 ///
 /// let method = MaskerChainConfig::from_file("configs/streaming_llm.json")?;
 /// let model = LanguageModel::<Flex>::from_directory("folder", &method, DType::F32, &Default::default())?;

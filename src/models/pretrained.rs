@@ -5,7 +5,7 @@ use burn::tensor::{DType, backend::Backend};
 use super::{
     Generated, GenerationConfig, LanguageModel, LanguageModelCache, ModelError, StopReason, StopStrings, Tokenizer,
 };
-use crate::{masker::MaskerChainConfig, nn::AttentionHook};
+use crate::{method::MaskerChainConfig, nn::AttentionHook};
 
 /// The content of a HuggingFace folder: a model, its tokenizer, and its generation configuration.
 ///
@@ -14,7 +14,7 @@ use crate::{masker::MaskerChainConfig, nn::AttentionHook};
 /// # #[cfg(feature = "flex")] {
 /// use burn::tensor::DType;
 /// use burn_flex::Flex;
-/// use sparse_attention_hub::{masker::MaskerChainConfig, models::Pretrained, nn::AttentionMode};
+/// use sparse_attention_hub::{method::MaskerChainConfig, models::Pretrained, nn::AttentionMode};
 ///
 /// let method = MaskerChainConfig::from_file("configs/streaming_llm.json")?;
 /// let pretrained = Pretrained::<Flex>::from_directory("folder", &method, DType::F32, &Default::default())?;

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{ChatMessage, ChatTemplate, ModelError, TextStream, fields::Fields};
-use crate::FileError;
+use crate::io::FileError;
 
 /// The tokenizer of a model, with its chat template if it has one.
 pub struct Tokenizer {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{
     Architecture, LanguageModel, LanguageModelConfig, Misshapen, ModelError, WeightMismatch, checkpoint::Checkpoint,
 };
-use crate::FileError;
+use crate::io::FileError;
 
 /// Fills the parameters of a model with the tensors of a checkpoint.
 pub(super) fn load<B: Backend>(

@@ -1,4 +1,4 @@
-//! What the layers have in common: the method, attention over what it keeps, dropout, and the softmax that may be quiet.
+//! What the layers have in common: the method, attention over the kept keys, dropout, and the optional quiet softmax.
 
 use burn::{
     nn::{Dropout, Linear},
@@ -7,15 +7,16 @@ use burn::{
 
 use super::dropout::attention_with_dropout;
 use crate::{
-    attention::{
-        AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility,
+    attention::masked_attention,
+    kernels::reference::{
         dropped::{Dropped, Pairs},
         kept::{finite_keys, weigh},
-        masked_attention,
         scores::{cast, grouped_matmul, reciprocal},
     },
     mask::{Mask, MaskForm},
-    masker::{LayerState, Masker},
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Phase, Requested, SoftmaxStatistics, Visibility},
+    state::LayerState,
 };
 
 /// How a layer attends.
@@ -24,15 +25,15 @@ pub(super) struct Attend<'a, M> {
     pub dropout: &'a Dropout,
     pub quiet_softmax: bool,
     pub fill_weights: bool,
-    /// Burn's conventions, with the number that hides; `None`: this library's.
+    /// The score of a hidden key under burn's conventions. `None`: this library's conventions.
     pub burn_min_float: Option<f64>,
     pub layer: usize,
     pub phase: Phase,
-    /// Where sequences are worked apart, what dropout draws from; `None`: from the state.
+    /// The seed of dropout, if each sequence is computed alone. `None`: dropout draws from the state.
     pub dropout_seed: Option<u64>,
 }
 
-/// The output by head, `[batch, heads, queries, d_v]`, and the weights, if they are asked for.
+/// The output of each head, `[batch, heads, queries, d_v]`, and the weights if they were requested.
 pub(super) type Attended<B> = (Tensor<B, 4>, Option<Tensor<B, 4>>);
 
 impl<M> Attend<'_, M> {
@@ -55,7 +56,7 @@ impl<M> Attend<'_, M> {
         self.over(AttentionInputs::new(query, key, value)?.with_visibility(visibility)?, state)
     }
 
-    /// The same over inputs made already.
+    /// The same as [forward](Self::forward), from attention inputs.
     pub fn over<B: Backend>(
         &self,
         inputs: AttentionInputs<B>,
@@ -65,7 +66,7 @@ impl<M> Attend<'_, M> {
         M: Masker<B>,
     {
         let inputs = inputs.with_layer(self.layer).with_phase(self.phase);
-        // What chooses keys gets no gradient, and must not be tracked for one.
+        // The choice of keys has no gradient, so autodiff must not track it.
         let mask = self.maskers.mask(&inputs.clone().detach(), state)?;
         if let Some(min_float) = self.burn_min_float {
             return Ok(self.as_burn(&inputs, &mask, min_float));
@@ -85,7 +86,8 @@ impl<M> Attend<'_, M> {
             let output = attention_with_dropout(&inputs, &mask, self.dropout.prob, randomness, requested)?;
             return Ok((self.quieten(output).output, None));
         }
-        // Every key may be kept: the weights are as good a place for dropout as any.
+        // The mask may keep every key, or the weights were requested. So all weights are computed, and dropout acts on
+        // them.
         let output = self.quieten(masked_attention(&inputs, &mask, Requested { weights: true, ..requested })?);
         let weights = output.weights.map(|weights| self.dropout.forward(weights));
         let thinned = weights.clone().map(|weights| {
@@ -96,13 +98,13 @@ impl<M> Attend<'_, M> {
         Ok((thinned.unwrap_or(output.output), weights.filter(|_| self.fill_weights)))
     }
 
-    /// The quiet softmax has one more term in its denominator, `exp(0)`, which attends to nothing.
+    /// Applies the quiet softmax: its denominator has the additional term `exp(0)`, which belongs to no key.
     fn quieten<B: Backend>(&self, output: AttentionOutput<B>) -> AttentionOutput<B> {
         let Some(SoftmaxStatistics { maximum, denominator, .. }) = output.statistics.filter(|_| self.quiet_softmax)
         else {
             return AttentionOutput { statistics: None, ..output };
         };
-        // A row with nothing in it has no maximum worth the name; its output is 0 whatever the factor.
+        // A row that keeps no key has no maximum. Its output is 0 with any factor.
         let nothing = denominator.clone().equal_elem(0.0);
         let factor = denominator.clone() * reciprocal(denominator + maximum.mask_fill(nothing, 0.0).neg().exp());
         let scaled = |tensor: Tensor<B, 4>| {
@@ -112,9 +114,9 @@ impl<M> Attend<'_, M> {
         AttentionOutput { output: scaled(output.output), weights: output.weights.map(scaled), statistics: None }
     }
 
-    /// As burn 0.21 computes it, over all pairs: dropout acts on the scores, and a hidden key has a low score and not
-    /// none, so that a row in which all are hidden attends to all alike. A key whose weight comes out as 0 counts for
-    /// nothing, whatever it holds.
+    /// Attention as burn 0.21 computes it, over all pairs of queries and keys. Dropout acts on the scores. A hidden key
+    /// has a low score and can have a weight, so a row in which all keys are hidden attends to all keys equally. A
+    /// hidden key whose weight is 0 does not change the output, even if its value is a NaN or an infinity.
     fn as_burn<B: Backend>(&self, inputs: &AttentionInputs<B>, mask: &Mask<B>, min_float: f64) -> Attended<B> {
         let Pairs { dropped, log_probability } = pairs_of_all(inputs, mask);
         let finite = dropped.as_ref().and_then(|_| finite_keys(inputs.keys(), inputs.mask_shape().heads));
@@ -140,13 +142,13 @@ impl<M> Attend<'_, M> {
     }
 }
 
-/// What mask and visibility say of all queries and keys.
+/// The dropped pairs and the sampling probabilities of all queries and keys.
 fn pairs_of_all<B: Backend>(inputs: &AttentionInputs<B>, mask: &Mask<B>) -> Pairs<B> {
     let shape = inputs.mask_shape();
     Pairs::of(inputs, mask, &(0..shape.queries), &[shape.all_keys()])
 }
 
-/// burn's softmax over the keys, quiet or not, with a gradient that has no approximate [reciprocal] in it.
+/// burn's softmax over the keys, quiet or not. It uses [reciprocal], whose gradient is exact on all backends.
 fn softmax<B: Backend>(scores: Tensor<B, 4>, quiet: bool) -> Tensor<B, 4> {
     let maximum = scores.clone().detach().max_dim(3);
     let exponentials = (scores - maximum.clone()).exp();
@@ -154,7 +156,7 @@ fn softmax<B: Backend>(scores: Tensor<B, 4>, quiet: bool) -> Tensor<B, 4> {
     exponentials * reciprocal(if quiet { sum + maximum.neg().exp() } else { sum })
 }
 
-/// A sequence cut into heads.
+/// Splits a sequence into heads.
 ///
 /// # Shapes
 /// - x: `[batch, length, heads * width]`
@@ -164,19 +166,19 @@ pub(super) fn split_heads<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B
     x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
 }
 
-/// The heads side by side again.
+/// Joins the heads again. It is the inverse of [split_heads].
 pub(super) fn join_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     let [batch, heads, length, width] = x.dims();
     x.swap_dims(1, 2).reshape([batch, length, heads * width])
 }
 
-/// Checks that an input has the width and the float type of a layer's weights, which burn would panic over.
+/// Checks that an input has the width and the float type of a layer's weights. Without this check, burn panics.
 ///
 /// # Shapes
 /// - input: `[batch, length, width]`
 ///
 /// # Errors
-/// If it has not, or is empty.
+/// If its width or its float type differs, or it is empty.
 pub(super) fn check_input<B: Backend>(
     tensor: &'static str,
     input: &Tensor<B, 3>,
@@ -188,14 +190,14 @@ pub(super) fn check_input<B: Backend>(
         return Err(AttentionError::Shape { tensor, found: found.to_vec(), expected });
     }
     let (found, expected) = (input.dtype(), linear.weight.dtype());
-    // Quantised weights meet numbers of any type.
+    // Quantised weights accept inputs of any float type.
     match found == expected || !expected.is_float() {
         true => Ok(()),
         false => Err(AttentionError::FloatType { tensor, found, expected, others: "the layer's weights" }),
     }
 }
 
-/// Burn's interface has no way to say what is wrong but this one.
+/// Burn's interface does not return a `Result`, so an error must be a panic.
 #[track_caller]
 pub(super) fn or_panic<T>(result: Result<T, AttentionError>) -> T {
     match result {

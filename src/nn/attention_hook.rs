@@ -1,19 +1,21 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, masked_attention},
+    attention::masked_attention,
     mask::Mask,
-    masker::{LayerState, Masker},
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, Requested},
+    state::LayerState,
 };
 
-/// What is done where a layer attends: queries, keys and values come in, and what the heads gathered goes back.
+/// Computes the attention of a layer: it gets the queries, keys and values, and returns the output of the heads.
 ///
-/// [GroupedQueryAttention::forward_hooked](super::GroupedQueryAttention::forward_hooked) calls one, and so can an
-/// attention layer of any other model: it makes [AttentionInputs] of its heads and takes the output back. A hook can
-/// choose the [mode](AttentionMode), record what it sees, or measure what a method keeps.
+/// [GroupedQueryAttention::forward_hooked](super::GroupedQueryAttention::forward_hooked) calls a hook. An attention
+/// layer of any other model can do the same: it makes [AttentionInputs] from its heads and uses the output. A hook can
+/// choose the [mode](AttentionMode), record its inputs, or measure what a method keeps.
 ///
 /// # Example
-/// A hook that counts the queries that pass:
+/// A hook that counts the queries:
 /// ```
 /// use burn::tensor::{Tensor, backend::Backend};
 /// use sparse_attention_hub::{
@@ -37,7 +39,8 @@ use crate::{
 /// }
 /// ```
 pub trait AttentionHook<B: Backend> {
-    /// The output of a layer. `maskers` is the layer's method and `state` what the method remembers of the keys.
+    /// The attention output of a layer. `maskers` is the method of the layer, and `state` is what the method remembers
+    /// of the keys.
     ///
     /// # Shapes
     /// - output: `[batch, heads, queries, value_dim]`
@@ -52,12 +55,12 @@ pub trait AttentionHook<B: Backend> {
     ) -> Result<Tensor<B, 4>, AttentionError>;
 }
 
-/// Whether the layers of a model attend through their methods.
+/// Whether the layers of a model use their methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AttentionMode {
-    /// To every key that a query sees. The methods are not asked and remember nothing.
+    /// Attention to all visible keys. The methods do not run and remember nothing.
     Dense,
-    /// To the keys that the method of the layer keeps.
+    /// Attention to the keys that the method of the layer keeps.
     #[default]
     Sparse,
 }
@@ -71,7 +74,7 @@ impl<B: Backend> AttentionHook<B> for AttentionMode {
     ) -> Result<Tensor<B, 4>, AttentionError> {
         let mask = match self {
             Self::Dense => Mask::full(inputs.mask_shape(), &inputs.device()),
-            // What chooses keys gets no gradient, and must not be tracked for one.
+            // The choice of keys has no gradient, so autodiff must not track it.
             Self::Sparse => maskers.mask(&inputs.clone().detach(), state)?,
         };
         Ok(masked_attention(inputs, &mask, Requested::default())?.output)

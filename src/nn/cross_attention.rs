@@ -16,23 +16,26 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::{AttentionError, Phase, Visibility},
-    masker::{ConfigError, LayerState, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    config::ConfigError,
+    masker::Masker,
+    method::{MaskerChain, MaskerChainConfig, RecordError},
+    problem::{AttentionError, Phase, Visibility},
+    state::LayerState,
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).
 ///
-/// It has the fields of burn's `CrossAttentionConfig`, but for `min_float`, which nothing here needs, and those of the
-/// method.
+/// It has the fields of burn's `CrossAttentionConfig` except `min_float`, which is not needed here, and the fields of
+/// the method.
 #[derive(Config, Debug)]
 pub struct SparseCrossAttentionConfig {
-    /// The size of the queries' sequence.
+    /// The width of the query sequence.
     pub d_model: usize,
-    /// The size of the context, of which keys and values are made.
+    /// The width of the context, from which keys and values are computed.
     pub d_context: usize,
     /// The number of heads.
     pub n_heads: usize,
-    /// The number of heads of keys and values, of which the number of heads is a multiple.
+    /// The number of key-value heads, a divisor of the number of heads.
     pub n_heads_kv: usize,
     /// The size of one head.
     pub d_head: usize,
@@ -48,7 +51,7 @@ pub struct SparseCrossAttentionConfig {
     /// The seed of methods that draw. Default: 0
     #[config(default = 0)]
     pub seed: u64,
-    /// The index of the layer in its model, by which methods have their weights. Default: 0
+    /// The index of the layer in its model. Methods with weights use the weights of this layer. Default: 0
     #[config(default = 0)]
     pub layer: usize,
 }
@@ -57,7 +60,7 @@ impl SparseCrossAttentionConfig {
     /// The layer.
     ///
     /// # Panics
-    /// Where [try_init](Self::try_init) returns an error.
+    /// If [try_init](Self::try_init) returns an error.
     #[track_caller]
     pub fn init<B: Backend>(&self, device: &B::Device) -> SparseCrossAttention<B> {
         init_or_panic(self.try_init(device))
@@ -66,7 +69,8 @@ impl SparseCrossAttentionConfig {
     /// The layer.
     ///
     /// # Errors
-    /// If a size is 0, the heads do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    /// If a size is 0, `n_heads_kv` does not divide `n_heads`, the dropout rate is not in [0, 1), or the method cannot
+    /// be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseCrossAttention<B>, ConfigError> {
         let sizes = [
             ("d_model", self.d_model),
@@ -102,43 +106,43 @@ impl SparseCrossAttentionConfig {
     }
 }
 
-/// Attention of one sequence over another, the *context*, by the keys that a sparse method keeps, in the place of burn's
-/// `CrossAttention`: the same parameters under the same names.
+/// Attention of a query sequence over another sequence, the *context*. Each query attends to the keys that a sparse
+/// method keeps. The layer replaces burn's `CrossAttention` and has the same parameters with the same names.
 ///
-/// Queries have no position among the keys of another sequence, so that methods by score are what suits it: a `local`
-/// window takes the queries of a call for the last positions of the context, without its padding. Padding is cut out
-/// before the method sees the keys: each sequence of a batch is worked as it would be alone. A query that sees no key gets
-/// 0.
+/// Queries have no position among the keys of another sequence, so methods that select keys by score fit best. A
+/// `local` window treats the queries of a call as the last positions of the context, without its padding. Padding is
+/// removed before the method sees the keys. Each sequence of a batch is computed as if it were alone. If a query sees
+/// no key, its heads give 0.
 ///
 /// # Params
 /// - query: linear layer from `d_model` to `n_heads * d_head`.
 /// - key, value: linear layers from `d_context` to `n_heads_kv * d_head`.
 /// - output: linear layer from `n_heads * d_head` to `d_model`.
-/// - maskers: what the method learns, if it does.
+/// - maskers: the learned parameters of the method, if it has any.
 ///
 /// Should be created with [SparseCrossAttentionConfig].
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
-    /// Makes queries of the sequence.
+    /// Projects the sequence to queries.
     pub query: Linear<B>,
-    /// Makes keys of the context.
+    /// Projects the context to keys.
     pub key: Linear<B>,
-    /// Makes values of the context.
+    /// Projects the context to values.
     pub value: Linear<B>,
-    /// Makes the output of the joined heads.
+    /// Projects the joined heads to the output.
     pub output: Linear<B>,
     /// Dropout of the weights.
     pub dropout: Dropout,
     /// The number of heads.
     pub n_heads: usize,
-    /// The number of heads of keys and values.
+    /// The number of key-value heads.
     pub n_heads_kv: usize,
     /// The size of one head.
     pub d_head: usize,
     /// Whether the softmax is quiet.
     pub quiet_softmax: bool,
-    /// The seed of what is drawn.
+    /// The seed of all random draws.
     pub seed: u64,
     /// The index of the layer in its model.
     pub layer: usize,
@@ -147,7 +151,8 @@ pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
     forward_counter: ForwardCounter,
 }
 
-/// Keys and values of a context, made once, and what selectors remember of them. A call that fails leaves it as it was.
+/// The keys and values of a context, which are computed once, and what selectors remember of them. A call that fails
+/// does not change the cache.
 #[derive(Debug)]
 pub struct SparseCrossAttentionCache<B: Backend> {
     memory: Option<KvCache<B>>,
@@ -161,8 +166,8 @@ impl<B: Backend> SparseCrossAttentionCache<B> {
         Self { memory: None, phase: None }
     }
 
-    /// Sets the phase of the next calls, for methods with phases. With `None`, the default, the first call is a prefill. A
-    /// later call is decoding if it has one query, and a prefill if it has more.
+    /// Sets the phase of the next calls, for methods with phases. With `None`, the default, the first call is a
+    /// prefill. A later call is decoding if it has one query, and a prefill if it has more.
     pub fn set_phase(&mut self, phase: Option<Phase>) {
         self.phase = phase;
     }
@@ -172,7 +177,7 @@ impl<B: Backend> SparseCrossAttentionCache<B> {
         self.memory.as_ref().map_or(0, KvCache::len)
     }
 
-    /// Whether it holds nothing.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -223,12 +228,12 @@ impl<B: Backend, M> SparseCrossAttention<B, M> {
 }
 
 impl<B: Backend> SparseCrossAttention<B> {
-    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    /// The layer with the contents of a record. `load_record` does the same, but panics instead of returning an error.
     ///
-    /// A record that has nothing for the method, such as one of burn's own layer, leaves the method as it is.
+    /// A record without an entry for the method, such as a record of burn's layer, does not change the method.
     ///
     /// # Errors
-    /// If the record is that of a layer with another chain; the error names both.
+    /// If the record belongs to a layer with another chain. The error names both chains.
     pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
         self.check_record(&record)?;
         Ok(self.load_record(record))
@@ -252,7 +257,7 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     /// - output: `[batch, queries, d_model]`
     ///
     /// # Panics
-    /// Where [try_forward](Self::try_forward) returns an error.
+    /// If [try_forward](Self::try_forward) returns an error.
     #[track_caller]
     pub fn forward(
         &self,
@@ -269,8 +274,8 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     /// As [forward](Self::forward).
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others and the layer ask for, or another float type than the layer's
-    /// weights, or the method cannot work with them.
+    /// If the shape of a tensor does not fit the other tensors and the layer, its float type is not that of the layer's
+    /// weights, or the method cannot work with the tensors.
     pub fn try_forward(
         &self,
         query: Tensor<B, 3>,
@@ -289,14 +294,14 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
         Ok(self.output.forward(join_heads(context)))
     }
 
-    /// The same with keys and values of the context made in the first call only; later calls look at the size of its
-    /// batch and at the mask, which must be that of the first call, or none.
+    /// The same, but keys and values of the context are computed in the first call only. Later calls ignore `context`.
+    /// They need the batch size of the first call, and the mask of the first call or no mask.
     ///
     /// # Shapes
     /// As [forward](Self::forward).
     ///
     /// # Panics
-    /// Where [try_forward_cache](Self::try_forward_cache) returns an error.
+    /// If [try_forward_cache](Self::try_forward_cache) returns an error.
     #[track_caller]
     pub fn forward_cache(
         &self,
@@ -314,9 +319,9 @@ impl<B: Backend, M: Masker<B>> SparseCrossAttention<B, M> {
     /// As [forward](Self::forward).
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others, the layer and the cache ask for, or another float type than
-    /// the layer's weights, the mask is not that of the first call, or the method cannot work with them. The cache is then
-    /// as it was before.
+    /// If the shape of a tensor does not fit the other tensors and the layer, or does not fit the cache, if its float
+    /// type is not that of the layer's weights, if the mask is not that of the first call, or if the method cannot work
+    /// with the tensors. An error does not change the cache.
     pub fn try_forward_cache(
         &self,
         query: Tensor<B, 3>,

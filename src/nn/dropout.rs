@@ -1,19 +1,22 @@
-//! Dropout of attention weights at the cost of the keys that are kept.
+//! Dropout of attention weights. Its cost depends on the number of kept keys.
 
 use burn::tensor::{Tensor, backend::Backend};
 use rand::RngExt;
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, AttentionOutput, Requested, Visibility, masked_attention},
+    attention::masked_attention,
     mask::{Kept, Mask, MaskForm, MaskShape},
-    masker::Randomness,
+    problem::{AttentionError, AttentionInputs, AttentionOutput, Requested, Visibility},
+    state::Randomness,
 };
 
-/// Attention whose weights are dropped with some probability after the softmax, and the others scaled up.
+/// Attention with dropout after the softmax. Each weight is dropped with a probability, and the remaining weights are
+/// scaled up.
 ///
-/// A dropped key still counts in the denominator, which no mask can say. So every key stands there twice, the second time
-/// with the value 0, and a row keeps the one or the other: attention over these is attention with dropout, forward and
-/// backward, at the cost of the keys that the mask keeps. The statistics are those without dropout, but for the numerator.
+/// A dropped key still counts in the denominator of the softmax. A mask cannot express this. So every key is given
+/// twice, and the second copy has the value 0. A row keeps the second copy of a key if its weight is dropped, and the
+/// first copy otherwise. Attention over these copies equals attention with dropout, forward and backward, at the cost
+/// of the keys that the mask keeps. The statistics are those without dropout, except the numerator.
 ///
 /// # Errors
 /// If the mask does not have the shape of the inputs.
@@ -57,7 +60,7 @@ pub(super) fn attention_with_dropout<B: Backend>(
     let twice = MaskShape { keys: 2 * shape.keys, ..shape };
     let mask = Mask::empty(twice, &inputs.device()).merge_disjoint(&rows)?;
     let visibility = match inputs.visibility() {
-        // What is hidden in closed form has been left out.
+        // The rows do not contain keys that a closed form hides.
         Visibility::Full | Visibility::Causal { .. } | Visibility::Window { .. } => Visibility::Full,
         Visibility::Masked(hidden) => Visibility::Masked(Tensor::cat(vec![hidden.clone(); 2], 3)),
         Visibility::Biased(bias) => Visibility::Biased(Tensor::cat(vec![bias.clone(); 2], 3)),

@@ -10,7 +10,7 @@ use super::{
     forward_counter::ForwardCounter,
     mha_config::{validate_matrix, validate_size},
 };
-use crate::masker::{ConfigError, MaskerChainConfig};
+use crate::{config::ConfigError, method::MaskerChainConfig};
 
 /// Configuration of [GroupedQueryAttention].
 #[derive(Config, Debug)]

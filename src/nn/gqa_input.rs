@@ -1,14 +1,15 @@
 use burn::tensor::{Bool, Int, Tensor, backend::Backend};
 
 use super::unpadded_tokens::UnpaddedTokens;
-use crate::attention::{AttentionError, Phase};
+use crate::problem::{AttentionError, Phase};
 
-/// Input of [GroupedQueryAttention](super::GroupedQueryAttention): the next tokens of each sequence of a batch, and which
-/// of them are padding. A tensor alone is an input without padding.
+/// Input of [GroupedQueryAttention](super::GroupedQueryAttention): the next tokens of each sequence of a batch, and
+/// which of them are padding. A tensor can be converted into an input without padding.
 ///
-/// Each sequence of a batch is worked as it would be alone: its padding, wherever it stands, is seen by no query, has no
-/// position and does not go into a [cache](super::KvCache). Sequences of unequal lengths are padded on the left or on the
-/// right, and are then decoded token by token. The output at a padded position is what the output projection makes of 0.
+/// Each sequence of a batch is computed as if it were alone. Padding may stand anywhere in a sequence. No query sees
+/// it, it has no position, and it is not stored in the [cache](super::KvCache). Sequences of unequal lengths are padded
+/// on the left or on the right, and are then decoded token by token. The output at a padded position is the output
+/// projection of 0.
 ///
 /// # Example
 /// ```
@@ -54,7 +55,7 @@ impl<B: Backend> From<Tensor<B, 3>> for GqaInput<B> {
 }
 
 impl<B: Backend> GqaInput<B> {
-    /// The next tokens of each sequence, none of which is padding.
+    /// The next tokens of each sequence, without padding.
     ///
     /// # Shapes
     /// - tensor: `[batch, tokens, d_model]`
@@ -62,7 +63,8 @@ impl<B: Backend> GqaInput<B> {
         Self { tensor, padding: Padding::None, positions: None, phase: None }
     }
 
-    /// Says which of these tokens are padding. Of tokens that are cached it says nothing: the cache knows them.
+    /// Sets which of these tokens are padding. The mask does not include cached tokens, because the cache knows their
+    /// padding.
     ///
     /// # Shapes
     /// - mask_pad: `[batch, tokens]`, `true` = padding, as in burn.
@@ -70,39 +72,40 @@ impl<B: Backend> GqaInput<B> {
         Self { padding: Padding::Mask(mask_pad), ..self }
     }
 
-    /// Says how many tokens of each sequence are real, the first ones: padding on the right.
+    /// Sets the number of real tokens of each sequence. They are the first tokens, and the padding is on the right.
     ///
     /// # Errors
-    /// If there is not one length for each sequence, or one is above the number of tokens.
+    /// If the number of lengths is not the batch size, or a length is above the number of tokens.
     pub fn left_aligned(self, lengths: &[usize]) -> Result<Self, AttentionError> {
         self.of_lengths(lengths, |length, _| 0..length)
     }
 
-    /// Says how many tokens of each sequence are real, the last ones: padding on the left.
+    /// Sets the number of real tokens of each sequence. They are the last tokens, and the padding is on the left.
     ///
     /// # Errors
-    /// If there is not one length for each sequence, or one is above the number of tokens.
+    /// If the number of lengths is not the batch size, or a length is above the number of tokens.
     pub fn right_aligned(self, lengths: &[usize]) -> Result<Self, AttentionError> {
         self.of_lengths(lengths, |length, tokens| tokens - length..tokens)
     }
 
-    /// Says at which positions the tokens are rotated. Default: one after the other in each sequence, from its first real
-    /// token on, those in the cache before these.
+    /// Sets the positions of the tokens for the rotary encoding. By default, the real tokens of each sequence are
+    /// numbered from 0, starting with the cached ones.
     ///
-    /// Positions tell the rotation only. Which tokens a query sees follows from their order.
+    /// Positions affect the rotation only. Which tokens a query sees depends on the order of the tokens.
     ///
     /// # Shapes
-    /// - positions: `[batch, tokens]`; at padding they may be anything.
+    /// - positions: `[batch, tokens]`. Values at padded positions are ignored.
     pub fn positions(self, positions: Tensor<B, 2, Int>) -> Self {
         Self { positions: Some(positions), ..self }
     }
 
-    /// Sets the phase of a call with a cache, for methods with phases. For example, the drafts of speculative decoding are
-    /// several tokens in the phase `Decode`, and the last chunk of a prompt can be one token in the phase `Prefill`.
+    /// Sets the phase of a call with a cache, for methods with phases. For example, the drafts of speculative decoding
+    /// are several tokens in the phase `Decode`, and the last chunk of a prompt can be one token in the phase
+    /// `Prefill`.
     ///
     /// By default the first call with an empty cache is a prefill. A later call is decoding if it has one token, and a
-    /// prefill if it has more. All sequences of a batch have the same phase, and padding counts as tokens. A call without a
-    /// cache is always a prefill.
+    /// prefill if it has more. All sequences of a batch have the same phase, and padding counts as tokens. A call
+    /// without a cache is always a prefill.
     pub fn phase(self, phase: Phase) -> Self {
         Self { phase: Some(phase), ..self }
     }
@@ -113,6 +116,7 @@ impl<B: Backend> GqaInput<B> {
     }
 
     /// The same input with other tokens.
+    #[cfg(feature = "hf")]
     pub(crate) fn with_tensor(self, tensor: Tensor<B, 3>) -> Self {
         Self { tensor, ..self }
     }
@@ -135,7 +139,7 @@ impl<B: Backend> GqaInput<B> {
         Ok(Self { padding: Padding::Known(real), ..self })
     }
 
-    /// The real tokens; `None` if all are.
+    /// The real tokens. `None` if there is no padding.
     ///
     /// # Errors
     /// If the mask does not have the shape of the tokens.
@@ -149,10 +153,11 @@ impl<B: Backend> GqaInput<B> {
         Ok((!real.are_all()).then_some(real))
     }
 
-    /// The positions that are given, by sequence.
+    /// The positions of each sequence, if they were set.
     ///
     /// # Errors
-    /// If they do not have the shape of the tokens, or that of a real token is below 0 or above what f32 counts exactly.
+    /// If their shape is not that of the tokens, or the position of a real token is not in `0..2^24`, where f32 is
+    /// exact.
     pub(super) fn given_positions(&self, real: &UnpaddedTokens) -> Result<Option<Vec<Vec<usize>>>, AttentionError> {
         let Some(positions) = &self.positions else { return Ok(None) };
         let [batch, tokens, _] = self.tensor.dims();
@@ -178,5 +183,5 @@ impl<B: Backend> GqaInput<B> {
     }
 }
 
-/// Angles are products with a position in f32.
+/// Positions must be below this number. Angles are computed from positions in f32, which is exact up to it.
 const LAST_POSITION: usize = 1 << 24;

@@ -12,8 +12,10 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Phase, Visibility},
-    masker::{LayerState, Masker, MaskerChain, RecordError},
+    masker::Masker,
+    method::{MaskerChain, RecordError},
+    problem::{AttentionError, AttentionInputs, Phase, Visibility},
+    state::LayerState,
 };
 
 /// Causal self-attention of today's language models (Llama, Mistral, Qwen, Gemma, GPT-OSS) through a sparse method:
@@ -42,7 +44,7 @@ use crate::{
 /// use burn::tensor::{Distribution, Tensor};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::MaskerChainConfig,
+///     method::MaskerChainConfig,
 ///     nn::{GroupedQueryAttentionConfig, KvCache, RotaryEncodingConfig},
 /// };
 ///
@@ -115,6 +117,32 @@ impl<B: Backend> GroupedQueryAttention<B> {
         match &record.maskers {
             Some(chain) => self.maskers.0.check_record(chain),
             None => Ok(()),
+        }
+    }
+}
+
+impl<B: Backend, M> GroupedQueryAttention<B, M> {
+    /// The same layer with another method.
+    pub fn with_maskers<N>(self, maskers: N) -> GroupedQueryAttention<B, N> {
+        GroupedQueryAttention {
+            query: self.query,
+            key: self.key,
+            value: self.value,
+            output: self.output,
+            query_norm: self.query_norm,
+            key_norm: self.key_norm,
+            sink_logits: self.sink_logits,
+            maskers: OptionalRecord(maskers),
+            rotary: self.rotary,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.head_dim,
+            sliding_window: self.sliding_window,
+            softcap: self.softcap,
+            scale: self.scale,
+            layer: self.layer,
+            seed: self.seed,
+            forward_counter: self.forward_counter,
         }
     }
 }

@@ -1,72 +1,72 @@
 use burn::tensor::{Tensor, backend::Backend};
 
-use crate::{attention::AttentionError, kernels};
+use crate::{device::check_size, kernels, problem::AttentionError};
 
-/// A tensor that grows along one dimension: into memory that is reserved ahead by doubling, so that what is there is
-/// copied a constant number of times however often it grows.
+/// A tensor that grows along one dimension. A full buffer is replaced by a buffer of twice the length, so each position
+/// is copied a constant number of times on average.
 ///
-/// What stands at its front can be [given up](Self::give_up_before). Positions keep their numbers, and the memory is then
-/// of the order of what is left.
+/// Positions at the front can be [given up](Self::give_up_before). The remaining positions keep their numbers, and the
+/// memory is then of the order of the remaining length.
 #[derive(Debug, Clone)]
 pub(super) struct GrowableTensor<B: Backend, const D: usize> {
     dim: usize,
-    /// The position at the first place of the buffer.
+    /// The position that is stored first in the buffer.
     start: usize,
     /// The first position that is still needed.
     needed: usize,
-    /// The position that comes next.
+    /// The position that is appended next.
     length: usize,
-    /// The least length that is reserved when the first tensor tells the other dimensions.
+    /// The minimum length of a buffer. The first buffer is made with the first tensor, which sets the other dimensions.
     least: usize,
     buffer: Option<Tensor<B, D>>,
 }
 
-/// The least length that is reserved.
+/// The default minimum length of a buffer.
 const LEAST: usize = 64;
 
-/// A buffer of more places than this many times what is needed is exchanged for a smaller one.
+/// A buffer is replaced by a smaller one if it is more than this many times as long as the smaller one.
 const WASTE: usize = 4;
 
 impl<B: Backend, const D: usize> GrowableTensor<B, D> {
-    /// An empty tensor that will grow along a dimension.
+    /// An empty tensor that grows along a dimension.
     pub fn along(dim: usize) -> Self {
         Self { dim, start: 0, needed: 0, length: 0, least: LEAST, buffer: None }
     }
 
-    /// Reserves a length for when something comes.
+    /// Sets the minimum length of a buffer, if it is above the default.
     pub fn with_capacity(self, capacity: usize) -> Self {
         Self { least: capacity.max(LEAST), ..self }
     }
 
-    /// The same for a tensor whose first position is not 0.
+    /// The same with the first position `start` instead of 0.
     pub fn starting_at(self, start: usize) -> Self {
         Self { start, needed: start, length: start, ..self }
     }
 
-    /// The length of the dimension that grows, with what was given up at its front.
+    /// The length of the growing dimension, including positions that were given up.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// The first position that is still there.
+    /// The first position that is still stored.
     pub fn start(&self) -> usize {
         self.start
     }
 
-    /// How many positions can be there without a larger buffer.
+    /// How many positions fit without a larger buffer.
     pub fn capacity(&self) -> usize {
         self.buffer.as_ref().map_or(self.least, |buffer| buffer.dims()[self.dim])
     }
 
-    /// The memory with what is in it, if there ever was something.
+    /// The buffer with its unused end. `None` before the first append.
     pub fn buffer(&self) -> Option<&Tensor<B, D>> {
         self.buffer.as_ref()
     }
 
-    /// Checks that the buffer which a tensor needs can be made.
+    /// Checks that the buffer for an appended tensor can be allocated.
     ///
     /// # Errors
-    /// If its size cannot be counted, or neither the host nor the device can hold it.
+    /// If the size of the buffer overflows, or the device or the memory of the host cannot hold it.
     pub fn check_append(&self, name: &'static str, new: &Tensor<B, D>) -> Result<(), AttentionError> {
         let (mut dims, added) = (new.dims(), new.dims()[self.dim]);
         if self.has_room_for(added) {
@@ -80,8 +80,8 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         };
         let bytes = dims.iter().try_fold(new.dtype().size(), |bytes, &length| bytes.checked_mul(length));
         let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
-        kernels::check_size::<B>(name, &dims, new.dtype(), &new.device())?;
-        // Memory that is refused here is refused to the backend too, which aborts the program.
+        check_size::<B>(name, &dims, new.dtype(), &new.device())?;
+        // If this allocation fails, the allocation of the backend fails too, and that aborts the program.
         match bytes < ASKED_FIRST || !kernels::in_host_memory(new) || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
         {
             true => Ok(()),
@@ -89,13 +89,13 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         }
     }
 
-    /// Appends a tensor that agrees in all other dimensions.
+    /// Appends a tensor that has the same size in all other dimensions.
     pub fn append(&mut self, new: Tensor<B, D>) {
         let added = new.dims()[self.dim];
         if !self.has_room_for(added) {
             self.move_to(self.next_capacity(added), &new);
         }
-        // Taken out, so that nobody else holds it and it is written in place.
+        // The buffer is taken out of `self`. A second reference would prevent the write in place.
         self.buffer = self.buffer.take().map(|buffer| {
             let place = self.length - self.start;
             kernels::write_along(buffer, self.dim, place, new)
@@ -103,7 +103,7 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         self.length += added;
     }
 
-    /// Gives up what stands before a position, at once or later.
+    /// Gives up the positions before `position`. Their memory is freed now or later.
     pub fn give_up_before(&mut self, position: usize) {
         self.needed = self.needed.max(position.min(self.length));
         let capacity = self.reserved_for(self.length - self.needed);
@@ -115,19 +115,19 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         }
     }
 
-    /// Forgets what stands from a length on, and keeps the memory. What was given up stays so.
+    /// Removes the positions from `length` on and keeps the memory. Positions that were given up do not come back.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length).max(self.start);
         self.needed = self.needed.min(self.length);
     }
 
-    /// Forgets everything and keeps the memory.
+    /// Removes all positions and keeps the memory.
     pub fn clear(&mut self) {
         (self.start, self.needed, self.length) = (0, 0, 0);
     }
 
-    /// All that is there; `None` where that is nothing. It is a view where the backend has views: drop it before the
-    /// next [append](Self::append), which otherwise copies all.
+    /// All stored positions. `None` if there are none. The result is a view if the backend has views. Drop it before
+    /// the next [append](Self::append). Otherwise the append copies the buffer.
     pub fn all(&self) -> Option<Tensor<B, D>> {
         let buffer = self.buffer.as_ref().filter(|_| self.length > self.start)?;
         Some(kernels::before(buffer, self.dim, self.length - self.start))
@@ -138,7 +138,7 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         (self.length - self.start).checked_add(added).is_some_and(|end| end <= places)
     }
 
-    /// The length of the buffer in which something more has room.
+    /// The length of a buffer that has room for `added` more positions.
     fn next_capacity(&self, added: usize) -> usize {
         let (places, kept) = (self.capacity_in_use(), self.length - self.needed);
         let end = kept.saturating_add(added);
@@ -152,12 +152,13 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
         self.buffer.as_ref().map_or(0, |buffer| buffer.dims()[self.dim])
     }
 
-    /// The length of a buffer in which so much moves about.
+    /// The length of a buffer for `kept` positions whose front is given up from time to time.
     fn reserved_for(&self, kept: usize) -> usize {
         kept.saturating_mul(2).max(self.least)
     }
 
-    /// Moves what is needed to the front of a buffer of a length, of the kind of another tensor.
+    /// Moves the needed positions to the front of a new buffer of length `capacity`. The other dimensions, the type and
+    /// the device are those of `like`.
     fn move_to(&mut self, capacity: usize, like: &Tensor<B, D>) {
         let mut dims = like.dims();
         dims[self.dim] = capacity;
@@ -177,7 +178,7 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
     }
 }
 
-/// From this many bytes on the host is asked for memory before the backend is.
+/// From this number of bytes on, the host is asked for the memory before the backend allocates it.
 const ASKED_FIRST: usize = 1 << 30;
 
 #[cfg(all(test, feature = "flex"))]

@@ -6,28 +6,28 @@ use super::{
     kv_part::{Part, check_tokens},
     unpadded_tokens::{UnpaddedTokens, pick},
 };
-use crate::{attention::AttentionError, masker::LayerState};
+use crate::{problem::AttentionError, state::LayerState};
 
 /// The keys and values that a layer has seen, and what its [maskers](crate::masker) remember of them.
 ///
-/// They lie in buffers that are longer than what is used and that double when they are full, so that a token is written
-/// in its place and the past is not copied, neither to take it in nor to read it: [keys](Self::keys) and
-/// [values](Self::values) are views. A view that is still held when the next token comes keeps what it shows, and costs a
-/// copy of the buffer: drop it before. (Backends without [native kernels](crate::kernels::native_path) may copy all the
-/// same; `Autodiff` does.)
+/// They are stored in buffers that are longer than their content and double when they are full. A new token is written
+/// in place, and [keys](Self::keys) and [values](Self::values) are views, so the past is not copied. Drop a view before
+/// the next token is appended. A view that is still held stays valid, but the append then copies the buffer. (Backends
+/// without [native kernels](crate::kernels::native_path) may copy in any case. `Autodiff` does.)
 ///
-/// One cache belongs to one layer, and to one batch of sequences. As long as no token is padding, the sequences lie
-/// together in one buffer. From the first padded token on (see [GqaInput](super::GqaInput) and
-/// [mask_pad](super::MhaInput::mask_pad)) each has a buffer and a state of its own, into which only its real tokens go: a
-/// sequence is then worked as it would be alone, wherever the padding stands. [len](Self::len) and
-/// [truncate](Self::truncate) count padding, so that they are the same for all sequences.
+/// One cache belongs to one layer and one batch of sequences. As long as no token is padding, the sequences share one
+/// buffer. From the first padded token on (see [GqaInput](super::GqaInput) and [mask_pad](super::MhaInput::mask_pad)),
+/// each sequence has its own buffer and its own state, which hold its real tokens only. Each sequence is then computed
+/// as if it were alone. [len](Self::len) and [truncate](Self::truncate) count padding, so they are the same for all
+/// sequences.
 ///
 /// # Sliding windows
-/// A layer with a [sliding window](super::GroupedQueryAttentionConfig::sliding_window) whose method needs no key before
-/// the window gives up the tokens that no later query can see. The cache is then as large as the window, positions stay
-/// what they were, and [truncate](Self::truncate) cannot go back to before what was given up.
-/// [with_spare](Self::with_spare) holds some more tokens for that. A method that looks at all keys (one that remembers
-/// what it made of keys, draws, or has sizes that are fractions) keeps them all.
+/// In a layer with a [sliding window](super::GroupedQueryAttentionConfig::sliding_window), the cache gives up the
+/// tokens that neither a later query nor the method needs. The size of the cache is then of the order of the window.
+/// Positions do not change. [truncate](Self::truncate) cannot go back to tokens that were given up.
+/// [with_spare](Self::with_spare) keeps more tokens for this case. If the method needs all keys, the cache keeps all
+/// tokens. A method needs all keys if it remembers something computed from keys, draws random numbers, or has a size
+/// that is a fraction.
 ///
 /// # Example
 /// ```
@@ -51,28 +51,28 @@ pub struct KvCache<B: Backend> {
     seed: u64,
     capacity: usize,
     spare: usize,
-    /// How many tokens before the next one are needed to answer it, where not all are.
+    /// How many tokens before the next one its query needs. `None`: all of them.
     reach: Option<usize>,
-    /// One for all sequences, or one for each.
+    /// One part for all sequences, or one part for each sequence.
     parts: Vec<Part<B>>,
-    /// Which tokens are real, where the sequences are apart.
+    /// Which tokens are real, if the sequences are apart.
     real: Option<UnpaddedTokens>,
 }
 
-/// What a layer attends to in one part of a cache.
+/// The keys and values of one part of a cache, and its state.
 pub(super) struct Cached<'a, B: Backend> {
     pub keys: Tensor<B, 4>,
     pub values: Tensor<B, 4>,
-    /// The position of the first of the keys.
+    /// The position of the first key.
     pub start: usize,
     pub state: &'a mut LayerState,
 }
 
-/// How a cache becomes again what it was before tokens came.
+/// What is needed to restore a cache to its content before tokens were taken in.
 pub(super) struct Undo<B: Backend> {
     length: usize,
     was_unused: bool,
-    /// What it was made of, if the sequences were not apart yet.
+    /// The parts of the cache, if the sequences were still together.
     together: Option<Vec<Part<B>>>,
 }
 
@@ -82,39 +82,41 @@ impl<B: Backend> KvCache<B> {
         Self::with_capacity(seed, 0)
     }
 
-    /// An empty cache whose buffers, once the first tokens come, take so many without growing.
+    /// An empty cache whose buffers hold `capacity` tokens without growing.
     ///
-    /// Nothing is allocated before. A capacity that the memory cannot hold is an error of the first
-    /// [append](Self::append).
+    /// The buffers are allocated when the first tokens are appended. If the memory cannot hold the capacity, the first
+    /// [append](Self::append) returns an error.
     pub fn with_capacity(seed: u64, capacity: usize) -> Self {
         let parts = vec![Part::new(seed, capacity)];
         Self { seed, capacity, spare: 0, reach: None, parts, real: None }
     }
 
-    /// The same cache that, in a layer with a sliding window, holds so many more tokens than the window needs:
-    /// [truncate](Self::truncate) can take back at least that many, for drafts of speculative decoding. Default: 0.
-    /// `usize::MAX` holds all tokens.
+    /// The same cache, which keeps `tokens` more tokens than a sliding window needs. [truncate](Self::truncate) can
+    /// then remove at least this number of tokens, such as drafts of speculative decoding. Default: 0. With
+    /// `usize::MAX` the cache keeps all tokens.
     pub fn with_spare(self, tokens: usize) -> Self {
         Self { spare: tokens, ..self }
     }
 
-    /// Takes in the keys and values of the next tokens, none of which is padding.
+    /// Appends the keys and values of the next tokens, which are not padding.
     ///
     /// # Shapes
     /// - keys: `[batch, kv_heads, tokens, head_dim]`
     /// - values: `[batch, kv_heads, tokens, value_dim]`
     ///
     /// # Errors
-    /// If there is no token, values do not fit the keys, either differs from what is cached in another length than that
-    /// of the sequence, or in type, or the memory cannot hold them. The cache is then as before.
+    /// If there is no token, the values do not fit the keys, the keys or the values do not fit the cached ones in their
+    /// type or in a dimension other than the tokens, or the memory cannot hold them. An error does not change the
+    /// cache.
     pub fn append(&mut self, keys: Tensor<B, 4>, values: Tensor<B, 4>) -> Result<(), AttentionError> {
         self.take_in(keys, values, None).map(drop)
     }
 
-    /// The same for tokens of which some may be padding, with the way back.
+    /// The same for tokens that may be padding. `real` has an entry for each sequence of the batch. The result is what
+    /// [undo](Self::undo) needs to remove the tokens again.
     ///
     /// # Errors
-    /// As [append](Self::append), and if the batch of the padding is another.
+    /// As [append](Self::append).
     pub(super) fn take_in(
         &mut self,
         keys: Tensor<B, 4>,
@@ -149,7 +151,7 @@ impl<B: Backend> KvCache<B> {
         Ok(undo)
     }
 
-    /// Makes the cache again what it was before tokens came: after an error, they are as if they had never been there.
+    /// Restores the cache to its content before tokens were taken in.
     pub(super) fn undo(&mut self, undo: Undo<B>) {
         if let Some(parts) = undo.together {
             (self.parts, self.real) = (parts, None);
@@ -161,8 +163,8 @@ impl<B: Backend> KvCache<B> {
         }
     }
 
-    /// The keys of all tokens, a view of the buffer; `None` if there are none, or the sequences are
-    /// [apart](Self::is_apart). Of a sliding window, those that are still [there](Self::start).
+    /// The keys of all tokens, as a view of the buffer. With a sliding window, these are the keys from
+    /// [start](Self::start) on. `None` if there are none, or if the sequences are [apart](Self::is_apart).
     ///
     /// # Shapes
     /// - output: `[batch, kv_heads, len, head_dim]`
@@ -178,18 +180,18 @@ impl<B: Backend> KvCache<B> {
         self.together()?.values.all()
     }
 
-    /// The position of the first token that is there: 0, unless tokens before a sliding window were given up. Where
-    /// sequences are [apart](Self::is_apart), of the sequence of which the least was given up.
+    /// The position of the first cached token. It is 0, unless tokens before a sliding window were given up. If
+    /// sequences are [apart](Self::is_apart), it is the smallest position among them.
     pub fn start(&self) -> usize {
         self.parts.iter().map(|part| part.keys.start()).min().unwrap_or(0)
     }
 
-    /// Whether sequences lie apart, because some of their tokens were padding.
+    /// Whether each sequence has its own buffer, because some tokens were padding.
     pub fn is_apart(&self) -> bool {
         self.real.is_some()
     }
 
-    /// The keys and values of one sequence of a batch that is [apart](Self::is_apart), without padding; `None` if there
+    /// The keys and values of one sequence of a batch that is [apart](Self::is_apart), without padding. `None` if there
     /// are none.
     ///
     /// # Shapes
@@ -199,12 +201,12 @@ impl<B: Backend> KvCache<B> {
         Some((part.keys.all()?, part.values.all()?))
     }
 
-    /// How many tokens of each sequence came, padding included.
+    /// How many tokens of each sequence were appended. This includes padding and tokens that were given up.
     pub fn len(&self) -> usize {
         self.real.as_ref().map_or(self.parts[0].keys.len(), UnpaddedTokens::columns)
     }
 
-    /// How many tokens of a sequence are real, which is the position of its next one.
+    /// How many tokens of a sequence are real. This is the position of its next token.
     pub fn real_len(&self, sequence: usize) -> usize {
         match &self.real {
             Some(real) if sequence < real.batch() => real.count(sequence),
@@ -218,18 +220,18 @@ impl<B: Backend> KvCache<B> {
         self.len() == 0
     }
 
-    /// How many tokens the buffers take without growing; where sequences are [apart](Self::is_apart), the largest.
+    /// How many tokens the buffers hold without growing. If sequences are [apart](Self::is_apart), this is the capacity
+    /// of the largest buffer.
     pub fn capacity(&self) -> usize {
         self.parts.iter().map(|part| part.keys.capacity()).max().unwrap_or(self.capacity)
     }
 
-    /// Forgets all tokens but the first `length`, in the buffers and in the [state](Self::state), as if they had never
-    /// come. The buffers keep their capacity. Without effect if there are
-    /// no more tokens than that.
+    /// Removes all tokens but the first `length` from the buffers and from the [state](Self::state). The buffers keep
+    /// their capacity. If there are at most `length` tokens, nothing changes.
     ///
     /// # Errors
-    /// If tokens before a sliding window were given up that a query at that length would see; the error says how far
-    /// back the cache can go. The cache is then as before.
+    /// If tokens before a sliding window were given up that the query at position `length` needs. The error names the
+    /// smallest possible length. An error does not change the cache.
     pub fn truncate(&mut self, length: usize) -> Result<(), AttentionError> {
         if length >= self.len() {
             return Ok(());
@@ -242,7 +244,7 @@ impl<B: Backend> KvCache<B> {
         Ok(())
     }
 
-    /// The least length to which the cache can go [back](Self::truncate).
+    /// The smallest length to which the cache can be [truncated](Self::truncate).
     fn earliest(&self) -> usize {
         let can = |length: usize| {
             self.parts.iter().enumerate().all(|(row, part)| match part.keys.start() {
@@ -253,7 +255,7 @@ impl<B: Backend> KvCache<B> {
                 }
             })
         };
-        // What holds for a length holds for a longer one.
+        // If a length is possible, every longer one is possible too.
         let (mut impossible, mut possible) = (0, self.len());
         if can(0) {
             return 0;
@@ -278,8 +280,8 @@ impl<B: Backend> KvCache<B> {
         }
     }
 
-    /// Gives up the tokens that queries which come next cannot see, for a window and so many keys before it. More may be
-    /// kept, and what is kept may be hidden.
+    /// Gives up the tokens that later queries do not need. They need the window and the `before` keys before it. More
+    /// tokens may be kept, and kept tokens may be hidden.
     pub(super) fn give_up_before_window(&mut self, window: usize, before: usize) {
         let reach = (window - 1).saturating_add(before);
         self.reach = Some(reach);
@@ -288,7 +290,8 @@ impl<B: Backend> KvCache<B> {
         }
     }
 
-    /// Forgets everything and keeps the capacity, for as many other sequences. The state draws again from its seed.
+    /// Removes all tokens and keeps the capacity, for another batch of the same size. The state draws from its seed
+    /// again.
     pub fn reset(&mut self) {
         if self.real.take().is_some() {
             self.parts = vec![Part::new(self.seed, self.capacity)];
@@ -297,18 +300,18 @@ impl<B: Backend> KvCache<B> {
         self.reach = None;
     }
 
-    /// What the layer's maskers remember of the cached keys; where sequences are [apart](Self::is_apart), of the first
-    /// one.
+    /// What the maskers of the layer remember of the cached keys. If sequences are [apart](Self::is_apart), this is the
+    /// state of the first sequence.
     pub fn state(&self) -> &LayerState {
         &self.parts[0].state
     }
 
-    /// The same for a call of the maskers.
+    /// The [state](Self::state), for a call of the maskers.
     pub fn state_mut(&mut self) -> &mut LayerState {
         &mut self.parts[0].state
     }
 
-    /// Which tokens are real; `None` as long as no padding came.
+    /// Which tokens are real. `None` if there was no padding so far.
     pub(super) fn real(&self) -> Option<&UnpaddedTokens> {
         self.real.as_ref()
     }
@@ -321,7 +324,8 @@ impl<B: Backend> KvCache<B> {
         }
     }
 
-    /// What there is to attend to in the only part, or in that of a sequence; `None` if that is nothing.
+    /// The keys, values and state of a part: part 0 if the sequences are together, or the part of a sequence. `None` if
+    /// the part has no keys.
     pub(super) fn cached(&mut self, part: usize) -> Option<Cached<'_, B>> {
         let part = &mut self.parts[part];
         let (keys, values, start) = (part.keys.all()?, part.values.all()?, part.keys.start());
@@ -332,13 +336,13 @@ impl<B: Backend> KvCache<B> {
         self.parts.first().filter(|_| !self.is_apart())
     }
 
-    /// Whether no token ever came.
+    /// Whether no token was ever appended.
     fn is_unused(&self) -> bool {
         self.parts.iter().all(|part| part.keys.buffer().is_none())
     }
 
-    /// Gives each sequence a part of its own. What maskers remember is of all sequences together: they make it anew from
-    /// the keys.
+    /// Gives each sequence its own part, and returns the old parts. The state of the maskers belongs to all sequences
+    /// together, so the new parts start with an empty state, and the maskers compute it again from the keys.
     fn separate(&mut self, batch: usize) -> Vec<Part<B>> {
         let whole = &self.parts[0];
         let parts = (0..batch).map(|row| whole.of_sequence(row, self.seed, self.capacity)).collect();

@@ -1,14 +1,14 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::growable_tensor::GrowableTensor;
-use crate::{attention::AttentionError, masker::LayerState};
+use crate::{problem::AttentionError, state::LayerState};
 
-/// The keys and values of one sequence, or of some that are alike in their padding.
+/// The keys and values of one sequence, or of all sequences of a batch without padding.
 pub(super) struct Part<B: Backend> {
     pub keys: GrowableTensor<B, 4>,
     pub values: GrowableTensor<B, 4>,
     pub state: LayerState,
-    /// How many keys at the start the state knows to be given up.
+    /// How many keys at the start are already given up in the state.
     given_up: usize,
 }
 
@@ -19,13 +19,13 @@ impl<B: Backend> Part<B> {
         Self { keys: buffer(), values: buffer(), state: LayerState::new(seed), given_up: 0 }
     }
 
-    /// Takes in tokens that fit.
+    /// Appends tokens that [fit](Self::check_append).
     pub fn append(&mut self, keys: Tensor<B, 4>, values: Tensor<B, 4>) {
         self.keys.append(keys);
         self.values.append(values);
     }
 
-    /// Forgets everything and keeps the capacity.
+    /// Removes all tokens and keeps the capacity.
     pub fn clear(&mut self) {
         self.keys.clear();
         self.values.clear();
@@ -33,14 +33,14 @@ impl<B: Backend> Part<B> {
         self.given_up = 0;
     }
 
-    /// Forgets all but the first tokens.
+    /// Removes all but the first `length` tokens.
     pub fn truncate(&mut self, length: usize) {
         self.keys.truncate(length);
         self.values.truncate(length);
         self.state.truncate(length.saturating_sub(self.given_up));
     }
 
-    /// The state, which counts the keys that are there: those from the [start](GrowableTensor::start) on.
+    /// The state, which counts keys from the first [stored](GrowableTensor::start) key on.
     pub fn state_of_kept(&mut self) -> &mut LayerState {
         let start = self.keys.start();
         self.state.give_up_first(start.saturating_sub(self.given_up));
@@ -48,15 +48,15 @@ impl<B: Backend> Part<B> {
         &mut self.state
     }
 
-    /// Gives up all but the last tokens, at once or later.
+    /// Gives up all but the last `count` tokens. Their memory is freed now or later.
     pub fn keep_last(&mut self, count: usize) {
         let needed = self.keys.len().saturating_sub(count);
         self.keys.give_up_before(needed);
         self.values.give_up_before(needed);
     }
 
-    /// One sequence of a batch, alone. What maskers remember is of all sequences together: they make it anew from the
-    /// keys.
+    /// The part of one sequence of the batch. The state of the maskers belongs to all sequences together, so the new
+    /// part has an empty state, and the maskers compute it again from the keys.
     pub fn of_sequence(&self, row: usize, seed: u64, capacity: usize) -> Self {
         let of_row = |whole: &GrowableTensor<B, 4>| {
             let mut part = GrowableTensor::along(2).with_capacity(capacity).starting_at(whole.start());
@@ -69,10 +69,10 @@ impl<B: Backend> Part<B> {
         Self { given_up: keys.start(), keys, values, state: LayerState::new(seed) }
     }
 
-    /// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
+    /// Checks that tokens fit the cached ones. `batch` is the batch size of the tokens, if each part has one sequence.
     ///
     /// # Errors
-    /// If they do not, in shape or type, or the memory cannot hold them.
+    /// If they do not fit in shape or type, or the memory cannot hold them.
     pub fn check_append(
         &self,
         keys: &Tensor<B, 4>,
@@ -87,7 +87,7 @@ impl<B: Backend> Part<B> {
 /// Checks that there are tokens, and that values fit the keys.
 ///
 /// # Errors
-/// If they do not, in shape or type.
+/// If a dimension is 0, or the values do not fit the keys in shape or type.
 pub(super) fn check_tokens<B: Backend>(keys: &Tensor<B, 4>, values: &Tensor<B, 4>) -> Result<(), AttentionError> {
     let [batch, kv_heads, tokens, _] = keys.dims();
     for (tensor, found) in [("keys", keys.dims()), ("values", values.dims())] {
@@ -111,7 +111,7 @@ pub(super) fn check_tokens<B: Backend>(keys: &Tensor<B, 4>, values: &Tensor<B, 4
     }
 }
 
-/// Checks that tokens fit those that are cached, of which each part has one sequence where a batch is given.
+/// Checks that tokens fit the cached ones. `batch` is the batch size of the tokens, if each part has one sequence.
 fn validate<B: Backend>(
     name: &'static str,
     cached: &GrowableTensor<B, 4>,

@@ -5,25 +5,25 @@ use super::{
     kv_cache::{KvCache, Undo},
 };
 
-/// Keys and values of the positions that a [SparseMultiHeadAttention](super::SparseMultiHeadAttention) has seen, and what
-/// its selectors remember of them.
+/// Keys and values of the positions that a [SparseMultiHeadAttention](super::SparseMultiHeadAttention) has seen, and
+/// what its selectors remember of them.
 ///
-/// It has the constructors of burn's type of this name. Keys and values lie in memory that is reserved ahead, so that a
-/// new position costs its own projection and nothing of the past is copied or attended again. A step that fails leaves it
-/// as it was.
+/// It has the constructors of burn's `MhaCache`. Keys and values are stored in buffers with reserved space. A step
+/// computes the new positions only: earlier positions are neither copied nor computed again. A step that fails does not
+/// change the cache.
 #[derive(Debug)]
 pub struct MhaCache<B: Backend> {
-    /// Keys and values. Made by the layer, which knows the seed.
+    /// Keys and values. The layer creates them, because it knows the seed.
     pub(super) past: Option<KvCache<B>>,
-    /// `[batch, queries, d_model]`, if it is asked for with the past.
+    /// The context of all queries so far, `[batch, queries, d_model]`. Only `forward_cache` of the layer fills it.
     pub(super) context: GrowableTensor<B, 3>,
-    /// How many queries have been answered.
+    /// How many queries were computed so far.
     pub(super) queries: usize,
-    /// Whether keys and values are those of the first call for good.
+    /// Whether keys and values stay those of the first call.
     pub(super) fixed: bool,
 }
 
-/// How a cache becomes again what it was before a step.
+/// What is needed to restore a cache to its content before a step.
 pub(super) struct UndoStep<B: Backend> {
     pub queries: usize,
     pub past: UndoPast<B>,
@@ -33,9 +33,9 @@ pub(super) struct UndoStep<B: Backend> {
 pub(super) enum UndoPast<B: Backend> {
     /// Nothing.
     Kept,
-    /// There were none before.
+    /// It created them.
     Made,
-    /// There are more than before.
+    /// It appended to them.
     Grew(Undo<B>),
 }
 
@@ -45,7 +45,7 @@ impl<B: Backend> MhaCache<B> {
         Self { past: None, context: GrowableTensor::along(1), queries: 0, fixed: false }
     }
 
-    /// An empty cache for autoregressive inference over keys and values that never change: cross-attention.
+    /// An empty cache for autoregressive cross-attention. Its keys and values are those of the first call.
     pub fn autoregressive_cross_attention() -> Self {
         Self { fixed: true, ..Self::autoregressive() }
     }
@@ -55,17 +55,17 @@ impl<B: Backend> MhaCache<B> {
         self.past.as_ref().map_or(0, KvCache::len)
     }
 
-    /// Whether it holds nothing.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets everything, for another sequence.
+    /// Empties the cache for another sequence.
     pub fn reset(&mut self) {
         *self = Self { fixed: self.fixed, ..Self::autoregressive() };
     }
 
-    /// Makes the cache again what it was before a step.
+    /// Restores the cache to its content before a step.
     pub(super) fn undo(&mut self, step: UndoStep<B>) {
         self.queries = step.queries;
         match (step.past, &mut self.past) {

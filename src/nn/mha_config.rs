@@ -6,11 +6,11 @@ use burn::{
 };
 
 use super::{OptionalRecord, SparseMultiHeadAttention, forward_counter::ForwardCounter};
-use crate::masker::{ConfigError, MaskerChainConfig};
+use crate::{config::ConfigError, method::MaskerChainConfig};
 
 /// Configuration to create a [SparseMultiHeadAttention] layer using the [init function](Self::init).
 ///
-/// It has the fields of burn's `MultiHeadAttentionConfig`, with the same defaults, and those of the method.
+/// It has the fields of burn's `MultiHeadAttentionConfig`, with the same defaults, and the fields of the method.
 ///
 /// # Example
 /// ```
@@ -18,7 +18,7 @@ use crate::masker::{ConfigError, MaskerChainConfig};
 /// use burn::tensor::{Distribution, Tensor};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::MaskerChainConfig,
+///     method::MaskerChainConfig,
 ///     nn::{MhaInput, SparseMultiHeadAttentionConfig},
 /// };
 ///
@@ -41,14 +41,15 @@ pub struct SparseMultiHeadAttentionConfig {
     pub n_heads: usize,
     /// The dropout rate, in [0, 1). Default: 0.1
     ///
-    /// It acts on the attention weights, in training. A method that keeps every key pays for it with
-    /// `[batch, heads, queries, keys]` of memory; any other with the memory of what it keeps.
+    /// It acts on the attention weights, in training. If the method keeps every key, dropout needs memory for all
+    /// weights, `[batch, heads, queries, keys]`. For other methods it needs memory for the kept keys only.
     #[config(default = 0.1)]
     pub dropout: f64,
-    /// What the score of a hidden key is under [burn's conventions](Self::burn_conventions). Default: -1.0e4
+    /// The score of a hidden key under [burn's conventions](Self::burn_conventions). Default: -1.0e4
     #[config(default = -1.0e4)]
     pub min_float: f64,
-    /// Use the *quiet softmax*, `exp(x_i) / (1 + sum exp(x_j))`, with which a head can attend to nothing. Default: false
+    /// Use the *quiet softmax*, `exp(x_i) / (1 + sum exp(x_j))`, with which a head can attend to nothing. Default:
+    /// false
     #[config(default = false)]
     pub quiet_softmax: bool,
     /// How the parameters are initialised.
@@ -57,23 +58,22 @@ pub struct SparseMultiHeadAttentionConfig {
     /// The method. Default: none, dense attention.
     #[config(default = "MaskerChainConfig::default()")]
     pub maskers: MaskerChainConfig,
-    /// The number of heads of keys and values, of which the number of heads is a multiple (GQA). Default: the number of
-    /// heads, as in burn.
+    /// The number of key-value heads (GQA), a divisor of the number of heads. Default: the number of heads, as in burn.
     pub n_heads_kv: Option<usize>,
-    /// Fill [MhaOutput::weights](super::MhaOutput::weights), which takes `[batch, heads, queries, keys]` of memory and
-    /// the time for it. Default: false
+    /// Return the attention weights in [MhaOutput::weights](super::MhaOutput::weights). This costs memory and time for
+    /// a tensor of shape `[batch, heads, queries, keys]`. Default: false
     #[config(default = false)]
     pub fill_weights: bool,
-    /// Compute as burn 0.21 does, where it differs: dropout acts on the scores before the softmax, and a hidden key has
-    /// the score `min_float`, so that a query which sees no key attends to all alike. Here, dropout acts on the weights, a
-    /// hidden key has no weight, and a query which sees no key gets 0. Burn's way costs time and memory for all pairs,
-    /// whatever the method keeps. Default: false
+    /// Follow burn 0.21 in two conventions. Dropout acts on the scores before the softmax. A hidden key has the score
+    /// `min_float`, so a query that sees no key attends to all keys equally. By default, dropout acts on the weights, a
+    /// hidden key has no weight, and the heads give 0 for a query that sees no key. Burn's conventions cost time and
+    /// memory for all pairs of queries and keys, even if the method keeps few keys. Default: false
     #[config(default = false)]
     pub burn_conventions: bool,
     /// The seed of methods that draw, and of dropout over lists of kept keys. Default: 0
     #[config(default = 0)]
     pub seed: u64,
-    /// The index of the layer in its model, by which methods have their weights. Default: 0
+    /// The index of the layer in its model. Methods with weights use the weights of this layer. Default: 0
     #[config(default = 0)]
     pub layer: usize,
 }
@@ -82,7 +82,7 @@ impl SparseMultiHeadAttentionConfig {
     /// The layer.
     ///
     /// # Panics
-    /// Where [try_init](Self::try_init) returns an error.
+    /// If [try_init](Self::try_init) returns an error.
     #[track_caller]
     pub fn init<B: Backend>(&self, device: &B::Device) -> SparseMultiHeadAttention<B> {
         init_or_panic(self.try_init(device))
@@ -91,15 +91,17 @@ impl SparseMultiHeadAttentionConfig {
     /// The layer.
     ///
     /// # Errors
-    /// If a size is 0, the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    /// If a size is 0, `n_heads` does not divide `d_model`, `n_heads_kv` does not divide `n_heads`, the dropout rate is
+    /// not in [0, 1), or the method cannot be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseMultiHeadAttention<B>, ConfigError> {
         self.try_init_with(self.maskers.init_for_layer(self.layer, device)?, device)
     }
 
-    /// The layer with a method of your own in place of the configured one.
+    /// The layer with the given method instead of the configured one.
     ///
     /// # Errors
-    /// If a size is 0, the sizes do not divide, or the dropout rate is not in [0, 1).
+    /// If a size is 0, `n_heads` does not divide `d_model`, `n_heads_kv` does not divide `n_heads`, or the dropout rate
+    /// is not in [0, 1).
     pub fn try_init_with<B: Backend, M>(
         &self,
         maskers: M,
@@ -145,7 +147,7 @@ pub(super) fn validate_size(field: &'static str, size: usize) -> Result<(), Conf
     }
 }
 
-/// Checks that the weights of a linear layer can be counted in bytes, before they are made.
+/// Checks that the size of a linear layer's weights, in bytes, does not overflow.
 pub(super) fn validate_matrix(field: &'static str, from: usize, to: usize) -> Result<(), ConfigError> {
     let bytes = from.checked_mul(to).and_then(|numbers| numbers.checked_mul(size_of::<f64>()));
     match bytes.filter(|&bytes| isize::try_from(bytes).is_ok()) {
@@ -168,7 +170,7 @@ pub(super) fn validate_dropout(dropout: f64) -> Result<(), ConfigError> {
     }
 }
 
-/// Burn's `init` has no way to say what is wrong but this one.
+/// Burn's `init` does not return a `Result`, so an error must be a panic.
 #[track_caller]
 pub(super) fn init_or_panic<T>(result: Result<T, ConfigError>) -> T {
     match result {

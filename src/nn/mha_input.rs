@@ -1,9 +1,8 @@
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
-use crate::attention::{AttentionError, Phase, Visibility};
+use crate::problem::{AttentionError, Phase, Visibility};
 
-/// Input of [SparseMultiHeadAttention](super::SparseMultiHeadAttention), with the constructors of burn's type of this
-/// name.
+/// Input of [SparseMultiHeadAttention](super::SparseMultiHeadAttention), with the constructors of burn's `MhaInput`.
 #[derive(Debug, Clone)]
 pub struct MhaInput<B: Backend> {
     /// `[batch, queries, d_model]`.
@@ -23,7 +22,7 @@ pub(super) struct InputMasks<B: Backend> {
     pub pad: Option<Tensor<B, 2, Bool>>,
     pub attention: Option<Tensor<B, 3, Bool>>,
     pub causal: bool,
-    /// Whether the queries are the positions of the keys.
+    /// Whether the queries and the keys are the same positions.
     pub one_sequence: bool,
 }
 
@@ -38,10 +37,11 @@ impl<B: Backend> MhaInput<B> {
         input
     }
 
-    /// Input of a sequence of queries and another of keys and values.
+    /// Input with the queries of one sequence, and the keys and values of another.
     ///
-    /// Unless it is [causal](Self::causal), queries have no position among the keys: a method that goes by position takes
-    /// them for the last of each sequence's real keys. For one sequence, [self_attn](Self::self_attn) says where they stand.
+    /// Unless the input is [causal](Self::causal), queries have no position among the keys. A method that selects keys
+    /// by position treats the queries as the last of the real keys of each sequence. For queries and keys of one
+    /// sequence, use [self_attn](Self::self_attn), which knows the positions.
     ///
     /// # Shapes
     /// - query: `[batch, queries, d_model]`
@@ -52,15 +52,18 @@ impl<B: Backend> MhaInput<B> {
 
     /// Hides keys that are padding.
     ///
-    /// Padding is cut out before the method sees the keys, wherever it stands: each sequence of the batch is worked as it
-    /// would be alone, a sink is the first keys that are none, and attention stays sparse. What a query at a padded
-    /// position gives is finite and means nothing: without a cache, what the keys that it sees make of it; with a cache,
-    /// and where padding stands in the middle of a sequence, what the output projection makes of 0. (Under
-    /// [burn's conventions](super::SparseMultiHeadAttentionConfig::burn_conventions) padding is a tensor over all pairs,
-    /// like [mask_attn](Self::mask_attn).)
+    /// Padding is removed before the method sees the keys. It may stand anywhere in a sequence. Each sequence of the
+    /// batch is computed as if it were alone: a sink, for example, keeps the first real keys. Attention stays sparse.
     ///
-    /// With a cache the mask is that of all positions so far, and must say of the cached ones what it said when they came.
-    /// Without one, the new positions are no padding.
+    /// The output at a padded position is finite, but has no meaning. Without a cache, it is computed from the keys
+    /// that the position sees. With a cache, or if padding stands between real positions, it is the output projection
+    /// of 0.
+    ///
+    /// Under [burn's conventions](super::SparseMultiHeadAttentionConfig::burn_conventions), padding is a tensor over
+    /// all pairs of queries and keys, like [mask_attn](Self::mask_attn).
+    ///
+    /// With a cache, the mask covers all positions so far. For cached positions it must be the same as in earlier
+    /// calls. Without a mask, no new position is padding.
     ///
     /// # Shapes
     /// - mask_pad: `[batch, keys]`, `true` = hidden.
@@ -71,8 +74,8 @@ impl<B: Backend> MhaInput<B> {
 
     /// Hides keys from some queries.
     ///
-    /// For a causal mask, [causal](Self::causal) says the same in closed form: a tensor over all pairs costs time and
-    /// memory for all pairs, whatever the method keeps.
+    /// For a causal mask, use [causal](Self::causal) instead. A mask tensor costs time and memory for all pairs of
+    /// queries and keys, even if the method keeps few keys.
     ///
     /// # Shapes
     /// - mask_attn: `[batch, queries, keys]`, `true` = hidden.
@@ -81,15 +84,16 @@ impl<B: Backend> MhaInput<B> {
         self
     }
 
-    /// Hides from each query the keys after it. The queries are the last of the keys, which are at least as many.
+    /// Hides from each query the keys after its position. The queries are the last positions of the keys, so there must
+    /// not be more queries than keys.
     pub fn causal(mut self) -> Self {
         self.masks.causal = true;
         self
     }
 
-    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is a
-    /// prefill. A later call is decoding if it has one new query, and a prefill if it has more. A call without a cache is
-    /// always a prefill.
+    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is
+    /// a prefill. A later call is decoding if it has one new query, and a prefill if it has more. A call without a
+    /// cache is always a prefill.
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self
@@ -130,10 +134,11 @@ impl<B: Backend> InputMasks<B> {
         }
     }
 
-    /// What attention makes of the masks: closed form where there is only causality, otherwise a tensor.
+    /// The visibility that the masks describe. If there is only causality, it is a closed form. With a mask, it is a
+    /// tensor.
     ///
     /// # Errors
-    /// If a mask does not have the shape of the queries and keys, or causality lacks keys.
+    /// If a mask does not have the shape of the queries and keys, or a causal input has more queries than keys.
     pub fn visibility(
         self,
         [batch, queries, keys]: [usize; 3],
@@ -166,7 +171,7 @@ fn expect(tensor: &'static str, found: Vec<usize>, wanted: &[usize]) -> Result<(
     }
 }
 
-/// The position of the first query where the queries are the last of the keys.
+/// The position of the first query, if the queries are the last positions of the keys.
 pub(super) fn causal_offset(batch: usize, queries: usize, keys: usize) -> Result<usize, AttentionError> {
     keys.checked_sub(queries).ok_or_else(|| {
         let expected = format!("at most {keys} queries, the last of the keys, since the input is causal");
@@ -177,7 +182,7 @@ pub(super) fn causal_offset(batch: usize, queries: usize, keys: usize) -> Result
 /// Output of [SparseMultiHeadAttention](super::SparseMultiHeadAttention).
 #[derive(Debug, Clone)]
 pub struct MhaOutput<B: Backend> {
-    /// The attention weights, `[batch, heads, queries, keys]`, where the layer is asked to fill them
+    /// The attention weights, `[batch, heads, queries, keys]`, if the layer is configured to return them
     /// ([fill_weights](super::SparseMultiHeadAttentionConfig::fill_weights)).
     pub weights: Option<Tensor<B, 4>>,
     /// The context, `[batch, queries, d_model]`.

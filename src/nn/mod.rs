@@ -1,4 +1,4 @@
-//! Layers with a sparse method inside. Some stand where burn's stood, with the same parameters, records and calls:
+//! Layers with sparse attention. Some replace a layer of burn, with the same parameters, records and calls:
 //!
 //! | burn | here |
 //! |---|---|
@@ -6,11 +6,11 @@
 //! | `burn::nn::attention::CrossAttention` | [SparseCrossAttention] |
 //! | `burn::nn::transformer::TransformerEncoder` | [SparseTransformerEncoder] |
 //!
-//! [GroupedQueryAttention] is the attention of today's language models, over a [KvCache]. [sparse_attention] is a function
-//! in the shape of burn's `attention`, for models that write their attention out by hand.
+//! [GroupedQueryAttention] is the attention of today's language models, with a [KvCache]. [sparse_attention] is a
+//! function like burn's `attention`, for models that compute attention in their own code.
 //!
-//! A layer holds its method as a type that is a burn module, by default a [MaskerChain](crate::masker::MaskerChain).
-//! Gradients flow through attention over the keys that were kept; what chooses the keys gets none.
+//! The method of a layer is a burn module, by default a [MaskerChain](crate::method::MaskerChain). Gradients flow
+//! through attention over the kept keys. The choice of the keys has no gradient.
 
 mod attend;
 mod attention_hook;

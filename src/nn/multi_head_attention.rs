@@ -15,35 +15,38 @@ use super::{
     unpadded_tokens::UnpaddedTokens,
 };
 use crate::{
-    attention::{AttentionError, Phase},
-    masker::{LayerState, Masker, MaskerChain, RecordError},
+    masker::Masker,
+    method::{MaskerChain, RecordError},
+    problem::{AttentionError, Phase},
+    state::LayerState,
 };
 
-/// Multi-head attention over the keys that a sparse method keeps, in the place of burn's `MultiHeadAttention`.
+/// Multi-head attention over the keys that a sparse method keeps. It replaces burn's `MultiHeadAttention`.
 ///
-/// Without a method it is burn's layer: the same parameters under the same names, so that named records and safetensors
-/// load either way, and the same output. Where the two differ by choice, see
-/// [burn_conventions](super::SparseMultiHeadAttentionConfig::burn_conventions).
+/// Its parameters have the same names as in burn's layer, so named records and safetensors of either layer load into
+/// the other. Without a method, its output is that of burn's layer, except for the differences that
+/// [burn_conventions](super::SparseMultiHeadAttentionConfig::burn_conventions) lists.
 ///
-/// The method is a type, by default a [MaskerChain] of the library's maskers; any [Masker] that is a burn module can
-/// stand there ([with_maskers](Self::with_maskers)). It chooses keys without a gradient; what it learns is learned apart.
-/// A method that draws takes its random numbers from [seed](Self::seed): in training each forward pass has its own, in
-/// inference all have the same.
+/// The type of the method is by default a [MaskerChain] of the library's maskers. Any [Masker] that is a burn module
+/// can be used instead ([with_maskers](Self::with_maskers)). The choice of keys has no gradient, so the parameters of
+/// the method are trained separately. A method that draws takes its random numbers from [seed](Self::seed). In training
+/// each forward pass draws other numbers. In inference all passes draw the same numbers.
 ///
 /// # Params
 /// - query: linear layer from `d_model` to `d_model`.
-/// - key, value: linear layers from `d_model` to `n_heads_kv * d_k`, which is `d_model` unless asked otherwise.
+/// - key, value: linear layers from `d_model` to `n_heads_kv * d_k`, which is `d_model` by default.
 /// - output: linear layer from `d_model` to `d_model`.
-/// - maskers: what the method learns, if it does.
+/// - maskers: the learned parameters of the method, if it has any.
 ///
-/// Should be created with [SparseMultiHeadAttentionConfig](super::SparseMultiHeadAttentionConfig), or from burn's layer.
+/// Should be created with [SparseMultiHeadAttentionConfig](super::SparseMultiHeadAttentionConfig), or from burn's
+/// layer.
 ///
 /// # Example
 /// ```
 /// # #[cfg(feature = "flex")] {
 /// use burn::nn::attention::MultiHeadAttentionConfig;
 /// use burn_flex::Flex;
-/// use sparse_attention_hub::{masker::MaskerChainConfig, nn::SparseMultiHeadAttention};
+/// use sparse_attention_hub::{method::MaskerChainConfig, nn::SparseMultiHeadAttention};
 ///
 /// let device = Default::default();
 /// let dense = MultiHeadAttentionConfig::new(64, 8).init::<Flex>(&device);
@@ -55,13 +58,13 @@ use crate::{
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct SparseMultiHeadAttention<B: Backend, M = MaskerChain<B>> {
-    /// Makes queries of the input.
+    /// Projects the input to queries.
     pub query: Linear<B>,
-    /// Makes keys of the input.
+    /// Projects the input to keys.
     pub key: Linear<B>,
-    /// Makes values of the input.
+    /// Projects the input to values.
     pub value: Linear<B>,
-    /// Makes the output of the joined heads.
+    /// Projects the joined heads to the output.
     pub output: Linear<B>,
     /// Dropout, of the weights or, under burn's conventions, of the scores.
     pub dropout: Dropout,
@@ -69,19 +72,19 @@ pub struct SparseMultiHeadAttention<B: Backend, M = MaskerChain<B>> {
     pub d_model: usize,
     /// The number of heads.
     pub n_heads: usize,
-    /// The number of heads of keys and values.
+    /// The number of key-value heads.
     pub n_heads_kv: usize,
     /// The size of a query, a key and a value in one head.
     pub d_k: usize,
-    /// What the score of a hidden key is under burn's conventions.
+    /// The score of a hidden key under burn's conventions.
     pub min_float: f64,
     /// Whether the softmax is quiet.
     pub quiet_softmax: bool,
     /// Whether the output has the weights.
     pub fill_weights: bool,
-    /// Whether dropout and hidden keys are burn's.
+    /// Whether dropout and hidden keys follow burn's conventions.
     pub burn_conventions: bool,
-    /// The seed of what is drawn.
+    /// The seed of all random draws.
     pub seed: u64,
     /// The index of the layer in its model.
     pub layer: usize,
@@ -160,12 +163,12 @@ impl<B: Backend, M> SparseMultiHeadAttention<B, M> {
 }
 
 impl<B: Backend> SparseMultiHeadAttention<B> {
-    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    /// The layer with the contents of a record. `load_record` does the same, but panics instead of returning an error.
     ///
-    /// A record that has nothing for the method, such as one of burn's own layer, leaves the method as it is.
+    /// A record without an entry for the method, such as a record of burn's layer, does not change the method.
     ///
     /// # Errors
-    /// If the record is that of a layer with another chain; the error names both.
+    /// If the record belongs to a layer with another chain. The error names both chains.
     pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
         self.check_record(&record)?;
         Ok(self.load_record(record))
@@ -188,7 +191,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// - context: `[batch, queries, d_model]`
     ///
     /// # Panics
-    /// Where [try_forward](Self::try_forward) returns an error.
+    /// If [try_forward](Self::try_forward) returns an error.
     #[track_caller]
     pub fn forward(&self, input: MhaInput<B>) -> MhaOutput<B> {
         or_panic(self.try_forward(input))
@@ -200,13 +203,13 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
     /// As [forward](Self::forward).
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others and the layer ask for, or another float type than the layer's
-    /// weights, or the method cannot work with them.
+    /// If the shape of a tensor does not fit the other tensors and the layer, its float type is not that of the layer's
+    /// weights, or the method cannot work with the tensors.
     pub fn try_forward(&self, input: MhaInput<B>) -> Result<MhaOutput<B>, AttentionError> {
         self.check(&input)?;
         let MhaInput { query, key, value, masks, phase: _ } = input;
         let ([batch, queries, _], [_, keys, _], device) = (query.dims(), key.dims(), query.device());
-        // What can be wrong with masks before the work, not after.
+        // Errors in the masks are found before the projections are computed.
         let masks = SeenKeys::of(masks, [batch, queries, keys], self.burn_conventions, &device)?;
         let query = split_heads(self.query.forward(query), self.n_heads);
         let key = split_heads(self.key.forward(key), self.n_heads_kv);
@@ -215,20 +218,22 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         Ok(self.finish(masks.attend(&self.core(Phase::Prefill), [query, key, value], seed)?))
     }
 
-    /// Causal attention with a cache, called as burn's: the input is the whole sequence so far, and so is the context.
+    /// Causal attention with a cache, with the interface of burn: the input is the whole sequence so far, and the
+    /// output has the context of the whole sequence.
     ///
-    /// Only the positions that the cache has not seen are projected and attend; the context of the others comes from the
-    /// cache. [forward_step](Self::forward_step) takes the new positions alone.
+    /// Only new positions are computed. The context of earlier positions comes from the cache.
+    /// [forward_step](Self::forward_step) takes the new positions only.
     ///
     /// # Shapes
-    /// - query: `[batch, queries, d_model]`, those of earlier calls first.
-    /// - key, value: as query; over the keys of another sequence, all of these in the first call.
+    /// - query: `[batch, queries, d_model]`. The queries of earlier calls come first.
+    /// - key, value: as query. With a cross-attention cache, all keys and values of the context, which are read in the
+    ///   first call only.
     /// - context: `[batch, queries, d_model]`
-    /// - weights, if filled: those of the new queries only.
+    /// - weights, if filled: the weights of the new queries only.
     ///
     /// # Panics
-    /// If there is no new query, [forward_step](Self::forward_step) has used the cache, or where it returns an error. The
-    /// cache is then as it was before.
+    /// If there is no new query, if [forward_step](Self::forward_step) was called with the cache before, or if
+    /// `forward_step` returns an error. The cache does not change.
     #[track_caller]
     pub fn forward_cache(&self, input: MhaInput<B>, cache: &mut MhaCache<B>) -> MhaOutput<B> {
         let [batch, queries, _] = input.query.dims();
@@ -257,25 +262,25 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         MhaOutput { context: cache.context.all().unwrap_or(output.context), weights: output.weights }
     }
 
-    /// Causal attention of the positions that come next, over those of the cache and themselves: a prefill, a chunk of one,
-    /// or a step of decoding. For methods with phases, [MhaInput::phase] says which of these it is.
+    /// Causal attention of the next positions over the cached positions and themselves: a prefill, a chunk of a
+    /// prefill, or a decode step. For methods with phases, [MhaInput::phase] sets the phase.
     ///
     /// # Shapes
-    /// - query, key, value: `[batch, new, d_model]`; over the keys of another sequence, key and value are read in the
-    ///   first call only.
+    /// - query, key, value: `[batch, new, d_model]`. With a cross-attention cache, key and value are read in the first
+    ///   call only.
     /// - mask_pad: `[batch, cached + new]`
     /// - mask_attn: `[batch, new, cached + new]`
     /// - context: `[batch, new, d_model]`
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others, the layer and the cache ask for, or another float type than
-    /// the layer's weights, the padding contradicts that of an earlier step, or the method cannot work with them. The
-    /// cache is then as it was before.
+    /// If the shape of a tensor does not fit the other tensors and the layer, or does not fit the cache, if its float
+    /// type is not that of the layer's weights, if the padding contradicts that of an earlier step, or if the method
+    /// cannot work with the tensors. An error does not change the cache.
     pub fn forward_step(&self, input: MhaInput<B>, cache: &mut MhaCache<B>) -> Result<MhaOutput<B>, AttentionError> {
         Ok(self.forward_step_or_undo(input, cache)?.0)
     }
 
-    /// The same with the way back, for a step of which more can fail.
+    /// The same. The result also has what is needed to undo the step, in case a later layer fails.
     pub(super) fn forward_step_or_undo(
         &self,
         input: MhaInput<B>,
@@ -292,7 +297,7 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         }
         let appends = !cache.fixed || cache.is_empty();
         let keys = cache.len() + if appends { key.dims()[1] } else { 0 };
-        // What can be wrong with masks before anything is appended.
+        // Errors in the masks are found before anything is appended to the cache.
         let masks = InputMasks { causal: !cache.fixed, ..masks };
         let seen = self.seen_with_cache(masks, [batch, queries, keys], cache, &device)?;
         let query = split_heads(self.query.forward(query), self.n_heads);
@@ -349,8 +354,8 @@ impl<B: Backend, M: Masker<B>> SparseMultiHeadAttention<B, M> {
         }
     }
 
-    /// What a step sees: all sequences alike, or each its real keys, as soon as there is padding in the cache or in what
-    /// comes.
+    /// The keys that a step sees. If there is padding in the cache or in the new positions, each sequence sees its real
+    /// keys. Otherwise all sequences are computed together.
     fn seen_with_cache(
         &self,
         mut masks: InputMasks<B>,

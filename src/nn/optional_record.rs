@@ -5,11 +5,12 @@ use burn::{
     tensor::backend::{AutodiffBackend, Backend},
 };
 
-/// A module that a record may lack.
+/// A module whose record is optional.
 ///
-/// A layer holds its method in one. A method without parameters leaves nothing in the layer's record, and a record that
-/// has nothing for the method leaves the method as it is: so a record of burn's own layer loads into the sparse layer, and
-/// the other way round. (An `Option` of a module would become `None` then, and the method would be lost in silence.)
+/// A layer holds its method in this type. A method without parameters has no entry in the record of the layer. A record
+/// without an entry for the method does not change the method. So a record of burn's layer loads into the sparse layer,
+/// and the other way round. (An `Option` of a module would become `None` then, and the method would be lost without an
+/// error.)
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OptionalRecord<M>(
     /// The module.

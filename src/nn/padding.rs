@@ -1,4 +1,4 @@
-//! Attention of sequences with padding: each alone, over its real keys, as if the padding were not there.
+//! Attention of sequences with padding. Each sequence is computed alone, over its real keys.
 
 use std::ops::Range;
 
@@ -10,22 +10,24 @@ use super::{
     unpadded_tokens::{UnpaddedTokens, pick, spread},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, Visibility, scores::accumulation_dtype},
-    masker::{LayerState, Masker, mix},
+    kernels::reference::scores::accumulation_dtype,
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, Visibility},
+    state::{LayerState, mix},
 };
 
-/// What the masks of a call without a cache come to.
+/// The keys that the queries of a call see.
 pub(super) enum SeenKeys<B: Backend> {
-    /// One visibility says it for all sequences.
+    /// All sequences are computed together, with one visibility.
     Together(Visibility<B>),
-    /// Each sequence has some of the keys, and is worked alone over these: in closed form, so that native kernels serve
-    /// it and the method sees no padding.
+    /// Each sequence is computed alone over its real keys, so the method sees no padding. Without an attention mask,
+    /// the visibility is a closed form, which native kernels support.
     Apart(Apart<B>),
 }
 
-/// The sequences of a call that are worked alone.
+/// The sequences of a call that are computed alone.
 pub(super) struct Apart<B: Backend> {
-    /// The real keys among all, with those that are cached.
+    /// The real keys among all keys, including the cached ones.
     pub real: UnpaddedTokens,
     /// `[batch, queries, keys]`, `true` = hidden.
     pub mask: Option<Tensor<B, 3, Bool>>,
@@ -33,20 +35,20 @@ pub(super) struct Apart<B: Backend> {
     pub causal: bool,
 }
 
-/// Where queries stand.
+/// The positions of the queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// They are the last of the keys, and those at padded positions are answered from the keys that they see.
+    /// The queries are the last positions of the keys. Queries at padded positions attend to the keys that they see.
     AmongKeys,
-    /// They are the last of the keys, and those at padded positions are not answered: their output is 0.
+    /// The queries are the last positions of the keys. Queries at padded positions are not computed: their output is 0.
     AmongRealKeys,
-    /// In another sequence: of each sequence's real keys they are taken for the last.
+    /// The queries belong to another sequence. They are treated as the last of the real keys.
     Elsewhere,
 }
 
 impl<B: Backend> SeenKeys<B> {
     /// # Errors
-    /// If a mask does not have the shape of the queries and keys, or causality lacks keys.
+    /// If a mask does not have the shape of the queries and keys, or a causal input has more queries than keys.
     pub fn of(
         mut masks: InputMasks<B>,
         shape: [usize; 3],
@@ -55,7 +57,7 @@ impl<B: Backend> SeenKeys<B> {
     ) -> Result<Self, AttentionError> {
         let [batch, queries, keys] = shape;
         masks.check(shape)?;
-        // Under burn's conventions padding is attended to where there is nothing else.
+        // Under burn's conventions a query that sees no key attends to padding too, so padding is not removed.
         if let Some(pad) = masks.pad.as_ref().filter(|_| !burn_conventions) {
             let real = UnpaddedTokens::of_mask(pad, [batch, keys])?;
             if !real.are_all() {
@@ -68,7 +70,7 @@ impl<B: Backend> SeenKeys<B> {
         Ok(Self::Together(masks.visibility(shape, device)?))
     }
 
-    /// Attention over the keys that are seen, without a memory of earlier calls.
+    /// Attention over the visible keys, without a cache.
     ///
     /// # Errors
     /// If the shapes do not fit, or the method cannot work with them.
@@ -88,7 +90,7 @@ impl<B: Backend> SeenKeys<B> {
             let memory = (!real.is_empty()).then(|| {
                 [&key, &value].map(|tensor| pick(tensor.clone().slice_dim(0, sequence..sequence + 1), 2, real))
             });
-            // What a method draws does not depend on the place in the batch.
+            // The random numbers of a method do not depend on the place in the batch.
             apart.attend_sequence(attend, sequence, query, memory, &mut LayerState::new(seed))
         };
         apart.attend_each(attend, query, seed, one)
@@ -96,7 +98,7 @@ impl<B: Backend> SeenKeys<B> {
 }
 
 impl<B: Backend> Apart<B> {
-    /// Attends with the queries of each sequence, and joins what they find.
+    /// Computes attention for each sequence, and joins the outputs.
     ///
     /// # Errors
     /// The first error of a sequence.
@@ -108,7 +110,7 @@ impl<B: Backend> Apart<B> {
         mut one: impl FnMut(&Attend<'_, M>, usize, Tensor<B, 4>) -> Result<Attended<B>, AttentionError>,
     ) -> Result<Attended<B>, AttentionError> {
         let sequences = (0..self.real.batch()).map(|sequence| {
-            // Dropout, unlike a method, drops other weights in each sequence.
+            // Unlike a method, dropout draws other random numbers in each sequence.
             let attend = Attend { dropout_seed: Some(mix(seed, sequence as u64)), ..*attend };
             one(&attend, sequence, query.clone().slice_dim(0, sequence..sequence + 1))
         });
@@ -164,7 +166,7 @@ impl<B: Backend> Apart<B> {
         Ok((of_queries(output), weights))
     }
 
-    /// The queries of a sequence that are answered, and where the first of them stands among the real keys.
+    /// The queries of a sequence that are computed, and the position of the first of them among the real keys.
     fn answered(&self, sequence: usize, queries: usize) -> (Vec<Range<usize>>, isize) {
         let (keys, ranges) = (self.real.columns(), self.real.row(sequence));
         let range = |range: Range<usize>| Vec::from_iter((!range.is_empty()).then_some(range));
@@ -172,11 +174,11 @@ impl<B: Backend> Apart<B> {
             (Place::Elsewhere, _) => (range(0..queries), self.real.count(sequence) as isize - queries as isize),
             (Place::AmongKeys, [real]) => {
                 let first = keys as isize - queries as isize - real.start as isize;
-                // Causally, queries before the real keys see nothing of them.
+                // With causal visibility, queries before the first real key see no key.
                 let blind = if self.causal { usize::try_from(-first).unwrap_or(0).min(queries) } else { 0 };
                 (range(blind..queries), first + blind as isize)
             }
-            // With padding in the middle, queries at padded positions have no place among the real keys.
+            // With padding in the middle, queries at padded positions have no position among the real keys.
             (Place::AmongKeys | Place::AmongRealKeys, _) => {
                 let first = keys - queries;
                 (self.real.from(first).row(sequence).to_vec(), self.real.count_before(sequence, first) as isize)
@@ -186,7 +188,7 @@ impl<B: Backend> Apart<B> {
 }
 
 impl<B: Backend> InputMasks<B> {
-    /// Checks the shapes of the masks, and that the queries of a causal input have their keys.
+    /// Checks the shapes of the masks, and that a causal input does not have more queries than keys.
     ///
     /// # Errors
     /// If they do not fit.

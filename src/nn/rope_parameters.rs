@@ -1,12 +1,12 @@
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::RotaryScaling;
-use crate::masker::ConfigError;
+use crate::config::ConfigError;
 
-/// What stands in a HuggingFace model's `rope_parameters`, or in its older `rope_scaling`.
+/// The content of `rope_parameters`, or of the older `rope_scaling`, in the configuration of a HuggingFace model.
 ///
-/// The kind is `rope_type`, or the older `type`; two that disagree are an error, and so is a field that the kind does not
-/// know. Lengths may be written as whole numbers or as floats (`32768.0`).
+/// The kind of the scaling is `rope_type`, or the older `type`. It is an error if both are given and differ. A field
+/// that is unknown to the kind is an error too. Lengths may be written as whole numbers or as floats (`32768.0`).
 ///
 /// ```
 /// use sparse_attention_hub::nn::{RopeParameters, RotaryEncodingConfig};
@@ -20,18 +20,18 @@ use crate::masker::ConfigError;
 pub struct RopeParameters {
     /// How wavelengths are stretched.
     pub scaling: RotaryScaling,
-    /// The base of the wavelengths, where the table says it.
+    /// The base of the wavelengths, if the table has it.
     pub rope_theta: Option<f64>,
-    /// Which share of the channels is rotated, where the table says it.
+    /// The share of the channels that is rotated, if the table has it.
     pub partial_rotary_factor: Option<f64>,
 }
 
 impl RopeParameters {
-    /// The parameters from their text.
+    /// The parameters from JSON text.
     ///
     /// # Errors
-    /// If it is not JSON, or a field is missing, unknown, of the wrong type or in two spellings that disagree; the error
-    /// names the field.
+    /// If the text is not JSON, a field is missing, unknown or of the wrong type, or `rope_type` and `type` differ. The
+    /// error names the field.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
         let error =
@@ -43,7 +43,7 @@ impl RopeParameters {
     }
 }
 
-/// Every field that some kind knows.
+/// The fields of all kinds.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
-/// The last number up to which f64 has all whole ones.
+/// The number up to which f64 represents all whole numbers.
 const LONGEST: f64 = (1u64 << f64::MANTISSA_DIGITS) as f64;
 
 const KINDS: &str = "default, linear, dynamic, llama3, yarn, longrope";
@@ -95,7 +95,7 @@ impl Table {
         }
     }
 
-    /// The names of the fields of kinds that the table has.
+    /// The names of the given fields that belong to a kind.
     fn fields(&self) -> impl Iterator<Item = &'static str> {
         let fields = [
             ("factor", self.factor.is_some()),
@@ -176,7 +176,7 @@ impl Table {
     }
 }
 
-/// The name of a kind that has an older one: Phi-3 was published with `su`.
+/// Replaces the older name of a kind. Phi-3 was published with `su` for `longrope`.
 fn normal(kind: &str) -> &str {
     if kind == "su" { "longrope" } else { kind }
 }

@@ -10,8 +10,8 @@ use super::{
     rotary_scaling::{Lengths, Stretched},
 };
 use crate::{
-    attention::scores::{accumulation_dtype, cast},
-    masker::ConfigError,
+    config::ConfigError,
+    kernels::reference::scores::{accumulation_dtype, cast},
 };
 
 /// Configuration of a [RotaryEncoding].
@@ -20,14 +20,17 @@ pub struct RotaryEncodingConfig {
     /// The base of the wavelengths, above 1. Default: 10000.
     #[config(default = 10_000.0)]
     pub theta: f64,
-    /// Which share of the channels of a head is rotated, the first ones, in (0, 1]. Default: 1, all.
+    /// The share of the channels of a head that is rotated, in (0, 1]. The first channels are rotated. Default: 1, all
+    /// channels.
     #[config(default = 1.0)]
     pub partial_factor: f64,
-    /// How the wavelengths are stretched for sequences that are longer than those of the training. Default: not.
+    /// How the wavelengths are stretched for sequences that are longer than the training sequences. Default: they are
+    /// not stretched.
     pub scaling: Option<RotaryScaling>,
-    /// The longest sequence of the model, from which scalings take a length that they do not say. Default: not known.
+    /// The length of the longest sequence of the model. Scalings without a length use it. Default: not known.
     pub max_position_embeddings: Option<usize>,
-    /// The longest sequence of the training, where the model says it outside of the scaling (Phi-3). Default: not known.
+    /// The length of the longest training sequence, if the configuration of the model has it outside of the scaling
+    /// (Phi-3). Default: not known.
     pub original_max_position_embeddings: Option<usize>,
 }
 
@@ -35,8 +38,8 @@ pub struct RotaryEncodingConfig {
 /// channel `i` of the first half is rotated together with channel `i` of the second half. (burn's
 /// [RotaryEncoding](burn::nn::RotaryEncoding) rotates neighbours.)
 ///
-/// Sequences may be of any length: the angles are those of the positions asked for. They are computed in f32 as in
-/// HuggingFace, and half-precision heads are rotated in f32.
+/// Sequences may have any length: the angles are computed for the positions of each call. They are computed in f32 as
+/// in HuggingFace, and half-precision heads are rotated in f32.
 ///
 /// Should be created with [RotaryEncodingConfig].
 #[derive(Debug, Clone, PartialEq)]
@@ -47,11 +50,11 @@ pub struct RotaryEncoding {
 }
 
 impl RotaryEncodingConfig {
-    /// The same with what a model's table of rotary parameters says.
+    /// The same configuration with the rotary parameters of a model.
     ///
     /// # Errors
-    /// If the table and this configuration have another base, or another share of channels, and that of the configuration
-    /// is not the default.
+    /// If the parameters and this configuration differ in the base or in the share of rotated channels, and the value
+    /// of the configuration is not the default.
     pub fn with_rope_parameters(self, parameters: RopeParameters) -> Result<Self, ConfigError> {
         let RopeParameters { scaling, rope_theta, partial_rotary_factor } = parameters;
         let default = Self::new();
@@ -75,10 +78,10 @@ impl RotaryEncodingConfig {
         })
     }
 
-    /// The encoding of heads of a width.
+    /// The encoding for heads with `head_dim` channels.
     ///
     /// # Errors
-    /// If the width to rotate is 0 or odd, or a value makes no sense or is missing.
+    /// If the number of rotated channels is 0 or odd, or a value is not allowed or missing.
     pub fn init(&self, head_dim: usize) -> Result<RotaryEncoding, ConfigError> {
         if !(self.theta > 1.0 && self.theta.is_finite()) {
             return Err(ConfigError::value("theta", self.theta, "a finite number above 1"));
@@ -90,7 +93,8 @@ impl RotaryEncodingConfig {
                 "a share of the channels, in (0, 1]",
             ));
         }
-        // A share such as 0.3 is not exact; a whole number of channels is meant.
+        // A share such as 0.3 is not exact in f64. The small term prevents that the product is rounded down by one
+        // channel.
         let rotated = (head_dim as f64 * self.partial_factor + 1e-6) as usize;
         if rotated == 0 || !rotated.is_multiple_of(2) {
             let allowed = "even and at least 2, after the multiplication with `partial_factor`";
@@ -103,7 +107,7 @@ impl RotaryEncodingConfig {
 }
 
 impl RotaryEncoding {
-    /// Rotates queries or keys of which the first stands at a position.
+    /// Rotates queries or keys. The first one stands at `position`, and the others follow it.
     ///
     /// # Shapes
     /// - heads: `[batch, heads, length, head_dim]`, with the head dimension of the configuration
@@ -114,8 +118,8 @@ impl RotaryEncoding {
         self.rotate(heads, &angles)
     }
 
-    /// The cosines and sines of some positions, for queries and keys of a type alike: of each sequence, or of all
-    /// together.
+    /// The cosines and sines of `positions`, for queries and keys of type `dtype`. There is one list of positions for
+    /// each sequence, or one list for all sequences.
     pub(super) fn angles<B: Backend>(&self, positions: &[Vec<usize>], dtype: DType, device: &B::Device) -> Angles<B> {
         let (mut cosines, mut sines) = (Vec::new(), Vec::new());
         for positions in positions {
@@ -123,7 +127,7 @@ impl RotaryEncoding {
             let frequencies = self.stretched.frequencies(length);
             for &position in positions {
                 for &frequency in &frequencies {
-                    // The product is rounded to f32, as it is where models of this kind are trained.
+                    // The product is rounded to f32, as in the training of these models.
                     let angle = f64::from(position as f32 * frequency as f32);
                     cosines.push(angle.cos() * self.stretched.length);
                     sines.push(angle.sin() * self.stretched.length);

@@ -3,11 +3,11 @@ use std::f64::consts::TAU;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::rope_parameters::RopeParameters;
-use crate::masker::ConfigError;
+use crate::config::ConfigError;
 
-/// How rotary wavelengths are stretched, with the names of HuggingFace's `rope_scaling`, in which it can be read.
+/// How rotary wavelengths are stretched. It has the names of HuggingFace's `rope_scaling` and can be read from it.
 ///
-/// A table that has a `rope_theta` or a `partial_rotary_factor` too is read as [RopeParameters].
+/// A table that also has a `rope_theta` or a `partial_rotary_factor` is read as [RopeParameters].
 ///
 /// ```
 /// use sparse_attention_hub::nn::RotaryScaling;
@@ -22,81 +22,84 @@ use crate::masker::ConfigError;
 pub enum RotaryScaling {
     /// Nothing is stretched.
     Default,
-    /// Positions are divided by the factor ([position interpolation](https://arxiv.org/abs/2306.15595)).
+    /// Positions are divided by a factor ([position interpolation](https://arxiv.org/abs/2306.15595)).
     Linear {
-        /// By how much, at least 1.
+        /// The factor, at least 1.
         factor: f64,
     },
-    /// The base grows with the sequence once it is longer than those of the training (*dynamic NTK*).
+    /// The base grows with the length of the sequence, once it is longer than the training sequences (*dynamic NTK*).
     ///
-    /// Here and in [Self::LongRope] the rotation depends on how long the sequence is: keys in a cache keep the rotation
-    /// with which they came, as in HuggingFace, and so a cached run is not the same as one without a cache.
+    /// Here and in [Self::LongRope] the rotation depends on the length of the sequence. Keys in a cache keep the
+    /// rotation that they had when they were appended, as in HuggingFace. So the output with a cache differs from the
+    /// output without a cache.
     Dynamic {
-        /// How fast it grows, at least 1.
+        /// How fast the base grows, at least 1.
         factor: f64,
-        /// The longest sequence of the training. Default: that of the
+        /// The length of the longest training sequence. Default: that of the
         /// [model](super::RotaryEncodingConfig::max_position_embeddings).
         #[serde(skip_serializing_if = "Option::is_none")]
         original_max_position_embeddings: Option<usize>,
     },
-    /// Short wavelengths stay, long ones are multiplied with the factor, with a ramp between them
-    /// ([Llama 3.1](https://arxiv.org/abs/2407.21783)).
+    /// Short wavelengths do not change. Long wavelengths are multiplied by a factor. Between them, the frequencies are
+    /// interpolated ([Llama 3.1](https://arxiv.org/abs/2407.21783)).
     Llama3 {
         /// By how much the long wavelengths are stretched, at least 1.
         factor: f64,
         /// Wavelengths of more than `original_max_position_embeddings / low_freq_factor` are long.
         low_freq_factor: f64,
-        /// Wavelengths of less than `original_max_position_embeddings / high_freq_factor` are short; above
+        /// Wavelengths of less than `original_max_position_embeddings / high_freq_factor` are short. It must be above
         /// `low_freq_factor`.
         high_freq_factor: f64,
-        /// The longest sequence of the training. Default: that of the model.
+        /// The length of the longest training sequence. Default: that of the model.
         #[serde(skip_serializing_if = "Option::is_none")]
         original_max_position_embeddings: Option<usize>,
     },
-    /// As in [Self::Llama3], with the ramp over the channels instead of their wavelengths, and with queries and keys
-    /// lengthened ([YaRN](https://arxiv.org/abs/2309.00071)).
+    /// As in [Self::Llama3], but the interpolation goes over the channels instead of their wavelengths, and queries and
+    /// keys are multiplied by a length factor ([YaRN](https://arxiv.org/abs/2309.00071)).
     ///
-    /// The lengthening is `attention_factor`; without it, and with `mscale` or `mscale_all_dim`, the ratio of two scales
-    /// `0.1 mscale ln(factor) + 1` and `0.1 mscale_all_dim ln(factor) + 1`
-    /// ([DeepSeek-V2](https://arxiv.org/abs/2405.04434)); without any of them, `0.1 ln(factor) + 1`.
+    /// The length factor is `attention_factor`, if it is given. Otherwise, with `mscale` or `mscale_all_dim`, it is
+    /// `0.1 mscale ln(factor) + 1` divided by `0.1 mscale_all_dim ln(factor) + 1`
+    /// ([DeepSeek-V2](https://arxiv.org/abs/2405.04434)). Without any of them, it is `0.1 ln(factor) + 1`.
     Yarn {
         /// By how much the long wavelengths are stretched, at least 1.
         factor: f64,
-        /// The longest sequence of the training. Default: that of the model.
+        /// The length of the longest training sequence. Default: that of the model.
         #[serde(skip_serializing_if = "Option::is_none")]
         original_max_position_embeddings: Option<usize>,
-        /// Channels that turn at least so often over the training's longest sequence stay. Default: 32.
+        /// Channels that turn at least this many times over the longest training sequence do not change. Default: 32.
         beta_fast: f64,
-        /// Channels that turn at most so often are stretched in full, above 0 and below `beta_fast`. Default: 1.
+        /// Channels that turn at most this many times are stretched by the full factor. It must be above 0 and below
+        /// `beta_fast`. Default: 1.
         beta_slow: f64,
-        /// What cosines and sines are multiplied with, above 0.
+        /// The factor of cosines and sines, above 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         attention_factor: Option<f64>,
-        /// The scale of queries and keys, at least 0. Default: 1.
+        /// The coefficient in the dividend of the length factor, at least 0. Default: 1.
         #[serde(skip_serializing_if = "Option::is_none")]
         mscale: Option<f64>,
-        /// The part of that scale which the model puts into the scale of its scores, at least 0. Default: 0.
+        /// The coefficient in the divisor of the length factor, at least 0. The model applies this part in the scale of
+        /// its scores. Default: 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         mscale_all_dim: Option<f64>,
-        /// Whether the ramp begins and ends at whole channels. Default: true.
+        /// Whether the interpolation begins and ends at a whole channel pair. Default: true.
         truncate: bool,
     },
-    /// Each wavelength is multiplied with a factor of its own, from one list for sequences that are no longer than those
-    /// of the training and from another for longer ones ([LongRoPE](https://arxiv.org/abs/2402.13753)).
+    /// Each wavelength is multiplied by its own factor. There is one list of factors for sequences up to the training
+    /// length, and another for longer sequences ([LongRoPE](https://arxiv.org/abs/2402.13753)).
     LongRope {
         /// The factors for short sequences, one for each pair of rotated channels.
         short_factor: Vec<f64>,
         /// The factors for long sequences.
         long_factor: Vec<f64>,
-        /// By how much sequences are longer than those of the training. Default: the longest sequence of the model over
-        /// that of the training.
+        /// The length of the longest sequence divided by that of the longest training sequence. Default: this ratio
+        /// from the lengths of the model.
         #[serde(skip_serializing_if = "Option::is_none")]
         factor: Option<f64>,
-        /// The longest sequence of the training. Default: that of the model.
+        /// The length of the longest training sequence. Default: that of the model.
         #[serde(skip_serializing_if = "Option::is_none")]
         original_max_position_embeddings: Option<usize>,
-        /// What cosines and sines are multiplied with, above 0. Default: `sqrt(1 + ln(factor) / ln(original))`, or 1
-        /// where the factor is not above 1.
+        /// The factor of cosines and sines, above 0. Default: `sqrt(1 + ln(factor) / ln(original))`, or 1 if `factor`
+        /// is not above 1.
         #[serde(skip_serializing_if = "Option::is_none")]
         attention_factor: Option<f64>,
     },
@@ -116,42 +119,42 @@ impl<'de> Deserialize<'de> for RotaryScaling {
     }
 }
 
-/// The lengths of a model's sequences.
+/// The lengths in the configuration of a model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lengths {
-    /// The longest sequence of the model.
+    /// The length of the longest sequence.
     pub model: Option<usize>,
-    /// The longest sequence of its training, if it says so itself.
+    /// The length of the longest training sequence, if the configuration of the model has it.
     pub original: Option<usize>,
 }
 
-/// The frequencies of an encoding, by the length of the sequence.
+/// The frequencies of an encoding. They may depend on the length of the sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Stretched {
     theta: f64,
     /// How many channels are rotated.
     rotated: usize,
-    /// Radians a position, for each pair of channels.
+    /// Radians per position, for each pair of channels.
     frequencies: Vec<f64>,
-    /// What changes in long sequences.
+    /// How the frequencies change in long sequences.
     long: Option<Long>,
-    /// What cosines and sines are multiplied with.
+    /// The factor of cosines and sines.
     pub length: f64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Long {
-    /// The base grows by a factor with the length over one that stays.
-    GrowableTensor { factor: f64, original: usize },
-    /// Other frequencies for sequences above a length.
+    /// In sequences longer than `original`, the base grows with the length.
+    Growing { factor: f64, original: usize },
+    /// Sequences longer than `original` have other frequencies.
     Other { frequencies: Vec<f64>, original: usize },
 }
 
 impl Stretched {
-    /// The frequencies in a sequence of a length.
+    /// The frequencies in a sequence of `length` positions.
     pub fn frequencies(&self, length: usize) -> Vec<f64> {
         match &self.long {
-            Some(Long::GrowableTensor { factor, original }) if length > *original && self.rotated > 2 => {
+            Some(Long::Growing { factor, original }) if length > *original && self.rotated > 2 => {
                 let growth = factor * length as f64 / *original as f64 - (factor - 1.0);
                 let power = self.rotated as f64 / (self.rotated - 2) as f64;
                 plain(self.theta * growth.powf(power), self.rotated)
@@ -168,10 +171,10 @@ fn plain(theta: f64, rotated: usize) -> Vec<f64> {
 }
 
 impl RotaryScaling {
-    /// The frequencies of heads of which so many channels are rotated.
+    /// The frequencies of heads with `rotated` rotated channels.
     ///
     /// # Errors
-    /// If a value makes no sense or is missing.
+    /// If a value is not allowed or missing.
     pub(super) fn stretch(&self, theta: f64, rotated: usize, lengths: Lengths) -> Result<Stretched, ConfigError> {
         self.validate()?;
         let mut frequencies = plain(theta, rotated);
@@ -181,7 +184,7 @@ impl RotaryScaling {
             Self::Linear { factor } => frequencies.iter_mut().for_each(|frequency| *frequency /= factor),
             Self::Dynamic { factor, original_max_position_embeddings } => {
                 let original = lengths.original(*original_max_position_embeddings)?;
-                long = Some(Long::GrowableTensor { factor: *factor, original });
+                long = Some(Long::Growing { factor: *factor, original });
             }
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let original = lengths.original(*original_max_position_embeddings)?;
@@ -229,7 +232,7 @@ impl RotaryScaling {
         Ok(Stretched { theta, rotated, frequencies, long, length })
     }
 
-    /// What YaRN multiplies cosines and sines with.
+    /// The factor of cosines and sines in YaRN.
     fn yarn_length(&self) -> Result<f64, ConfigError> {
         let Self::Yarn { factor, attention_factor, mscale, mscale_all_dim, .. } = self else { return Ok(1.0) };
         let scale = |mscale: f64| 0.1 * mscale * factor.ln() + 1.0;
@@ -291,11 +294,13 @@ impl RotaryScaling {
     }
 }
 
-/// Models have scales of about 1. Their product with the logarithm of a factor must be a number in f32.
+/// The largest `mscale` and `mscale_all_dim`. Models have values of about 1. The product with the logarithm of a factor
+/// must be finite in f32.
 const LARGEST_MSCALE: f64 = 1e6;
 
 impl Lengths {
-    /// The longest sequence of the training, of which the table may say something.
+    /// The length of the longest training sequence: from the table, from the configuration of the model, or the longest
+    /// sequence of the model.
     fn original(&self, in_table: Option<usize>) -> Result<usize, ConfigError> {
         const FIELD: &str = "original_max_position_embeddings";
         match (in_table, self.original, self.model) {
@@ -315,7 +320,7 @@ impl Lengths {
     }
 }
 
-/// Over which pairs of channels YaRN goes from the plain frequencies to the stretched ones.
+/// The pairs of channels between which YaRN goes from the plain frequencies to the stretched ones.
 struct Ramp {
     first: f64,
     end: f64,
@@ -323,12 +328,12 @@ struct Ramp {
 
 impl Ramp {
     fn of(theta: f64, rotated: usize, original: f64, [fast, slow]: [f64; 2], truncate: bool) -> Self {
-        // The pair of channels that turns so often over the training's longest sequence.
+        // The index of the pair of channels that turns `turns` times over the longest training sequence.
         let pair = |turns: f64| rotated as f64 * (original / (turns * TAU)).ln() / (2.0 * theta.ln());
         let (first, end) = (pair(fast), pair(slow));
         let (first, end) = if truncate { (first.floor(), end.ceil()) } else { (first, end) };
         let (first, end) = (first.max(0.0), end.min((rotated - 1) as f64));
-        // No ramp is a step.
+        // If both ends are equal, the ramp is a step. The small width prevents a division by 0.
         Self { first, end: if first == end { end + 1e-3 } else { end } }
     }
 
@@ -337,7 +342,7 @@ impl Ramp {
     }
 }
 
-/// Between two frequencies, with a share of the second that is cut to [0, 1].
+/// Interpolates between two frequencies. `share` is the weight of `plain` and is clamped to `0..=1`.
 fn mix(stretched: f64, plain: f64, share: f64) -> f64 {
     let share = share.clamp(0.0, 1.0);
     (1.0 - share) * stretched + share * plain

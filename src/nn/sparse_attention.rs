@@ -1,19 +1,21 @@
 use burn::tensor::{Bool, Tensor, backend::Backend, ops::AttentionModuleOptions};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs, Requested, Visibility, masked_attention},
-    masker::{LayerState, Masker},
+    attention::masked_attention,
+    masker::Masker,
+    problem::{AttentionError, AttentionInputs, Requested, Visibility},
+    state::LayerState,
 };
 
-/// Scaled dot-product attention over the keys that a method keeps, for models that write their attention out by hand. It
-/// takes what [burn's function](burn::tensor::module::attention) takes, the method, and what the method remembers of the
-/// layer.
+/// Scaled dot-product attention over the keys that a method keeps, for models that compute attention in their own code.
+/// Its arguments are those of [burn's function](burn::tensor::module::attention), the method, and what the method
+/// remembers of the layer.
 ///
-/// Keys and values may have fewer heads than queries (GQA): they need not be repeated. Gradients flow through attention
-/// over the keys that were kept; the choice gets none. The state belongs to one layer of one sequence (or batch), and
-/// says [which layer](LayerState::with_layer) asks, for methods with weights or maskers by layer. For methods with phases,
-/// the first call with a state is a prefill. A later call is decoding if it has one query, and a prefill if it has more.
-/// [LayerState::set_phase] sets another phase.
+/// Keys and values may have fewer heads than queries (GQA) and need not be repeated. Gradients flow through attention
+/// over the kept keys. The choice of the keys has no gradient. The state belongs to one layer and one sequence (or
+/// batch). For methods with weights or maskers by layer, it has the [index of the layer](LayerState::with_layer). For
+/// methods with phases, the first call with a state is a prefill. A later call is decoding if it has one query, and a
+/// prefill if it has more. [LayerState::set_phase] sets another phase.
 ///
 /// # Shapes
 /// - query: `[batch, heads, queries, head_dim]`
@@ -23,12 +25,13 @@ use crate::{
 /// - attn_bias: `[batch or 1, heads or 1, queries, keys]`, added to the scores
 /// - output: `[batch, heads, queries, value_dim]`
 ///
-/// With `is_causal` the queries are the last of the keys: a whole prompt, a chunk of one, or a decode step. Say it there
-/// and not in `mask`: a tensor over all pairs costs time and memory for all pairs, whatever the method keeps.
+/// With `is_causal` the queries are the last positions of the keys: a whole prompt, a chunk of a prompt, or a decode
+/// step. Use `is_causal` instead of a causal `mask`. A mask tensor costs time and memory for all pairs of queries and
+/// keys, even if the method keeps few keys.
 ///
 /// # Errors
-/// If the shapes or types do not fit, an option makes no sense, there are more queries than keys where `is_causal` is
-/// set, the state belongs to another sequence, or the method cannot work with the inputs.
+/// If the shapes or types do not fit, an option has a value that is not allowed, there are more queries than keys and
+/// `is_causal` is set, the state belongs to another sequence, or the method cannot work with the inputs.
 ///
 /// # Example
 /// The attention of a Llama block with a cache:
@@ -37,7 +40,7 @@ use crate::{
 /// use burn::tensor::{Distribution, Tensor, ops::AttentionModuleOptions};
 /// use burn_flex::Flex;
 /// use sparse_attention_hub::{
-///     masker::{MaskerChain, MaskerChainConfig},
+///     method::{MaskerChain, MaskerChainConfig},
 ///     nn::{KvCache, sparse_attention},
 /// };
 ///
@@ -80,21 +83,21 @@ pub fn sparse_attention<B: Backend, M: Masker<B> + ?Sized>(
         inputs = inputs.with_softcap(cap)?;
     }
     let inputs = with_masks(inputs, mask, attn_bias, options.is_causal)?;
-    // What chooses keys gets no gradient, and must not be tracked for one.
+    // The choice of keys has no gradient, so autodiff must not track it.
     let kept = method.mask(&inputs.clone().detach(), state)?;
     let output = masked_attention(&inputs, &kept, Requested::default())?.output;
     state.call_is_done(inputs.mask_shape().keys);
     Ok(output)
 }
 
-/// The inputs with what a mask, a bias and causality hide.
+/// The inputs with the visibility of a mask, a bias and causality.
 fn with_masks<B: Backend>(
     inputs: AttentionInputs<B>,
     mask: Option<Tensor<B, 4, Bool>>,
     bias: Option<Tensor<B, 4>>,
     is_causal: bool,
 ) -> Result<AttentionInputs<B>, AttentionError> {
-    // Each is checked for its shape before they are joined.
+    // The shape of each is checked before they are joined.
     let inputs = if is_causal { inputs.causal()? } else { inputs };
     let causal = is_causal.then_some(inputs.offset());
     let inputs = match &mask {

@@ -13,13 +13,15 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::{AttentionError, Phase},
-    masker::{ConfigError, Masker, MaskerChain, MaskerChainConfig, RecordError},
+    config::ConfigError,
+    masker::Masker,
+    method::{MaskerChain, MaskerChainConfig, RecordError},
+    problem::{AttentionError, Phase},
 };
 
 /// Configuration to create a [SparseTransformerEncoder] using the [init function](Self::init).
 ///
-/// It has the fields of burn's `TransformerEncoderConfig`, with the same defaults, and those of the method.
+/// It has the fields of burn's `TransformerEncoderConfig`, with the same defaults, and the fields of the method.
 #[derive(Config, Debug)]
 pub struct SparseTransformerEncoderConfig {
     /// The size of the model, a multiple of the number of heads.
@@ -51,9 +53,10 @@ pub struct SparseTransformerEncoderConfig {
     /// The method of every layer. Default: none, dense attention.
     #[config(default = "MaskerChainConfig::default()")]
     pub maskers: MaskerChainConfig,
-    /// The number of heads of keys and values (GQA). Default: the number of heads, as in burn.
+    /// The number of key-value heads (GQA). Default: the number of heads, as in burn.
     pub n_heads_kv: Option<usize>,
-    /// [Burn's conventions](SparseMultiHeadAttentionConfig::burn_conventions) for dropout and hidden keys. Default: false
+    /// [Burn's conventions](SparseMultiHeadAttentionConfig::burn_conventions) for dropout and hidden keys. Default:
+    /// false
     #[config(default = false)]
     pub burn_conventions: bool,
     /// The seed of methods that draw. Default: 0
@@ -65,7 +68,7 @@ impl SparseTransformerEncoderConfig {
     /// The encoder.
     ///
     /// # Panics
-    /// Where [try_init](Self::try_init) returns an error.
+    /// If [try_init](Self::try_init) returns an error.
     #[track_caller]
     pub fn init<B: Backend>(&self, device: &B::Device) -> SparseTransformerEncoder<B> {
         init_or_panic(self.try_init(device))
@@ -74,8 +77,8 @@ impl SparseTransformerEncoderConfig {
     /// The encoder.
     ///
     /// # Errors
-    /// If a size or the number of layers is 0, the sizes do not divide, the dropout rate is not in [0, 1), or the method
-    /// cannot be built.
+    /// If a size or the number of layers is 0, `n_heads` does not divide `d_model`, `n_heads_kv` does not divide
+    /// `n_heads`, the dropout rate is not in [0, 1), or the method cannot be built.
     pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<SparseTransformerEncoder<B>, ConfigError> {
         self.validate()?;
         let layers = (0..self.n_layers).map(|layer| SparseTransformerEncoderLayer::try_new(self, layer, device));
@@ -91,7 +94,7 @@ impl SparseTransformerEncoderConfig {
         })
     }
 
-    /// Checks what the attention of a layer does not check.
+    /// Checks the fields that the attention of a layer does not check.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let sizes =
             [("d_model", self.d_model), ("d_ff", self.d_ff), ("n_heads", self.n_heads), ("n_layers", self.n_layers)];
@@ -119,8 +122,8 @@ impl SparseTransformerEncoderConfig {
     }
 }
 
-/// A transformer encoder with sparse attention, in the place of burn's `TransformerEncoder`: the same parameters under
-/// the same names, so that named records and safetensors load either way.
+/// A transformer encoder with sparse attention. It replaces burn's `TransformerEncoder` and has the same parameters
+/// with the same names, so named records and safetensors of either encoder load into the other.
 ///
 /// # Params
 /// - layers: transformer encoder layers with `d_model` input and output features.
@@ -190,7 +193,7 @@ impl<B: Backend> From<TransformerEncoder<B>> for SparseTransformerEncoder<B> {
     }
 }
 
-/// Input of [SparseTransformerEncoder], with the constructors of burn's type of this name.
+/// Input of [SparseTransformerEncoder], with the constructors of burn's `TransformerEncoderInput`.
 #[derive(Debug, Clone)]
 pub struct TransformerEncoderInput<B: Backend> {
     tensor: Tensor<B, 3>,
@@ -217,7 +220,7 @@ impl<B: Backend> TransformerEncoderInput<B> {
         self
     }
 
-    /// Hides positions from some positions. For a causal mask, [causal](Self::causal) says the same in closed form.
+    /// Hides positions from single positions. For a causal mask, use [causal](Self::causal), which needs no tensor.
     ///
     /// # Shapes
     /// - mask_attn: `[batch, length, length]`, `true` = hidden.
@@ -226,15 +229,15 @@ impl<B: Backend> TransformerEncoderInput<B> {
         self
     }
 
-    /// Hides from each position those after it.
+    /// Hides from each position the positions after it.
     pub fn causal(mut self) -> Self {
         self.masks.causal = true;
         self
     }
 
-    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is a
-    /// prefill. A later call is decoding if it has one new position, and a prefill if it has more. A call without a cache
-    /// is always a prefill.
+    /// Sets the phase of a call with a cache, for methods with phases. By default the first call with an empty cache is
+    /// a prefill. A later call is decoding if it has one new position, and a prefill if it has more. A call without a
+    /// cache is always a prefill.
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
         self
@@ -265,10 +268,11 @@ impl<B: Backend, M> SparseTransformerEncoder<B, M> {
 }
 
 impl<B: Backend> SparseTransformerEncoder<B> {
-    /// The encoder with what a record holds. `load_record` does the same, and panics where this returns an error.
+    /// The encoder with the contents of a record. `load_record` does the same, but panics instead of returning an
+    /// error.
     ///
     /// # Errors
-    /// If the record is that of an encoder with another number of layers, or with another chain in a layer.
+    /// If the record belongs to an encoder with another number of layers, or with another chain in a layer.
     pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
         let (here, there) = (self.layers.len(), record.layers.len());
         if here != there {
@@ -287,7 +291,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     /// - output: `[batch, length, d_model]`
     ///
     /// # Panics
-    /// Where [try_forward](Self::try_forward) returns an error.
+    /// If [try_forward](Self::try_forward) returns an error.
     #[track_caller]
     pub fn forward(&self, input: TransformerEncoderInput<B>) -> Tensor<B, 3> {
         or_panic(self.try_forward(input))
@@ -299,23 +303,25 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     /// As [forward](Self::forward).
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others and the encoder ask for, or the method cannot work with them.
+    /// If the shape of a tensor does not fit the other tensors and the encoder, or the method cannot work with the
+    /// tensors.
     pub fn try_forward(&self, input: TransformerEncoderInput<B>) -> Result<Tensor<B, 3>, AttentionError> {
         let TransformerEncoderInput { tensor, masks, phase: _ } = input;
         self.layers.iter().try_fold(tensor, |x, layer| layer.try_forward(x, masks.clone()))
     }
 
-    /// The causal encoder with a cache, called as burn's: the input is the whole sequence so far, and so is the output.
+    /// The causal encoder with a cache, with the interface of burn: the input and the output are the whole sequence so
+    /// far.
     ///
-    /// Only the positions that the cache has not seen pass through the layers; the output of the others comes from the
-    /// cache. [forward_step](Self::forward_step) takes the new positions alone.
+    /// Only new positions are computed. The output of earlier positions comes from the cache.
+    /// [forward_step](Self::forward_step) takes the new positions only.
     ///
     /// # Shapes
-    /// - tensor: `[batch, length, d_model]`, the positions of earlier calls first.
+    /// - tensor: `[batch, length, d_model]`. The positions of earlier calls come first.
     /// - output: `[batch, length, d_model]`
     ///
     /// # Panics
-    /// If there is no new position, or where [forward_step](Self::forward_step) returns an error.
+    /// If there is no new position, or [forward_step](Self::forward_step) returns an error.
     #[track_caller]
     pub fn forward_autoregressive_inference(
         &self,
@@ -335,7 +341,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
         cache.output.all().unwrap_or(new)
     }
 
-    /// The causal encoder over the positions that come next.
+    /// The causal encoder over the next positions.
     ///
     /// # Shapes
     /// - tensor: `[batch, new, d_model]`
@@ -343,9 +349,9 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     /// - output: `[batch, new, d_model]`
     ///
     /// # Errors
-    /// If a tensor does not have the shape that the others, the encoder and the cache ask for, or another float type than
-    /// the weights, the padding contradicts that of an earlier step, or the method cannot work with them. The cache is
-    /// then as it was before, in all layers.
+    /// If the shape of a tensor does not fit the other tensors and the encoder, or does not fit the cache, if its float
+    /// type is not that of the weights, if the padding contradicts that of an earlier step, or if the method cannot
+    /// work with the tensors. An error does not change the cache of any layer.
     pub fn forward_step(
         &self,
         input: TransformerEncoderInput<B>,
@@ -370,7 +376,8 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
 #[derive(Debug)]
 pub struct SparseTransformerEncoderAutoregressiveCache<B: Backend> {
     layers: Vec<MhaCache<B>>,
-    /// `[batch, length, d_model]`, if it is asked for with the past.
+    /// The output of all positions so far, `[batch, length, d_model]`. Only `forward_autoregressive_inference` fills
+    /// it.
     output: GrowableTensor<B, 3>,
 }
 
@@ -380,7 +387,7 @@ impl<B: Backend> SparseTransformerEncoderAutoregressiveCache<B> {
         &self.layers
     }
 
-    /// Forgets everything, for another sequence.
+    /// Empties the cache for another sequence.
     pub fn reset(&mut self) {
         self.layers.iter_mut().for_each(MhaCache::reset);
         self.output = GrowableTensor::along(1);

@@ -14,23 +14,25 @@ use super::{
     mha_input::InputMasks,
 };
 use crate::{
-    attention::{AttentionError, Phase},
-    masker::{ConfigError, Masker, MaskerChain, RecordError},
+    config::ConfigError,
+    masker::Masker,
+    method::{MaskerChain, RecordError},
+    problem::{AttentionError, Phase},
 };
 
-/// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), in the place of burn's
-/// `TransformerEncoderLayer`: the same parameters under the same names, and attention over the keys that a method keeps.
+/// A layer of [SparseTransformerEncoder](super::SparseTransformerEncoder), with attention over the keys that a method
+/// keeps. It replaces burn's `TransformerEncoderLayer` and has the same parameters with the same names.
 #[derive(Module, Debug)]
 pub struct SparseTransformerEncoderLayer<B: Backend, M = MaskerChain<B>> {
     /// Self-attention.
     pub mha: SparseMultiHeadAttention<B, M>,
     /// The feed-forward network.
     pub pwff: PositionWiseFeedForward<B>,
-    /// The normalisation around the feed-forward network.
+    /// The normalisation between attention and the feed-forward network.
     pub norm_1: LayerNorm<B>,
-    /// The normalisation around attention.
+    /// The normalisation before attention if `norm_first` is set, and after the feed-forward network otherwise.
     pub norm_2: LayerNorm<B>,
-    /// Dropout of what is added to the residual stream.
+    /// Dropout of the outputs of attention and of the feed-forward network.
     pub dropout: Dropout,
     /// Whether to normalise before attention and the network, instead of after.
     pub norm_first: bool,
@@ -51,10 +53,11 @@ impl<B: Backend> From<TransformerEncoderLayer<B>> for SparseTransformerEncoderLa
 }
 
 impl<B: Backend> SparseTransformerEncoderLayer<B> {
-    /// The layer of a configuration with a given place among the layers of its model.
+    /// The layer with index `layer` in a model of this configuration.
     ///
     /// # Errors
-    /// If a size is 0, the sizes do not divide, the dropout rate is not in [0, 1), or the method cannot be built.
+    /// If a size is 0, `n_heads` does not divide `d_model`, `n_heads_kv` does not divide `n_heads`, the dropout rate is
+    /// not in [0, 1), or the method cannot be built.
     pub fn try_new(
         config: &SparseTransformerEncoderConfig,
         layer: usize,
@@ -93,10 +96,10 @@ impl<B: Backend, M> SparseTransformerEncoderLayer<B, M> {
 }
 
 impl<B: Backend> SparseTransformerEncoderLayer<B> {
-    /// The layer with what a record holds. `load_record` does the same, and panics where this returns an error.
+    /// The layer with the contents of a record. `load_record` does the same, but panics instead of returning an error.
     ///
     /// # Errors
-    /// If the record is that of a layer with another chain; the error names both.
+    /// If the record belongs to a layer with another chain. The error names both chains.
     pub fn try_load_record(self, record: <Self as Module<B>>::Record) -> Result<Self, RecordError> {
         self.check_record(&record)?;
         Ok(self.load_record(record))
@@ -116,7 +119,8 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
     /// - output: `[batch, length, d_model]`
     ///
     /// # Panics
-    /// If a tensor does not have the shape that the others and the layer ask for, or the method cannot work with them.
+    /// If the shape of a tensor does not fit the other tensors and the layer, or the method cannot work with the
+    /// tensors.
     #[track_caller]
     pub fn forward(
         &self,
@@ -143,14 +147,14 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         })
     }
 
-    /// The layer over the positions that come next. For methods with phases, the first call with an empty cache is a
-    /// prefill. A later call is decoding if it has one position, and a prefill if it has more.
+    /// The layer over the next positions. For methods with phases, the first call with an empty cache is a prefill. A
+    /// later call is decoding if it has one position, and a prefill if it has more.
     ///
     /// # Shapes
     /// As [SparseMultiHeadAttention::forward_step].
     ///
     /// # Errors
-    /// As [SparseMultiHeadAttention::forward_step]. The cache is then as it was before.
+    /// As [SparseMultiHeadAttention::forward_step]. An error does not change the cache.
     pub fn forward_step(
         &self,
         input: Tensor<B, 3>,
@@ -162,7 +166,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         Ok(self.forward_step_or_undo(input, masks, None, cache)?.0)
     }
 
-    /// The same with the way back, for a step of which more can fail.
+    /// The same. The result also has what is needed to undo the step, in case a later layer fails.
     pub(super) fn forward_step_or_undo(
         &self,
         input: Tensor<B, 3>,
@@ -183,7 +187,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
         }
     }
 
-    /// Everything but attention, which is the same at each position.
+    /// The layer around its attention. These operations act on each position alone.
     fn around(
         &self,
         x: Tensor<B, 3>,
@@ -195,7 +199,7 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoderLayer<B, M> {
             false => attention(x.clone())?,
         };
         let x = x + self.dropout.forward(attended);
-        // The norms are numbered by where burn uses them, not by their order.
+        // As in burn, `norm_1` stands between attention and the network in both orders.
         let (x, normed) = match self.norm_first {
             true => (x.clone(), self.norm_1.forward(x)),
             false => {

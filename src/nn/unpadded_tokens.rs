@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, Tensor, backend::Backend};
 
-use crate::attention::AttentionError;
+use crate::problem::AttentionError;
 
 /// The real tokens of each sequence of a batch, as ranges of its columns in ascending order.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ impl UnpaddedTokens {
         Self { columns, rows: vec![one_range(0..columns); batch] }
     }
 
-    /// What a mask leaves.
+    /// The tokens that a mask does not mark as padding.
     ///
     /// # Shapes
     /// - mask: `[batch, columns]`, `true` = padding.
@@ -80,14 +80,14 @@ impl UnpaddedTokens {
         self.rows[row].iter().map(|range| range.end.min(column).saturating_sub(range.start)).sum()
     }
 
-    /// The columns from one on, counted from there.
+    /// The columns from `first` on, renumbered from 0.
     pub fn from(&self, first: usize) -> Self {
         let cut = |range: &Range<usize>| range.start.max(first) - first..range.end.saturating_sub(first);
         let row = |ranges: &Vec<Range<usize>>| ranges.iter().map(cut).filter(|range| !range.is_empty()).collect();
         Self { columns: self.columns.saturating_sub(first), rows: self.rows.iter().map(row).collect() }
     }
 
-    /// Forgets the columns from a number on.
+    /// Removes the columns from number `columns` on.
     pub fn truncate(&mut self, columns: usize) {
         self.columns = self.columns.min(columns);
         for ranges in &mut self.rows {
@@ -96,7 +96,7 @@ impl UnpaddedTokens {
         }
     }
 
-    /// Adds the columns that come next.
+    /// Appends the columns of the next tokens.
     pub fn extend(&mut self, next: &Self) {
         for (ranges, next) in self.rows.iter_mut().zip(&next.rows) {
             next.iter().for_each(|range| join(ranges, range.start + self.columns..range.end + self.columns));
@@ -104,10 +104,10 @@ impl UnpaddedTokens {
         self.columns += next.columns;
     }
 
-    /// Checks that the first columns are those of an earlier call.
+    /// Checks that the first columns have the padding of an earlier call.
     ///
     /// # Errors
-    /// If what was padding is not any more, or the other way round.
+    /// If a padded token became a real token, or the other way round.
     pub fn check_continues(&self, earlier: &Self) -> Result<(), AttentionError> {
         let mut begin = self.clone();
         begin.truncate(earlier.columns);
@@ -120,12 +120,12 @@ impl UnpaddedTokens {
     }
 }
 
-/// The range in a list, which is empty if the range is.
+/// A list with the range. The list is empty if the range is empty.
 fn one_range(range: Range<usize>) -> Vec<Range<usize>> {
     Vec::from_iter((!range.is_empty()).then_some(range))
 }
 
-/// Adds a range after the others.
+/// Appends a range, and joins it with the last one if they touch.
 fn join(ranges: &mut Vec<Range<usize>>, next: Range<usize>) {
     match ranges.last_mut() {
         Some(last) if last.end == next.start => last.end = next.end,
@@ -133,7 +133,7 @@ fn join(ranges: &mut Vec<Range<usize>>, next: Range<usize>) {
     }
 }
 
-/// Some ranges of a dimension one after the other, of which there is at least one.
+/// Takes ranges of a dimension and joins them. There must be at least one range.
 pub(super) fn pick<B: Backend, const D: usize, K: burn::tensor::BasicOps<B>>(
     tensor: Tensor<B, D, K>,
     dim: usize,
@@ -146,7 +146,7 @@ pub(super) fn pick<B: Backend, const D: usize, K: burn::tensor::BasicOps<B>>(
     }
 }
 
-/// The other way round: the tensor in its places of a longer dimension, with zeros between them.
+/// The inverse of [pick]: places the tensor at ranges of a longer dimension, with zeros elsewhere.
 pub(super) fn spread<B: Backend>(
     tensor: Tensor<B, 4>,
     dim: usize,
@@ -174,7 +174,7 @@ pub(super) fn spread<B: Backend>(
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init)] // Lists of ranges are meant, of one too.
+#[allow(clippy::single_range_in_vec_init)] // A list with a single range is intended.
 mod tests {
     use super::*;
 

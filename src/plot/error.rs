@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::{FileError, metrics::MetricError};
+use crate::{io::FileError, metrics::MetricError};
 
 /// Why a plot could not be made.
 #[derive(Debug, Error)]

@@ -9,7 +9,7 @@ use super::{
     summary::{self, HeadMean},
 };
 use crate::{
-    FileError,
+    io::FileError,
     metrics::{Metric, MetricLog, MetricReader, built_in},
 };
 

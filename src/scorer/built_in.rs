@@ -1,10 +1,11 @@
 use burn::tensor::{Tensor, backend::Backend};
 
 // The table names all of them.
-use super::*;
+use super::{table::table, *};
 use crate::{
-    attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState, NamedConfig, table::table},
+    config::{ConfigError, NamedConfig},
+    problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 table! {
@@ -31,8 +32,8 @@ table! {
 }
 
 /// The advice in the error for an unknown name, which a program may have registered itself.
-const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build a masker over such a scorer in code, and give \
-                      it to the layer's `with_maskers` or to the configuration's `try_init_with`";
+const ADVICE: &str = "; names of a `MaskerRegistry` are not known to layers: build a masker over such a scorer in code, and give it to the \
+                      layer's `with_maskers`";
 
 impl<B: Backend> BuiltInScorer<B> {
     /// The names of the scorers in configurations, in alphabetical order.
@@ -68,7 +69,7 @@ pub(crate) fn kind_of_record<B: Backend>(record: &BuiltInScorerRecord<B>) -> Str
 }
 
 /// A type that holds the scorer of a masker: a box if the masker is built by a
-/// [registry](crate::masker::MaskerRegistry), and a [BuiltInScorer] if it is a module of a layer.
+/// [registry](crate::method::MaskerRegistry), and a [BuiltInScorer] if it is a module of a layer.
 pub(crate) trait HeldScorer<B: Backend>: Scorer<B> + Sized {
     /// Builds the scorer of a configuration such as `{"type": "oracle"}`.
     ///

@@ -3,7 +3,10 @@ use std::{collections::BTreeMap, path::Path};
 use burn::tensor::backend::Backend;
 
 use super::{ChannelSelection, keys::Host};
-use crate::{FileError, attention::AttentionInputs, io::OutputFile};
+use crate::{
+    io::{FileError, OutputFile},
+    problem::AttentionInputs,
+};
 
 /// Finds the outlier channels of each layer and head from sample queries and keys, and writes the file that
 /// [ChannelsConfig](super::ChannelsConfig) names.

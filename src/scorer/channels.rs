@@ -11,18 +11,18 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RowScorer, Scorer, ScorerConfig,
+    Context, RowScorer, Scorer, ScorerConfig, ShareGroup,
     keys::{Host, KeyCursor, all_scores},
     labels::Labels,
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
 use crate::{
-    FileError,
-    attention::{AttentionError, AttentionInputs},
-    io::{from_json, read_file},
+    config::ConfigError,
+    io::{FileError, from_json, read_file},
     kernels::cpu::softcap,
-    masker::{ConfigError, Context, KeyMemory, LayerState, ShareGroup},
+    problem::{AttentionError, AttentionInputs},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Channels].

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
-use crate::attention::RowKeys;
+use crate::problem::RowKeys;
 
 /// The keys of a sequence to which something is fitted that needs many keys, such as centroids or means.
 ///

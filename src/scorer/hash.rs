@@ -9,17 +9,18 @@ use serde::{Deserialize, Serialize};
 use statrs::function::erf::erf;
 
 use super::{
-    HashWeights, RowScorer, Scorer, ScorerConfig,
+    Context, HashWeights, RowScorer, Scorer, ScorerConfig,
     hash_weights::{FEW, of_few},
     keys::{Host, KeyCursor, all_scores, truncate},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::{ConfigError, limits},
     kernels::{
         cpu::{add_sign_matches, exp_f32, sign_matches},
         host_tensor,
     },
-    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
+    problem::{AttentionError, AttentionInputs},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Hash](struct@Hash).

@@ -8,7 +8,7 @@ use std::{
 use burn::tensor::{DType, Tensor, backend::Backend};
 
 use super::{HashConfig, HashWeights, HeadPerceptrons, LayerPerceptrons};
-use crate::{FileError, io::Checkpoint};
+use crate::io::{Checkpoint, FileError};
 
 impl<B: Backend> HashWeights<B> {
     /// Reads `<layer>.learning_to_hash_transformation_<q|k>.<head>.<2 i>.<weight|bias>`, where `i` counts the matrices.

@@ -13,14 +13,13 @@ use rayon::prelude::*;
 
 use super::{Activation, HashConfig, keys::Host};
 use crate::{
-    FileError,
-    attention::AttentionError,
-    io::{OutputFile, TensorFile, write_tensors},
+    io::{FileError, OutputFile, TensorFile, write_tensors},
     kernels::{
         Heads, HostTensor,
         cpu::{Matrix, add_products},
         host_tensor,
     },
+    problem::AttentionError,
 };
 
 /// Up to this number of vectors of a head, reading the weights is most of the work. This was measured with one vector,

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::RowScorer;
 use crate::{
-    attention::{AttentionError, AttentionInputs, scores::check_scores},
-    kernels::{Heads, HostTensor, host_tensor},
+    kernels::{Heads, HostTensor, host_tensor, reference::scores::check_scores},
+    problem::{AttentionError, AttentionInputs},
 };
 
 /// A tensor `[batch, heads, length, width]` on the host, in f32.

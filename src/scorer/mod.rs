@@ -3,6 +3,7 @@
 mod built_in;
 mod channel_calibration;
 mod channels;
+mod context;
 mod fit;
 mod hash;
 #[cfg(feature = "hf")]
@@ -14,7 +15,9 @@ mod oracle;
 mod pages;
 mod pq;
 mod quantize;
+mod share_group;
 mod socket;
+pub(crate) mod table;
 
 use std::fmt::Debug;
 
@@ -25,6 +28,7 @@ pub use built_in::BuiltInScorer;
 pub(crate) use built_in::{HeldScorer, kind_of_record, registry};
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
+pub use context::Context;
 pub use fit::Fit;
 pub(crate) use fit::Fits;
 #[cfg(feature = "train")]
@@ -36,11 +40,13 @@ pub use oracle::{Oracle, OracleConfig};
 pub use pages::{PageFit, Pages, PagesConfig};
 pub use pq::{Pq, PqConfig};
 pub use quantize::{Rounding, pseudo_quantize};
+pub use share_group::ShareGroup;
 pub use socket::{Socket, SocketConfig};
 
 use crate::{
-    attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, LayerState, Registry, ShareGroup, fields},
+    config::{ConfigError, Registry, fields},
+    problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 /// An estimate of the logit of every query-key pair.
@@ -127,9 +133,9 @@ pub trait ScorerConfig<B: Backend>: DeserializeOwned {
     fn init(&self, context: &Context<B>) -> Result<Self::Scorer, ConfigError>;
 }
 
-/// Adds a scorer under a name, or replaces the one that has it.
+/// Adds a scorer under a name, or replaces the scorer with this name.
 pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(
-    scorers: &mut Registry<B, dyn Scorer<B>>,
+    scorers: &mut Registry<Context<B>, dyn Scorer<B>>,
     name: impl Into<String>,
 ) {
     scorers.insert(name, |named, context| Ok(Box::new(fields::<C>(named)?.init(context)?)));

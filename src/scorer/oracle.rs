@@ -6,22 +6,21 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RowScorer, Scorer, ScorerConfig,
+    Context, RowScorer, Scorer, ScorerConfig,
     keys::{Host, all_scores},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
 use crate::{
-    attention::{
-        AttentionError, AttentionInputs,
-        scores::{check_scores, logits},
-    },
+    config::ConfigError,
     kernels::{
         HostTensor,
         cpu::{group_logits, products, softcap},
         host_tensor,
+        reference::scores::{check_scores, logits},
     },
-    masker::{ConfigError, Context, LayerState},
+    problem::{AttentionError, AttentionInputs},
+    state::LayerState,
 };
 
 /// Configuration of [Oracle], `{"type": "oracle"}`.

@@ -8,15 +8,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RowScorer, Scorer, ScorerConfig,
+    Context, RowScorer, Scorer, ScorerConfig,
     keys::{Host, KeyCursor, all_scores, truncate},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, RowKeys, VisibleKeys},
+    config::{ConfigError, limits},
     kernels::cpu::{products, softcap},
-    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
+    problem::{AttentionError, AttentionInputs, RowKeys, VisibleKeys},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Pages], `{"type": "pages", "page_size": 16}`.

@@ -7,14 +7,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Fit, RowScorer, Scorer, ScorerConfig,
+    Context, Fit, RowScorer, Scorer, ScorerConfig,
     fit::Fits,
     keys::{Host, all_scores, dot},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys},
+    config::{ConfigError, limits},
     kernels::cpu::{products, softcap},
-    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Pq], `{"type": "pq", "pq_sub_dim": 32, "pq_bits": 6}`.

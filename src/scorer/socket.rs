@@ -7,12 +7,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RowScorer, Scorer, ScorerConfig,
+    Context, RowScorer, Scorer, ScorerConfig,
     keys::{Host, KeyCursor, all_scores, dot, truncate},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs},
-    masker::{ConfigError, Context, KeyMemory, LayerState, limits},
+    config::{ConfigError, limits},
+    problem::{AttentionError, AttentionInputs},
+    state::{KeyMemory, LayerState},
 };
 
 /// Configuration of [Socket], `{"type": "socket", "tables": 60, "bits": 8, "temperature": 0.4}`.

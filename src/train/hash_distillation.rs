@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::straight_through_sign;
 use crate::{
-    attention::{AttentionError, AttentionInputs},
+    config::ConfigError,
     kernels::cpu::largest,
     mask::{Mask, Pattern},
-    masker::{ConfigError, LayerState, by_candidates},
+    masker::by_candidates,
+    problem::{AttentionError, AttentionInputs},
     scorer::{Activation, LayerPerceptrons, Oracle, repeat_heads},
+    state::LayerState,
 };
 
 /// The function that replaces the sign while signatures are trained.

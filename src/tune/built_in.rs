@@ -147,7 +147,7 @@ impl MethodSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::masker::MaskerChainConfig;
+    use crate::method::MaskerChainConfig;
 
     #[test]
     #[cfg(feature = "flex")]

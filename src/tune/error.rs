@@ -2,7 +2,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{attention::AttentionError, masker::ConfigError};
+use crate::{config::ConfigError, problem::AttentionError};
 
 /// Why a search cannot continue.
 #[derive(Debug, Error)]

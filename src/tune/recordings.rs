@@ -5,8 +5,10 @@ use serde_json::Value;
 
 use super::{Outcome, TuneError};
 use crate::{
-    attention::{AttentionInputs, AttentionReport, DenseReference, Phase, Requested},
-    masker::{LayerState, MaskerRegistry},
+    attention::{AttentionReport, DenseReference},
+    method::MaskerRegistry,
+    problem::{AttentionInputs, Phase, Requested},
+    state::LayerState,
 };
 
 /// Recordings on which methods are tried. Dense attention over each recording is computed once.

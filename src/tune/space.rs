@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use super::TuneError;
-use crate::masker::mix;
+use crate::state::mix;
 
 /// A space of methods: a method file in which some values are ranges or choices.
 ///

@@ -3,8 +3,8 @@
 use burn::tensor::backend::Backend;
 use serde_json::Value;
 use sparse_attention_hub::{
-    attention::ResearchOutput,
     masker::AdaptiveSamplingConfig,
+    method::ResearchOutput,
     prelude::{LayerState, Mask, masked_attention},
 };
 

@@ -4,7 +4,8 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use serde::Deserialize;
 use serde_json::Value;
 use sparse_attention_hub::{
-    masker::{MaskerChainConfig, NamedConfig},
+    masker::NamedConfig,
+    method::MaskerChainConfig,
     models::{LanguageModel, LanguageModelCache},
     nn::{AttentionHook, AttentionMode},
 };

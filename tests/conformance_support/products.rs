@@ -12,7 +12,8 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde_json::Value;
 use sparse_attention_hub::{
     attention::AttentionError,
-    masker::{PqCacheConfig, TopK},
+    masker::TopK,
+    method::PqCacheConfig,
     prelude::{AttentionInputs, LayerState, ResearchAttention},
     scorer::{Pq, PqConfig, Scorer, ScorerConfig},
 };

@@ -2,7 +2,7 @@
 
 use burn::tensor::backend::Backend;
 use sparse_attention_hub::{
-    masker::HashAttentionTopKConfig,
+    method::HashAttentionTopKConfig,
     prelude::LayerState,
     scorer::{Rounding, Scorer, ScorerConfig, pseudo_quantize},
 };

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use sparse_attention_hub::{
     adapters::{ModelAdapterHF, ModelHubAdapterInterface, Request, RequestOptions, SparseAttentionAdapterInterface},
-    masker::{MaskerChainConfig, NamedConfig},
+    masker::NamedConfig,
+    method::MaskerChainConfig,
     models::{Pretrained, Tokenizer},
     nn::AttentionMode,
 };

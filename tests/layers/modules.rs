@@ -1,4 +1,4 @@
-//! The layers as burn modules, methods of one's own, and what cannot be.
+//! The layers as burn modules, custom methods, and errors of configurations and inputs.
 
 use burn::{
     module::{AutodiffModule, Module},
@@ -6,8 +6,9 @@ use burn::{
 };
 use serde_json::json;
 use sparse_attention_hub::{
-    attention::{AttentionError, Phase, ResearchAttention},
+    attention::{AttentionError, Phase},
     masker::{ConfigError, SinkConfig},
+    method::ResearchAttention,
     nn::{
         GroupedQueryAttentionConfig, KvCache, MhaCache, MhaInput, SparseCrossAttentionCache,
         SparseCrossAttentionConfig, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig, SparseTransformerEncoder,
@@ -18,10 +19,12 @@ use sparse_attention_hub::{
 
 use crate::{
     common::{Sizes, assert_close, channels, hash, host, inputs},
-    layers::support::{AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, method, padding, parameters, sequence},
+    layers::support::{
+        AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, padding, parameters, sequence,
+    },
 };
 
-/// A method in which every kind of part is nested.
+/// A method with every kind of nested part.
 fn nested() -> MaskerChainConfig {
     let sizes = Sizes::new(1, HEADS, HEADS, 1, 1, D_MODEL / HEADS);
     let chain = json!([
@@ -38,7 +41,7 @@ fn layers_are_modules() {
     are_modules(nested());
 }
 
-/// The same in another phase of each layer.
+/// The same for a method whose phases differ between layers.
 #[test]
 fn layers_with_phases_are_modules() {
     let list = serde_json::to_value(nested()).unwrap();
@@ -99,8 +102,8 @@ fn layers_say_what_they_are() {
     assert!(encoder.contains("Local {size: Count(9)}"), "{encoder}");
 }
 
-/// A chain keeps what the registry's chain keeps from the same file, draw for draw, and can be studied as research
-/// attention.
+/// A chain keeps the same keys as the registry's chain from the same file, with the same random draws. It can be
+/// converted into research attention.
 #[test]
 fn chains_are_the_registrys() {
     let device = Default::default();
@@ -121,7 +124,7 @@ fn chains_are_the_registrys() {
         for inputs in &phases {
             let wanted = match registered.mask(inputs, &mut LayerState::new(5)) {
                 Ok(mask) => host(&mask.to_dense()).into_iter().map(f64::from).collect::<Vec<_>>(),
-                // Weights for the heads of another model.
+                // The weights are for the heads of another model.
                 Err(AttentionError::Shape { .. } | AttentionError::NoWeights { .. }) => continue 'files,
                 Err(error) => panic!("{}: {error}", path.display()),
             };
@@ -140,7 +143,7 @@ fn chains_are_the_registrys() {
     assert!(compared >= 12, "{compared} configurations");
 }
 
-/// Keeps each query's own key: a masker of one's own.
+/// A custom masker that keeps the key at the position of each query.
 #[derive(Module, Debug, Clone)]
 struct Diagonal {}
 
@@ -178,6 +181,31 @@ fn methods_of_ones_own_are_types() {
 }
 
 #[test]
+fn a_users_masker_is_the_method_of_grouped_query_attention() {
+    let device = Default::default();
+    let x = sequence::<B>([2, 21, 48], 1);
+    let layer = made(GroupedQueryAttentionConfig::new(48, 6, 2).init::<B>(&device).unwrap());
+    let alone = layer.clone().with_maskers(Diagonal {});
+    // Each of the 6 query heads of 8 channels gets the value of its key-value head.
+    let value = alone.value.forward(x.clone()).reshape([2, 21, 2, 1, 8]).repeat_dim(3, 3).reshape([2, 21, 48]);
+    let value = alone.output.forward(value);
+    assert_same(&alone.forward(x.clone()).unwrap(), &value, "a query that keeps itself");
+    let dense = alone.with_maskers(MaskerChain::dense());
+    assert_same(&dense.forward(x.clone()).unwrap(), &layer.forward(x).unwrap(), "without a method");
+}
+
+#[test]
+fn names_of_a_registry_are_pointed_to_the_layers_builder() {
+    let device = Default::default();
+    for json in [r#"[{"type": "mine"}]"#, r#"[{"type": "top_k", "heavy_size": 3, "scorer": {"type": "mine"}}]"#] {
+        let error =
+            GroupedQueryAttentionConfig::new(48, 6, 2).with_maskers(method(json)).init::<B>(&device).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("of type \"mine\"") && error.contains("the layer's `with_maskers`"), "{error}");
+    }
+}
+
+#[test]
 fn two_samplers_in_a_tuple_are_an_error() {
     let device = Default::default();
     let sampler = || -> MaskerChain<B> {
@@ -211,7 +239,7 @@ fn configurations_that_cannot_work_are_errors() {
     assert!(matches!(MaskerChainConfig::from_file("no such file"), Err(ConfigError::Read { .. })));
 }
 
-/// Cases 20 and 23: a size of 0, and sizes that no memory holds.
+/// Sizes of 0, and sizes that no memory can hold.
 #[test]
 fn sizes_that_cannot_be_are_errors() {
     let device = Default::default();
@@ -248,7 +276,7 @@ fn sizes_that_cannot_be_are_errors() {
     assert!(cache.is_empty());
 }
 
-/// Case 25, and weights for other layers than the one that is built.
+/// Weights that the configuration does not name, and weights for other layers than the one that is built.
 #[test]
 fn weights_that_are_missing_are_errors_at_building() {
     let device = Default::default();
@@ -288,7 +316,7 @@ fn weights_that_are_missing_are_errors_at_building() {
         let parts = [file.as_str().unwrap(), asked, "it has the layers [0, 1]"];
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
-    // A method that was built for one layer and is asked by another still names all that the file has.
+    // If a method was built for one layer and another layer calls it, the error still names all layers of the file.
     let mut layer = configs().0.with_maskers(top_k(&hash(&sizes))).try_init::<B>(&device).unwrap();
     layer.layer = 7;
     let error = layer.try_forward(MhaInput::self_attn(sequence([1, 9, D_MODEL], 1))).unwrap_err().to_string();
@@ -298,7 +326,7 @@ fn weights_that_are_missing_are_errors_at_building() {
     }
 }
 
-/// Numbers of another type than the weights are an error that names both, wherever they come in.
+/// Inputs of another float type than the weights are an error that names both types, in every layer.
 #[cfg(feature = "flex")]
 #[test]
 fn inputs_of_another_type_are_errors() {

@@ -29,6 +29,11 @@ fn learned() -> String {
     json!([{"type": "sink", "sink_size": 1}, {"type": "top_k", "heavy_size": 3, "scorer": scorer}]).to_string()
 }
 
+/// The same signatures in both phases.
+fn learned_in_phases() -> String {
+    format!(r#"{{"prefill": {0}, "decode": {0}, "layers": {{"9": {0}}}}}"#, learned())
+}
+
 #[test]
 fn named_records_of_attention_load_both_ways() {
     let device = Default::default();
@@ -82,10 +87,20 @@ fn named_records_of_cross_attention_load_both_ways() {
 /// them.
 #[test]
 fn named_records_carry_what_a_method_has_learned() {
+    carry_what_a_method_has_learned(&learned());
+}
+
+/// The same for the maskers of both phases.
+#[test]
+fn named_records_carry_what_a_method_with_phases_has_learned() {
+    carry_what_a_method_has_learned(&learned_in_phases());
+}
+
+fn carry_what_a_method_has_learned(learned: &str) {
     let device = Default::default();
-    let config = configs().0.with_maskers(method(&learned()));
+    let config = configs().0.with_maskers(method(learned));
     let mut ours = made::<B, _>(config.init::<B>(&device));
-    let path = scratch("learned");
+    let path = scratch(&format!("learned-{}", learned.len()));
     // The weights differ from those of the method's file.
     ours.maskers = ours.maskers.map(&mut Doubled);
     ours.clone().save_file(path.clone(), &recorder()).unwrap();
@@ -97,7 +112,7 @@ fn named_records_carry_what_a_method_has_learned() {
     };
     assert_same(&forward(&loaded), &forward(&ours), "loaded");
 
-    let (dense, path) = (configs().1.init::<B>(&device), scratch("burn-for-learned"));
+    let (dense, path) = (configs().1.init::<B>(&device), scratch(&format!("burn-for-learned-{}", learned.len())));
     dense.save_file(path.clone(), &recorder()).unwrap();
     let learned = parameters::<B, _>(&loaded.maskers);
     let loaded = loaded.load_file(path, &recorder(), &device).unwrap();
@@ -236,12 +251,14 @@ mod safetensors {
     #[test]
     fn what_a_method_has_learned_is_in_the_file() {
         let device = Default::default();
-        let config = configs().0.with_maskers(method(&learned()));
-        let mut ours = config.init::<B>(&device);
-        ours.maskers = ours.maskers.map(&mut Doubled);
-        ours.save_into(&mut store("learned.safetensors")).unwrap();
-        let mut loaded = config.init::<B>(&device);
-        loaded.load_from(&mut store("learned.safetensors")).unwrap();
-        assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
+        for (learned, file) in [(learned(), "learned.safetensors"), (learned_in_phases(), "phases.safetensors")] {
+            let config = configs().0.with_maskers(method(&learned));
+            let mut ours = config.init::<B>(&device);
+            ours.maskers = ours.maskers.map(&mut Doubled);
+            ours.save_into(&mut store(file)).unwrap();
+            let mut loaded = config.init::<B>(&device);
+            loaded.load_from(&mut store(file)).unwrap();
+            assert_eq!(parameters::<B, _>(&loaded), parameters::<B, _>(&ours));
+        }
     }
 }

@@ -8,7 +8,7 @@ use burn::{
     nn::attention::MultiHeadAttentionConfig,
     tensor::{Bool, Tensor, TensorData, backend::Backend},
 };
-use sparse_attention_hub::{backend::Selected, masker::MaskerChainConfig, nn::SparseMultiHeadAttentionConfig};
+use sparse_attention_hub::{backend::Selected, method::MaskerChainConfig, nn::SparseMultiHeadAttentionConfig};
 
 pub use crate::common::all_numbers as numbers;
 use crate::common::{assert_close_but_for_near_scores, generator, normal, product_rounding};

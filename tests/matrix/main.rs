@@ -31,6 +31,8 @@ mod gradients;
 mod hidden;
 #[path = "../kernels.rs"]
 mod kernels;
+#[path = "../layering.rs"]
+mod layering;
 #[path = "../layers/mod.rs"]
 mod layers;
 #[path = "../maskers.rs"]

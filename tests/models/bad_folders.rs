@@ -8,7 +8,8 @@ use serde_json::json;
 use sparse_attention_hub::{
     FileError,
     attention::AttentionError,
-    masker::{ConfigError, MaskerChainConfig},
+    masker::ConfigError,
+    method::MaskerChainConfig,
     models::{LanguageModel, ModelError, Pretrained, Tokenizer},
     nn::AttentionMode,
 };

@@ -10,7 +10,7 @@ use burn::tensor::{DType, backend::Backend};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use sparse_attention_hub::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     models::{LanguageModel, ModelError, Pretrained},
 };
 

@@ -1,4 +1,4 @@
-//! How texts are continued.
+//! The generation of text.
 
 use std::ops::ControlFlow;
 
@@ -16,7 +16,7 @@ use super::{common::assert_close, folder::text_model};
 const METHOD: &str = r#"[{"type": "sink", "sink_size": 2}, {"type": "local", "window_size": 4}]"#;
 const TEXT: &str = "The framework includes an optimization system, and each mask says which keys a query keeps.";
 
-/// What comes after the text, with the text of it.
+/// Generates tokens after [TEXT], and returns them with their text.
 fn generate<B: Backend>(pretrained: &Pretrained<B>, config: &GenerationConfig) -> (Generated, String) {
     let prompt = pretrained.tokenizer.encode(TEXT, true).unwrap();
     let (mut dense, mut sparse) = (AttentionMode::Dense, AttentionMode::Sparse);
@@ -25,7 +25,7 @@ fn generate<B: Backend>(pretrained: &Pretrained<B>, config: &GenerationConfig) -
     let hooks: [&mut dyn sparse_attention_hub::nn::AttentionHook<B>; 2] = [&mut dense, &mut sparse];
     let written = pretrained.write(&prompt, &mut cache, config, hooks, &mut |part| text.push_str(part)).unwrap();
     assert_eq!(text, written.text);
-    // The last token has not gone through the model.
+    // The last token was not an input of the model.
     assert_eq!(cache.len(), prompt.len() + written.generated.tokens.len() - 1);
     (written.generated, written.text)
 }
@@ -36,19 +36,19 @@ pub fn generation_stops_where_it_should<B: Backend>() {
     let (all, text) = generate(&pretrained, &config);
     assert_eq!((all.tokens.len(), all.reason), (12, StopReason::Length));
     assert_eq!(text, pretrained.tokenizer.decode(&all.tokens, true).unwrap());
-    // The fifth token ends the sequence, unless it was there before.
+    // The fifth token is an end token. Generation ends where it occurs first.
     let end = all.tokens[4];
     let first = all.tokens.iter().position(|token| *token == end).unwrap();
     let mut ends = config.clone();
     ends.end_tokens = vec![end];
     let (ended, _) = generate(&pretrained, &ends);
     assert_eq!((&ended.tokens[..], ended.reason), (&all.tokens[..=first], StopReason::EndToken));
-    // A text from the middle of what comes.
+    // A stop text from the middle of the generated text.
     let letters = text.char_indices().map(|(at, _)| at).collect::<Vec<_>>();
     let stop = text[letters[letters.len() / 2]..letters[letters.len() / 2 + 2]].to_owned();
     let (stopped, before) = generate(&pretrained, &config.clone().with_stop(vec![stop.clone()]));
     assert_eq!((before.as_str(), stopped.reason), (text.split(&stop).next().unwrap(), StopReason::Stopped));
-    // The caller wants two.
+    // The caller stops after two tokens.
     let prompt = pretrained.tokenizer.encode(TEXT, true).unwrap();
     let (mut dense, mut sparse, mut count) = (AttentionMode::Dense, AttentionMode::Sparse, 0);
     let two = pretrained.model.generate(
@@ -62,7 +62,7 @@ pub fn generation_stops_where_it_should<B: Backend>() {
         },
     );
     assert_eq!(two.unwrap().tokens, all.tokens[..2]);
-    // The model has no position left.
+    // Generation stops when the model has no position left.
     let positions = pretrained.model.config().max_positions;
     let (mut dense, mut sparse) = (AttentionMode::Dense, AttentionMode::Sparse);
     let mut cache = pretrained.model.cache(0);
@@ -90,8 +90,8 @@ pub fn prompts_in_chunks_give_the_same<B: Backend>() {
     }
 }
 
-/// A method with phases writes what hooks make of its lists: here a dense prompt, of which the last chunk is one token,
-/// and a sparse decode, also where the method draws.
+/// A method with phases generates the same tokens as its list with a hook for each phase. The prompts have chunks of
+/// one token, and one of the methods draws random numbers.
 pub fn phases_of_a_method_are_those_of_generation<B: Backend>() {
     let draws = r#"[{"type": "sink", "sink_size": 1}, {"type": "random_sampling", "sampling_rate": 0.3}]"#;
     let quest = r#"[{"type": "quest_top_k", "heavy_size": 6, "page_size": 2, "label_bits": 16, "minimum_pages": 1}]"#;
@@ -106,7 +106,7 @@ pub fn phases_of_a_method_are_those_of_generation<B: Backend>() {
             // Chunks of 13, 13 and 1 tokens.
             model.prefill(&prompt[..27], &mut cache, 13, &mut reads).unwrap();
             let tokens = model.generate(&prompt[27..length], &mut cache, &config, modes, go_on).unwrap().tokens;
-            // What comes next, to the last digit.
+            // The hidden state of the next token must be equal in every digit.
             (tokens, host(model.forward(&[7], &mut cache, &mut { then }).unwrap()))
         };
         let (dense, sparse) = (AttentionMode::Dense, AttentionMode::Sparse);
@@ -121,7 +121,7 @@ pub fn phases_of_a_method_are_those_of_generation<B: Backend>() {
     }
 }
 
-/// The caller of a model can say the phase, and perplexity says decoding.
+/// The caller of a model can set the phase. Perplexity sets decoding.
 pub fn callers_of_a_model_say_the_phase<B: Backend>() {
     let (of_phases, list) =
         (text_model::<B>(&format!(r#"{{"decode": {METHOD}}}"#)).model, text_model::<B>(METHOD).model);
@@ -185,7 +185,7 @@ pub fn a_recording_is_the_same_in_chunks<B: Backend>() {
             assert_close(&found, &values, 2e-5, &format!("recorded in chunks of {chunk}"));
         }
     }
-    // The file says the same, as far as f16 does.
+    // A recording from a file is the same, within the precision of f16.
     let path = std::env::temp_dir().join(format!(
         "sah-recording-{}-{chunks}.safetensors",
         std::process::id(),
@@ -194,7 +194,7 @@ pub fn a_recording_is_the_same_in_chunks<B: Backend>() {
     let saved = whole.with_dense_output();
     saved.save(&path).unwrap();
     let opened = Recording::<B>::open(&path, &B::Device::default()).unwrap();
-    // What stays behind in the temporary folder does no harm.
+    // A file that is left in the temporary folder does no harm.
     let _ = std::fs::remove_file(&path);
     assert_eq!((opened.inputs.layer(), opened.inputs.offset()), (1, 9));
     assert_eq!(opened.inputs.scale(), saved.inputs.scale());
@@ -203,6 +203,6 @@ pub fn a_recording_is_the_same_in_chunks<B: Backend>() {
         assert_close(&found, &values, 1e-3, "a recording from a file");
     }
     assert!(opened.output.is_some());
-    // Positions that the model does not come to.
+    // The model does not reach the last of these positions.
     assert!(record(100, 9..41).is_err());
 }

@@ -9,7 +9,7 @@ use sparse_attention_hub::{
         Perplexity, PerplexityConfig,
         tasks::{SampleMaker, Task},
     },
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     models::{GenerationConfig, Pretrained},
     nn::{AttentionHook, AttentionMode},
 };

@@ -5,7 +5,7 @@ use std::{fs, ops::ControlFlow, path::Path};
 use burn::tensor::{DType, backend::Backend};
 use safetensors::SafeTensors;
 use sparse_attention_hub::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     models::{GenerationConfig, LanguageModel},
     nn::{AttentionHook, AttentionMode},
 };

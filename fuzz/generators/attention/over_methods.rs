@@ -3,8 +3,9 @@
 use burn::tensor::DType;
 use serde_json::{Value, json};
 use sparse_attention_hub::{
-    attention::{AttentionReport, DoubleSparsityConfig, EfficientAttention, HashAttentionConfig, Requested},
+    attention::{AttentionReport, Requested},
     masker::{Context, LayerState},
+    method::{DoubleSparsityConfig, EfficientAttention, HashAttentionConfig},
 };
 
 use super::runs::{

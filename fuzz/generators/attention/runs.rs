@@ -2,9 +2,10 @@
 
 use burn::tensor::DType;
 use sparse_attention_hub::{
-    attention::{AttentionError, AttentionInputs, Requested, ResearchAttention},
+    attention::{AttentionError, AttentionInputs, Requested},
     mask::Mask,
-    masker::{LayerState, MaskerRegistry},
+    masker::LayerState,
+    method::{MaskerRegistry, ResearchAttention},
 };
 
 use super::naive;

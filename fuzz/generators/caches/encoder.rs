@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use serde_json::json;
 use sparse_attention_hub::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     nn::{
         SparseTransformerEncoder, SparseTransformerEncoderAutoregressiveCache, SparseTransformerEncoderConfig,
         TransformerEncoderInput,

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 use sparse_attention_hub::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     nn::{GroupedQueryAttention, GroupedQueryAttentionConfig, KvCache, RotaryEncodingConfig},
 };
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::DType;
 use sparse_attention_hub::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     nn::{MhaCache, MhaInput, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig},
 };
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::DType;
 use sparse_attention_hub::{
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     nn::{GroupedQueryAttentionConfig, KvCache, MhaInput, SparseMultiHeadAttentionConfig},
 };
 

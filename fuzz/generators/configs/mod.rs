@@ -10,7 +10,8 @@ use burn::tensor::DType;
 use serde_json::Value;
 use sparse_attention_hub::{
     attention::Phase,
-    masker::{LayerState, MaskerChain, MaskerChainConfig, MaskerRegistry},
+    masker::LayerState,
+    method::{MaskerChain, MaskerChainConfig, MaskerRegistry},
 };
 
 use super::{

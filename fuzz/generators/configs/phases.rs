@@ -4,7 +4,7 @@ use burn::tensor::DType;
 use serde_json::{Map, Value, json};
 use sparse_attention_hub::{
     attention::Phase,
-    masker::MaskerChainConfig,
+    method::MaskerChainConfig,
     nn::{GqaInput, GroupedQueryAttentionConfig, KvCache},
 };
 

@@ -10,7 +10,8 @@ use burn::tensor::DType;
 use serde_json::json;
 use sparse_attention_hub::{
     FileError,
-    masker::{LayerState, MaskerChain, MaskerChainConfig},
+    masker::LayerState,
+    method::{MaskerChain, MaskerChainConfig},
     scorer::{Activation, HashConfig, HashWeights},
 };
 

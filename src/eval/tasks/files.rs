@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Sample, Score};
-use crate::FileError;
+use crate::io::FileError;
 
 /// Reads a task file. Each line is a sample in one of three forms:
 ///

@@ -15,8 +15,8 @@ pub use files::read_samples;
 
 use super::Score;
 use crate::{
-    masker::mix,
     models::{ModelError, Tokenizer},
+    state::mix,
 };
 
 /// A question about a context, with the right answers.

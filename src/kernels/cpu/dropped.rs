@@ -15,7 +15,7 @@ use super::{
 
 /// For each query, one bit for each key of a tile. The bit is set if the query drops the key. The heads of a group drop
 /// the same keys.
-pub(super) struct Dropped {
+pub(crate) struct Dropped {
     bits: Vec<u16>,
     any: bool,
 }

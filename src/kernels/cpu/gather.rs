@@ -31,7 +31,7 @@ impl Lists<'_> {
 
 /// The keys and probabilities of some slots.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) struct List<'a> {
+pub(crate) struct List<'a> {
     indices: &'a [i32],
     probability: Option<&'a [f32]>,
 }

@@ -24,7 +24,7 @@ pub enum Heads<'a> {
 }
 
 /// The lengths of a tensor of up to four dimensions, with leading ones for missing dimensions.
-pub(super) fn of_four(dims: &[usize]) -> [usize; 4] {
+pub(crate) fn of_four(dims: &[usize]) -> [usize; 4] {
     let mut four = [1; 4];
     four[4 - dims.len()..].copy_from_slice(dims);
     four

@@ -1,30 +1,22 @@
-//! Kernels for the CPU. They work on slices. Only the modules `tensor_io`, `flex` and `ndarray` know tensors and
-//! backends.
+//! Kernels for the CPU. They work on slices, and know neither tensors nor backends.
 
-mod attend;
-mod backward;
+pub(super) mod attend;
+pub(super) mod backward;
 mod compact_at_least;
 mod dropped;
-mod gather;
-mod host;
+pub(super) mod gather;
+pub(super) mod host;
 mod perceptron;
 mod prefetch;
 mod products;
 mod scores;
 mod select;
-mod simd_float;
+pub(super) mod simd_float;
 mod softcap;
-mod softmax;
+pub(super) mod softmax;
 mod streams;
-mod tensor_io;
 mod tile;
 
-#[cfg(feature = "flex")]
-mod flex;
-#[cfg(feature = "ndarray")]
-mod ndarray;
-
-pub(crate) use backward::{band_backward, gather_backward};
 pub use host::{Heads, HostTensor};
 pub(crate) use perceptron::{Matrix, add_products};
 pub(crate) use scores::{
@@ -33,6 +25,4 @@ pub(crate) use scores::{
 };
 pub(crate) use select::{heaviest, largest};
 pub(crate) use simd_float::exp_f32;
-use simd_float::{SimdFloat, StoredFloat};
 pub(crate) use softcap::softcap;
-pub(crate) use tensor_io::{band_attention, gather_attention};

@@ -10,13 +10,16 @@ use serde::{Deserialize, Serialize};
 use tables::{HeadTables, Longer, Tables, sign};
 
 use super::{
-    ConfigError, Context, LayerState, Masker, MaskerConfig, limits,
+    Masker, MaskerConfig,
     rows::{add_by_row, candidate_scores, candidates},
 };
 use crate::{
-    attention::{AttentionError, AttentionInputs, VisibleKeys, scores::check_scores},
+    config::{ConfigError, limits},
+    kernels::reference::scores::check_scores,
     mask::{Kept, Mask},
-    scorer::{Fit, Host, dot},
+    problem::{AttentionError, AttentionInputs, VisibleKeys},
+    scorer::{Context, Fit, Host, dot},
+    state::LayerState,
 };
 
 /// Configuration of [MagicPig].

@@ -1,7 +1,9 @@
 //! MagicPIG's memory of the keys: their signatures in the hash tables.
 
-use super::super::KeyMemory;
-use crate::scorer::{Fits, dot, pack, truncate};
+use crate::{
+    scorer::{Fits, dot, pack, truncate},
+    state::KeyMemory,
+};
 
 /// `M` is the length of the longest fitted key times this factor.
 const HEADROOM: f32 = 1.5;

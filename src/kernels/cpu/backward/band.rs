@@ -19,7 +19,7 @@ use crate::mask::Pattern;
 const ROWS_AT_A_TIME: usize = 64;
 
 /// Gradients of attention over the keys of a pattern.
-pub(super) fn band<T: StoredFloat>(problem: &Problem<T>, trace: &Trace<T>, pattern: Pattern) -> Gradients<T::Float> {
+pub(crate) fn band<T: StoredFloat>(problem: &Problem<T>, trace: &Trace<T>, pattern: Pattern) -> Gradients<T::Float> {
     let block = (ROWS_AT_A_TIME / problem.group()).max(1);
     in_parts(problem, queries_of_a_part(problem, block), |kv_head, queries| {
         Arch::new().dispatch(BandTask { problem, trace, pattern, kv_head, queries, block })

@@ -16,7 +16,7 @@ use super::{
 
 /// Gradients of attention over lists of keys. If all heads of a GQA group have the same list, its keys and values are
 /// read once for all of them.
-pub(super) fn gather<T: StoredFloat>(problem: &Problem<T>, trace: &Trace<T>, lists: &Lists) -> Gradients<T::Float> {
+pub(crate) fn gather<T: StoredFloat>(problem: &Problem<T>, trace: &Trace<T>, lists: &Lists) -> Gradients<T::Float> {
     in_parts(problem, queries_of_a_part(problem, 1), |kv_head, queries| {
         Arch::new().dispatch(GatherTask { problem, trace, lists, kv_head, queries })
     })

@@ -6,15 +6,13 @@
 //! group are done. The split into tasks does not depend on the number of threads, so the result does not depend on it
 //! either.
 
-mod band;
-mod gather;
-mod tensor_io;
+pub(crate) mod band;
+pub(crate) mod gather;
 
 use std::ops::Range;
 
 use pulp::Simd;
 use rayon::prelude::*;
-pub(crate) use tensor_io::{band_backward, gather_backward};
 
 use super::{
     attend::Problem,
@@ -32,23 +30,23 @@ const PARTS: usize = 16;
 const QUERIES_OF_A_PART: usize = 64;
 
 /// The log-sum-exp of attention and the gradients of its outputs, for each head of each sequence in the batch.
-struct Trace<'a, T: StoredFloat> {
+pub(crate) struct Trace<'a, T: StoredFloat> {
     /// The gradients of the outputs, `[queries, value_dim]`.
-    gradients: Vec<&'a [T]>,
+    pub gradients: Vec<&'a [T]>,
     /// `[queries]`, minus infinity for a query that keeps no key.
-    log_sum_exp: Vec<&'a [T::Float]>,
+    pub log_sum_exp: Vec<&'a [T::Float]>,
     /// `[queries]`. The backward step of the softmax subtracts it from the gradient of each weight.
-    means: Vec<&'a [T::Float]>,
+    pub means: Vec<&'a [T::Float]>,
 }
 
 /// The gradients of the inputs, with the heads of all sequences in the batch.
-struct Gradients<R> {
+pub(crate) struct Gradients<R> {
     /// `[heads, queries, head_dim]`
-    queries: Vec<R>,
+    pub queries: Vec<R>,
     /// `[kv_heads, keys, head_dim]`
-    keys: Vec<R>,
+    pub keys: Vec<R>,
     /// `[kv_heads, keys, value_dim]`
-    values: Vec<R>,
+    pub values: Vec<R>,
 }
 
 /// Some queries of a GQA group with their gradients and statistics, by row of `[heads of the group, queries]`.
