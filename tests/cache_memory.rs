@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use burn::tensor::{Distribution, Tensor, backend::Backend};
 use common::*;
@@ -91,9 +91,14 @@ fn check_steps<B: Backend>(name: &str) {
     let device = B::Device::default();
     let threads = rayon::current_num_threads();
     let sizes = Sizes::new(1, 8, 4, 1, LENGTH, 64);
-    for scorer in [json!({"type": "oracle"}), hash(&sizes), channels(&sizes), json!({"type": "pages", "page_size": 16})]
-    {
-        let heavy = json!({"type": "top_k", "heavy_size": 64, "scorer": scorer});
+    let mut checked = BTreeSet::new();
+    for mut heavy in METHODS.iter().map(|method| (method.config)(&sizes)) {
+        // The first row of `top_k` over each scorer.
+        let scorer = heavy["scorer"]["type"].to_string();
+        if heavy["type"] != "top_k" || !checked.insert(scorer.clone()) {
+            continue;
+        }
+        heavy["heavy_size"] = json!(64);
         let method = json!([{"type": "sink", "sink_size": 16}, {"type": "local", "window_size": 64}, heavy]);
         let attention = MaskerRegistry::<B>::new().research_attention(&method.to_string(), &device).unwrap();
         let step = |length: usize| {
@@ -111,7 +116,7 @@ fn check_steps<B: Backend>(name: &str) {
             steps.min().unwrap()
         };
         let (short, long) = (step(LENGTH / 8), step(LENGTH));
-        println!("{name}: {}: {short} bytes at {} keys, {long} at {LENGTH}", scorer["type"], LENGTH / 8);
+        println!("{name}: {scorer}: {short} bytes at {} keys, {long} at {LENGTH}", LENGTH / 8);
         // One row holds the scores and the indices of the candidate keys.
         let row = (LENGTH - LENGTH / 8) * (size_of::<f32>() + size_of::<u32>());
         assert!(long <= short + threads * row + (16 << 10), "{name}: {heavy} takes {short} bytes, then {long}");

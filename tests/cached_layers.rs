@@ -53,26 +53,18 @@ impl<B: Backend> Masker<B> for Fails {
 
 const RATIOS: [(usize, usize); 5] = [(8, 1), (8, 2), (8, 4), (6, 2), (8, 8)];
 
-/// Methods for which the keys that a row keeps do not depend on later keys.
+/// Each method after a sink and a window. If sizes are counts, the keys that a row keeps do not depend on later keys.
 fn independent_of_later_keys(sizes: &Sizes) -> Vec<Value> {
-    let top_k = |scorer: Value| {
+    let chain = |method: &Method| {
         json!([{"type": "sink", "sink_size": 2}, {"type": "local", "window_size": 3},
-                                       {"type": "top_k", "heavy_size": 4, "scorer": scorer}])
+               with_counts((method.config)(sizes))])
     };
-    vec![
-        json!([{"type": "sink", "sink_size": 2}, {"type": "local", "window_size": 5}]),
-        json!([{"type": "oracle_top_p", "top_p": 0.5}]),
-        json!([{"type": "top_k", "heavy_size": 6, "scorer": {"type": "oracle"}, "share_group": true}]),
-        top_k(json!({"type": "oracle"})),
-        top_k(hash(sizes)),
-        top_k(channels(sizes)),
-        top_k(json!({"type": "socket", "tables": 9, "bits": 5, "temperature": 0.4})),
-    ]
+    METHODS.iter().map(chain).collect()
 }
 
 /// Whether a chain selects keys by anything other than their position.
 fn selects_by_content(chain: &Value) -> bool {
-    let by_position = |masker: &Value| masker["type"] == "sink" || masker["type"] == "local";
+    let by_position = |masker: &Value| ["sink", "local", "causal"].iter().any(|name| masker["type"] == *name);
     !chain.as_array().expect("a chain").iter().all(by_position)
 }
 

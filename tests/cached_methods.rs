@@ -166,20 +166,6 @@ fn a_failed_layer_leaves_all_layers_as_they_were<B: Backend>() {
     }
 }
 
-/// The same configuration with sizes as counts instead of fractions.
-fn with_counts(mut config: Value) -> Value {
-    let sizes = ["heavy_size", "sink_size", "window_size", "base_rate_sampling", "pilot_size", "k", "sampling_size"];
-    if let Some(candidates) = config.get_mut("candidates") {
-        *candidates = with_counts(candidates.take());
-    }
-    for size in sizes {
-        if config.get(size).is_some_and(Value::is_f64) {
-            config[size] = json!(5);
-        }
-    }
-    config
-}
-
 fn chunks_equal_one_call<B: Backend>() {
     let x = tokens::<B>(1, 61, 20, 7);
     for config in methods(&Sizes::new(1, 4, 2, 1, 1, 12)) {

@@ -40,7 +40,7 @@ fn every_method_has_the_gradients_of_the_reference<B: Backend>() {
     for (case, sizes) in SIZES.into_iter().enumerate() {
         for (name, visibility) in visibilities::<Autodiff<B>>(sizes, case as u64) {
             let inputs = inputs(sizes, case as u64).with_visibility(visibility).unwrap();
-            for method in &METHODS {
+            for method in METHODS {
                 for mask in masks_of(method, &inputs, &sizes) {
                     check(&inputs, &mask, F32, &format!("{} on {sizes:?}, {name}", (method.config)(&sizes)));
                 }

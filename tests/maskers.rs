@@ -43,7 +43,7 @@ fn previous<B: Backend>(sizes: Sizes) -> Vec<Mask<B>> {
 }
 
 fn each_case<B: Backend>(check: impl Fn(&Method, AttentionInputs<B>, Sizes, &str)) {
-    for method in &METHODS {
+    for method in METHODS {
         for (case, sizes) in SIZES.into_iter().enumerate() {
             for (name, visibility) in visibilities::<B>(sizes, case as u64) {
                 let inputs = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
@@ -156,7 +156,7 @@ fn a_decode_step_keeps_what_the_prefill_kept<B: Backend>() {
     .unwrap()
     .causal()
     .unwrap();
-    for method in &METHODS {
+    for method in METHODS {
         let keep = |inputs: &AttentionInputs<B>| {
             let empty = Mask::empty(inputs.mask_shape(), &inputs.device());
             masker((method.config)(&sizes)).add(inputs, &mut LayerState::new(1), empty).unwrap().to_dense()
@@ -181,7 +181,7 @@ fn half_precision_chooses_as_the_same_numbers_in_f32<B: Backend>() {
         };
         let half = rounded(&single, dtype);
         let same_numbers = rounded(&half, DType::F32);
-        for method in &METHODS {
+        for method in METHODS {
             let kept = |inputs| {
                 let mask = Mask::empty(sizes.mask_shape(), &B::Device::default());
                 let masker = masker::<B>((method.config)(&sizes));

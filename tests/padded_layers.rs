@@ -157,7 +157,7 @@ fn self_attention<B: Backend>(chain: &Value) -> SparseMultiHeadAttention<B> {
 fn batched_self_attention_equals_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 6);
     let x = tokens::<B>(LENGTHS.len(), PROMPT + STEPS, 24, 2);
-    for method in &METHODS {
+    for method in METHODS {
         let chain = after_a_sink(method, &sizes);
         let layer = self_attention::<B>(&chain);
         for side in SIDES {
@@ -197,7 +197,7 @@ fn batched_self_attention_equals_single_sequences<B: Backend>() {
 fn batched_cross_attention_equals_single_sequences<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 1, 1, 6);
     let (queries, context) = (tokens::<B>(LENGTHS.len(), 7, 24, 3), tokens::<B>(LENGTHS.len(), PROMPT, 24, 4));
-    for method in &METHODS {
+    for method in METHODS {
         let chain = after_a_sink(method, &sizes);
         let maskers = MaskerChainConfig::from_json(&chain.to_string()).unwrap();
         let own = SparseCrossAttentionConfig::new(24, 24, 4, 2, 6).with_dropout(0.0).with_maskers(maskers);
@@ -329,7 +329,7 @@ fn padding_that_changes_is_refused<B: Backend>() {
 
 /// A sequence that has ended is padded while the other sequences continue.
 fn padding_may_begin_late<B: Backend>() {
-    for method in &METHODS {
+    for method in METHODS {
         let chain = after_a_sink(method, &Sizes::new(1, 4, 2, 1, 1, 12));
         let layer = layer::<B>(&config(4, 2), Some(chain.clone()));
         let x = tokens::<B>(2, 30, WIDTH, 8);

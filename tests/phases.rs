@@ -240,7 +240,7 @@ fn parts<B: Backend>(x: &Tensor<B, 3>) -> Vec<(Tensor<B, 3>, Option<Phase>, Phas
 /// After a prompt with dense attention or with a sink, every method decodes as it does after a prompt of its own.
 fn prompts_and_steps_of_a_grouped_layer_have_their_maskers<B: Backend>() {
     let x = tokens::<B>(2, 28, 20, 1);
-    for method in &METHODS {
+    for method in METHODS {
         let decode = (method.config)(&Sizes::new(1, 4, 2, 1, 1, 12));
         for prefill in [json!([]), sink(1)] {
             let both = json!({"prefill": prefill, "decode": [decode]});
@@ -465,7 +465,7 @@ fn the_function_goes_by_its_state<B: Backend>() {
 /// Phases have separate memories and may take in keys later than a list. They still remember and draw the same.
 fn the_same_maskers_in_both_phases_are_a_list<B: Backend>() {
     let x = tokens::<B>(2, 28, 20, 1);
-    for method in &METHODS {
+    for method in METHODS {
         let list = json!([{"type": "sink", "sink_size": 1}, (method.config)(&Sizes::new(1, 4, 2, 1, 1, 12))]);
         // The learned parameters are those of the file. `layer` would replace them by random ones.
         let of = |chain: Value| {

@@ -68,7 +68,7 @@ fn hidden_keys_change_nothing<B: Backend>() {
         for (name, visibility) in every_visibility::<B>(sizes, case as u64) {
             let inputs = inputs::<B>(sizes, case as u64).with_visibility(visibility).unwrap();
             let visible = naive_logits(&inputs).into_iter().map(|logit| logit > f64::NEG_INFINITY).collect::<Vec<_>>();
-            for method in &METHODS {
+            for method in METHODS {
                 let config = (method.config)(&sizes);
                 let masker = masker::<B>(config.clone());
                 let before = rows(masker.as_ref(), &inputs, &visible);
@@ -100,7 +100,7 @@ fn the_future_does_not_change_the_past<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 80, 80, 12);
     let inputs = inputs::<B>(sizes, 9).causal().unwrap();
     let all = vec![true; sizes.mask_shape().pairs()];
-    for method in &METHODS {
+    for method in METHODS {
         let config = (method.config)(&sizes);
         let masker = masker::<B>(config.clone());
         let before = rows(masker.as_ref(), &inputs, &all);
@@ -134,7 +134,7 @@ fn chunks_of_any_size_equal_one_call<B: Backend>() {
     let sizes = Sizes::new(1, 4, 2, 61, 61, 12);
     let whole = inputs::<B>(sizes, 4).causal().unwrap();
     let mut counted = 0;
-    for method in &METHODS {
+    for method in METHODS {
         let config = (method.config)(&sizes);
         if depends_on_the_number_of_keys(&config) {
             continue;
@@ -173,7 +173,7 @@ fn chunks_of_any_size_equal_one_call<B: Backend>() {
 fn a_row_of_a_batch_equals_its_sequence_alone<B: Backend>() {
     let sizes = Sizes::new(3, 4, 2, 9, 31, 10);
     let batch = inputs::<B>(sizes, 6).causal().unwrap();
-    for method in &METHODS {
+    for method in METHODS {
         let config = (method.config)(&sizes);
         let masker = masker::<B>(config.clone());
         let together = kept(masker.as_ref(), &batch, &mut LayerState::new(5)).to_dense();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Source, problem::Sizes, weights};
+use super::{Source, problem::Sizes, rows, weights};
 
 /// A method and its promised properties.
 #[derive(Debug, Clone)]
@@ -50,19 +50,35 @@ const POSITIONS: [&str; 3] = ["sink", "local", "causal"];
 /// Samplers. A chain has at most one.
 const SAMPLERS: [&str; 5] = ["random_sampling", "adaptive_sampling", "verified_sampling", "magic_pig", "pps_sampling"];
 
+/// A masker that keeps keys by the limit of a weight. It may keep no key.
+const THRESHOLD: &str = "threshold";
+
+/// Whether this file draws the fields of a masker. All other maskers have the fields of their row in the tests' table.
+pub fn draws_fields(name: &str) -> bool {
+    name == THRESHOLD || [&CHOOSERS[..], &POSITIONS, &SAMPLERS].iter().any(|list| list.contains(&name))
+}
+
 /// A method of up to three maskers that is valid for some sizes.
 pub fn method(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Method {
+    // The sizes in the tests' table are not always counts, and they do not always keep everything.
+    let with_rows = |list: &[&'static str], of_row: fn(&rows::Row) -> bool| {
+        let rows = rows::maskers().iter().filter(|row| wanted == Wanted::Any && of_row(row));
+        list.iter().copied().chain(rows.map(|row| row.name.as_str())).collect::<Vec<_>>()
+    };
+    let positions = with_rows(&POSITIONS, |row| !row.selects());
+    let choosers = with_rows(&CHOOSERS, |row| row.selects() && !row.samples());
+    let samplers = with_rows(&SAMPLERS, rows::Row::samples);
     let mut names = Vec::new();
     for _ in 0..source.below(3) {
-        names.push(*source.pick(&POSITIONS));
+        names.push(*source.pick(&positions));
     }
     let last = source.below(10);
     match last {
-        0..6 => names.push(*source.pick(&CHOOSERS)),
-        6 => names.push("threshold"),
-        7..9 if wanted != Wanted::Everything => names.push(*source.pick(&SAMPLERS)),
+        0..6 => names.push(*source.pick(&choosers)),
+        6 => names.push(THRESHOLD),
+        7..9 if wanted != Wanted::Everything => names.push(*source.pick(&samplers)),
         7..9 => names.push(*source.pick(&["random_sampling", "pps_sampling"])),
-        _ if names.is_empty() => names.push(*source.pick(&POSITIONS)),
+        _ if names.is_empty() => names.push(*source.pick(&positions)),
         _ => {}
     }
     // `causal` has no size that makes it keep every key, so a masker that can is added.
@@ -83,6 +99,9 @@ pub fn method(source: &mut Source, sizes: &Sizes, wanted: Wanted) -> Method {
 
 /// A masker of a type.
 pub fn masker(source: &mut Source, sizes: &Sizes, wanted: Wanted, name: &str) -> Value {
+    if let Some(row) = rows::maskers().iter().find(|row| row.name == name) {
+        return row.config(sizes);
+    }
     let mut fields = match name {
         "sink" => json!({"sink_size": size(source, sizes, wanted)}),
         "local" => json!({"window_size": size(source, sizes, wanted)}),
@@ -119,9 +138,18 @@ pub fn masker(source: &mut Source, sizes: &Sizes, wanted: Wanted, name: &str) ->
     with(fields, "type", json!(name))
 }
 
+/// Scorers whose fields this file draws. All other scorers have the fields of their row in the tests' table. `oracle` is
+/// drawn most often.
+pub const SCORERS: [&str; 8] = ["oracle", "oracle", "oracle", "hash", "channels", "pages", "pq", "socket"];
+
 /// A random scorer.
 fn scorer(source: &mut Source, sizes: &Sizes) -> Value {
-    let name = *source.pick(&["oracle", "oracle", "oracle", "hash", "channels", "pages", "pq", "socket"]);
+    let rows = rows::scorers();
+    let names = SCORERS.into_iter().chain(rows.iter().map(|row| row.name.as_str())).collect::<Vec<_>>();
+    let name = *source.pick(&names);
+    if let Some(row) = rows.iter().find(|row| row.name == name) {
+        return row.config(sizes)["scorer"].take();
+    }
     let fields = match name {
         "oracle" if source.once_in(3) => json!({"label_bits": source.between(1, 16)}),
         "hash" => weights::hash(sizes),
@@ -184,4 +212,29 @@ fn fraction(source: &mut Source) -> f64 {
 fn with(mut fields: Value, name: &str, value: Value) -> Value {
     fields[name] = value;
     fields
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use sparse_attention_hub::{method::BuiltInMasker, scorer::BuiltInScorer};
+
+    use super::*;
+    use crate::generators::B;
+
+    #[test]
+    fn every_masker_and_scorer_is_drawn() {
+        let sizes = Sizes { batch: 1, heads: 2, kv_heads: 1, queries: 3, keys: 9, head_dim: 4, value_dim: 4 };
+        let (mut maskers, mut scorers) = (BTreeSet::new(), BTreeSet::new());
+        for case in 0..2_000 {
+            let method = method(&mut Source::seeded(1, case), &sizes, Wanted::Any);
+            for masker in method.json.as_array().into_iter().flatten() {
+                maskers.extend(masker["type"].as_str().map(str::to_owned));
+                scorers.extend(masker["scorer"]["type"].as_str().map(str::to_owned));
+            }
+        }
+        assert!(maskers.iter().map(String::as_str).eq(BuiltInMasker::<B>::names().iter().copied()), "{maskers:?}");
+        assert!(scorers.iter().map(String::as_str).eq(BuiltInScorer::<B>::names().iter().copied()), "{scorers:?}");
+    }
 }

@@ -17,6 +17,7 @@ mod methods;
 mod mutations;
 mod numbers;
 mod problem;
+mod rows;
 mod source;
 mod weights;
 

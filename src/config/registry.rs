@@ -22,6 +22,14 @@ impl NamedConfig {
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), fields: Map::new() }
     }
+
+    /// The configuration of a masker in a list. Errors name its place, and list the types in `known`.
+    ///
+    /// # Errors
+    /// If the value has no type.
+    pub(crate) fn masker(value: &Value, place: usize, known: &str) -> Result<Self, ConfigError> {
+        Self::deserialize(value).map_err(|_| ConfigError::NoType { place, known: known.to_owned() })
+    }
 }
 
 type Build<C, T> = fn(&NamedConfig, &C) -> Result<Box<T>, ConfigError>;

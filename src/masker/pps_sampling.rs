@@ -15,7 +15,7 @@ use crate::{
     config::{ConfigError, NamedConfig, Size},
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs},
-    scorer::{Context, Scorer},
+    scorer::{Context, HeldScorer, Scorer},
     state::{LayerState, RowSample, SamplingReport},
 };
 
@@ -77,8 +77,12 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for PpsSampling<B, 
 }
 
 impl PpsSamplingConfig {
-    /// The sampler over a scorer that is already built.
-    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<PpsSampling<B, E>, ConfigError> {
+    /// The sampler, with a scorer that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(
+        &self,
+        context: &Context<B>,
+    ) -> Result<PpsSampling<B, E>, ConfigError> {
+        let scorer = E::from_config(&self.scorer, context)?;
         self.sampling_size.validate_positive("sampling_size")?;
         if !(0.0..=1.0).contains(&self.uniform_share) {
             return Err(ConfigError::value("uniform_share", self.uniform_share, "a share of the draws, in [0, 1]"));
@@ -91,7 +95,7 @@ impl<B: Backend> MaskerConfig<B> for PpsSamplingConfig {
     type Masker = PpsSampling<B>;
 
     fn init(&self, context: &Context<B>) -> Result<PpsSampling<B>, ConfigError> {
-        self.over(context.scorer(&self.scorer)?)
+        self.over(context)
     }
 }
 

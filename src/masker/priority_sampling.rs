@@ -15,7 +15,7 @@ use crate::{
     config::{ConfigError, NamedConfig, Size},
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs},
-    scorer::{Context, Scorer},
+    scorer::{Context, HeldScorer, Scorer},
     state::{LayerState, RowSample, SamplingReport},
 };
 
@@ -68,8 +68,12 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for PrioritySamplin
 }
 
 impl PrioritySamplingConfig {
-    /// The sampler over a scorer that is already built.
-    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<PrioritySampling<B, E>, ConfigError> {
+    /// The sampler, with a scorer that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(
+        &self,
+        context: &Context<B>,
+    ) -> Result<PrioritySampling<B, E>, ConfigError> {
+        let scorer = E::from_config(&self.scorer, context)?;
         self.k.validate_positive("k")?;
         Ok(PrioritySampling { size: self.k, scorer, backend: PhantomData })
     }
@@ -79,7 +83,7 @@ impl<B: Backend> MaskerConfig<B> for PrioritySamplingConfig {
     type Masker = PrioritySampling<B>;
 
     fn init(&self, context: &Context<B>) -> Result<PrioritySampling<B>, ConfigError> {
-        self.over(context.scorer(&self.scorer)?)
+        self.over(context)
     }
 }
 

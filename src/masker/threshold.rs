@@ -14,7 +14,7 @@ use crate::{
     config::{ConfigError, NamedConfig},
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs},
-    scorer::{Context, Scorer},
+    scorer::{Context, HeldScorer, Scorer},
     state::LayerState,
 };
 
@@ -50,8 +50,12 @@ impl<B: Backend, E: Module<B> + ModuleDisplay> ModuleDisplay for Threshold<B, E>
 }
 
 impl ThresholdConfig {
-    /// The selector over a scorer that is already built.
-    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<Threshold<B, E>, ConfigError> {
+    /// The selector, with a scorer that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(
+        &self,
+        context: &Context<B>,
+    ) -> Result<Threshold<B, E>, ConfigError> {
+        let scorer = E::from_config(&self.scorer, context)?;
         match (0.0..=1.0).contains(&self.threshold) {
             true => Ok(Threshold { threshold: self.threshold, scorer, backend: PhantomData }),
             false => Err(ConfigError::value("threshold", self.threshold, "a share of the mass, in [0, 1]")),
@@ -63,7 +67,7 @@ impl<B: Backend> MaskerConfig<B> for ThresholdConfig {
     type Masker = Threshold<B>;
 
     fn init(&self, context: &Context<B>) -> Result<Threshold<B>, ConfigError> {
-        self.over(context.scorer(&self.scorer)?)
+        self.over(context)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     kernels::cpu::largest,
     mask::{Chosen, Mask},
     problem::{AttentionError, AttentionInputs},
-    scorer::{Context, Oracle, Scorer, ShareGroup},
+    scorer::{Context, HeldScorer, Oracle, Scorer, ShareGroup},
     state::LayerState,
 };
 
@@ -99,16 +99,17 @@ impl<B: Backend, E: Scorer<B>> TopK<B, E> {
 }
 
 impl TopKConfig {
-    /// The selector over a scorer that is already built.
-    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<TopK<B, E>, ConfigError> {
+    /// The selector, with a scorer that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(&self, context: &Context<B>) -> Result<TopK<B, E>, ConfigError> {
+        let scorer = E::from_config(&self.scorer, context)?;
         Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
     }
 }
 
 impl OracleTopKConfig {
-    /// The selector over a scorer that is already built.
-    pub(crate) fn over<B: Backend, E: Scorer<B>>(&self, scorer: E) -> Result<TopK<B, E>, ConfigError> {
-        Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
+    /// The selector, with a scorer that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(&self, _context: &Context<B>) -> Result<TopK<B, E>, ConfigError> {
+        Ok(TopK::new(self.heavy_size, E::holding(Oracle::default()))?.with_share_group(self.share_group))
     }
 }
 
@@ -116,15 +117,15 @@ impl<B: Backend> MaskerConfig<B> for TopKConfig {
     type Masker = TopK<B>;
 
     fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-        self.over(context.scorer(&self.scorer)?)
+        self.over(context)
     }
 }
 
 impl<B: Backend> MaskerConfig<B> for OracleTopKConfig {
     type Masker = TopK<B>;
 
-    fn init(&self, _context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-        self.over(Box::new(Oracle::default()))
+    fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
+        self.over(context)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     kernels::cpu::heaviest,
     mask::{Kept, Mask},
     problem::{AttentionError, AttentionInputs},
-    scorer::{Context, Oracle, Scorer},
+    scorer::{Context, HeldScorer, Oracle, Scorer},
     state::LayerState,
 };
 
@@ -90,16 +90,20 @@ impl<B: Backend, E: Scorer<B>> TopP<B, E> {
 }
 
 impl TopPConfig {
-    /// The selector, with scorers that `scorer` builds.
-    pub(crate) fn over<B: Backend, E: Scorer<B>>(
-        &self,
-        scorer: impl Fn(&NamedConfig) -> Result<E, ConfigError>,
-    ) -> Result<TopP<B, E>, ConfigError> {
-        let mut selector = TopP::new(self.top_p, scorer(&self.scorer)?)?;
+    /// The selector, with scorers that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(&self, context: &Context<B>) -> Result<TopP<B, E>, ConfigError> {
+        let mut selector = TopP::new(self.top_p, E::from_config(&self.scorer, context)?)?;
         if let Some(candidates) = &self.candidates {
-            selector.candidates = Some(candidates.over(scorer(&candidates.scorer)?)?);
+            selector.candidates = Some(candidates.over(context)?);
         }
         Ok(selector)
+    }
+}
+
+impl OracleTopPConfig {
+    /// The selector, with a scorer that `E` holds.
+    pub(crate) fn over<B: Backend, E: HeldScorer<B>>(&self, _context: &Context<B>) -> Result<TopP<B, E>, ConfigError> {
+        TopP::new(self.top_p, E::holding(Oracle::default()))
     }
 }
 
@@ -107,15 +111,15 @@ impl<B: Backend> MaskerConfig<B> for TopPConfig {
     type Masker = TopP<B>;
 
     fn init(&self, context: &Context<B>) -> Result<TopP<B>, ConfigError> {
-        self.over(|named| context.scorer(named))
+        self.over(context)
     }
 }
 
 impl<B: Backend> MaskerConfig<B> for OracleTopPConfig {
     type Masker = TopP<B>;
 
-    fn init(&self, _context: &Context<B>) -> Result<TopP<B>, ConfigError> {
-        TopP::new(self.top_p, Box::new(Oracle::default()))
+    fn init(&self, context: &Context<B>) -> Result<TopP<B>, ConfigError> {
+        self.over(context)
     }
 }
 

@@ -90,7 +90,7 @@ impl MaskersConfig {
     pub(super) fn from_value(value: Value, origin: &str, known: &str) -> Result<Self, ConfigError> {
         let neither = |reason: String| ConfigError::NotAChain { origin: origin.to_owned(), reason };
         match value {
-            Value::Array(list) => Ok(Self::List(maskers(list, known)?)),
+            Value::Array(list) => Ok(Self::List(maskers(&list, known)?)),
             Value::Object(fields) if fields.is_empty() => {
                 Err(neither(format!("it is an object without a key; {}", allowed(&KEYS))))
             }
@@ -125,7 +125,7 @@ impl LayerMaskers {
             Err(ConfigError::Form { place: place.to_owned(), found: found.to_owned(), expected })
         };
         let fields = match value {
-            Value::Array(list) => return Ok(Self::Both(at(place, maskers(list, known))?)),
+            Value::Array(list) => return Ok(Self::Both(at(place, maskers(&list, known))?)),
             Value::Object(fields) if fields.is_empty() => return wrong("an object without a key"),
             Value::Object(fields) => fields,
             other => return wrong(kind(&other)),
@@ -188,16 +188,13 @@ pub(super) fn at<T>(place: &str, result: Result<T, ConfigError>) -> Result<T, Co
     result.map_err(|source| ConfigError::At { place: place.to_owned(), source: Box::new(source) })
 }
 
-fn maskers(list: Vec<Value>, known: &str) -> Result<Vec<NamedConfig>, ConfigError> {
-    let named = list.into_iter().enumerate().map(|(place, config)| {
-        NamedConfig::deserialize(config).map_err(|_| ConfigError::NoType { place, known: known.to_owned() })
-    });
-    named.collect()
+fn maskers(list: &[Value], known: &str) -> Result<Vec<NamedConfig>, ConfigError> {
+    list.iter().enumerate().map(|(place, config)| NamedConfig::masker(config, place, known)).collect()
 }
 
 fn list_at(place: &str, value: Value, known: &str) -> Result<Vec<NamedConfig>, ConfigError> {
     match value {
-        Value::Array(list) => at(place, maskers(list, known)),
+        Value::Array(list) => at(place, maskers(&list, known)),
         other => Err(ConfigError::Form {
             place: place.to_owned(),
             found: kind(&other).to_owned(),

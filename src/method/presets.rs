@@ -9,8 +9,8 @@ use crate::{
     config::{ConfigError, Size},
     masker::{MaskerConfig, TopK},
     scorer::{
-        Activation, BuiltInScorer, ChannelSelection, ChannelsConfig, Context, Fit, HashConfig, PqConfig, Scorer,
-        ScorerConfig, ShareGroup,
+        Activation, ChannelSelection, ChannelsConfig, Context, Fit, HashConfig, HeldScorer, PqConfig, ScorerConfig,
+        ShareGroup,
     },
 };
 
@@ -124,14 +124,14 @@ impl PqCacheConfig {
 }
 
 macro_rules! top_k_over_scorer {
-    ($($config:ty => $scorer:ident),*) => {
+    ($($config:ty),*) => {
         $(impl $config {
-            /// The selector over the scorer as a module.
-            pub(super) fn built_in<B: Backend>(
+            /// The selector, with a scorer that `E` holds.
+            pub(super) fn over<B: Backend, E: HeldScorer<B>>(
                 &self,
                 context: &Context<B>,
-            ) -> Result<TopK<B, BuiltInScorer<B>>, ConfigError> {
-                let scorer = BuiltInScorer::$scorer(ScorerConfig::<B>::init(&self.scorer(), context)?);
+            ) -> Result<TopK<B, E>, ConfigError> {
+                let scorer = E::holding(ScorerConfig::<B>::init(&self.scorer(), context)?);
                 Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
             }
         }
@@ -140,11 +140,10 @@ macro_rules! top_k_over_scorer {
             type Masker = TopK<B>;
 
             fn init(&self, context: &Context<B>) -> Result<TopK<B>, ConfigError> {
-                let scorer: Box<dyn Scorer<B>> = Box::new(ScorerConfig::<B>::init(&self.scorer(), context)?);
-                Ok(TopK::new(self.heavy_size, scorer)?.with_share_group(self.share_group))
+                self.over(context)
             }
         })*
     };
 }
 
-top_k_over_scorer!(HashAttentionTopKConfig => Hash, DoubleSparsityTopKConfig => Channels, PqCacheConfig => Pq);
+top_k_over_scorer!(HashAttentionTopKConfig, DoubleSparsityTopKConfig, PqCacheConfig);

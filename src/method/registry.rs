@@ -4,20 +4,12 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    DoubleSparsityTopKConfig, HashAttentionTopKConfig, MaskerChainConfig, MaskersConfig, PqCacheConfig,
-    ResearchAttention,
-};
+use super::{MaskerChainConfig, MaskersConfig, ResearchAttention, built_in};
 use crate::{
     config::{ConfigError, NamedConfig, Registry, fields},
-    masker::{
-        AdaptiveSamplingConfig, CausalConfig, LocalConfig, MagicPigConfig, Masker, MaskerConfig, OracleTopKConfig,
-        OracleTopPConfig, PpsSamplingConfig, PrioritySamplingConfig, QuestTopKConfig, RandomSamplingConfig, SinkConfig,
-        ThresholdConfig, TopKConfig, TopPConfig, VerifiedSamplingConfig,
-    },
+    masker::{Masker, MaskerConfig},
     scorer::{self, Context, Scorer, ScorerConfig},
 };
 
@@ -46,26 +38,7 @@ pub struct MaskerRegistry<B: Backend> {
 impl<B: Backend> MaskerRegistry<B> {
     /// A registry of the library's maskers and scorers.
     pub fn new() -> Self {
-        let mut registry = Self { maskers: Registry::new("masker"), scorers: scorer::built_in() };
-        registry.register::<SinkConfig>("sink");
-        registry.register::<LocalConfig>("local");
-        registry.register::<CausalConfig>("causal");
-        registry.register::<TopKConfig>("top_k");
-        registry.register::<OracleTopKConfig>("oracle_top_k");
-        registry.register::<TopPConfig>("top_p");
-        registry.register::<OracleTopPConfig>("oracle_top_p");
-        registry.register::<ThresholdConfig>("threshold");
-        registry.register::<HashAttentionTopKConfig>("hash_attention_top_k");
-        registry.register::<DoubleSparsityTopKConfig>("double_sparsity_top_k");
-        registry.register::<QuestTopKConfig>("quest_top_k");
-        registry.register::<PqCacheConfig>("pq_cache");
-        registry.register::<RandomSamplingConfig>("random_sampling");
-        registry.register::<AdaptiveSamplingConfig>("adaptive_sampling");
-        registry.register::<VerifiedSamplingConfig>("verified_sampling");
-        registry.register::<MagicPigConfig>("magic_pig");
-        registry.register::<PrioritySamplingConfig>("priority_sampling");
-        registry.register::<PpsSamplingConfig>("pps_sampling");
-        registry
+        Self { maskers: built_in::registry(), scorers: scorer::registry() }
     }
 
     /// Adds a masker under a name, or replaces the masker with this name.
@@ -100,10 +73,7 @@ impl<B: Backend> MaskerRegistry<B> {
     /// If it has no type or an unknown one, if a field is missing, unknown or of the wrong type, or if a value is not
     /// allowed.
     pub fn masker(&self, config: &Value, context: &Context<B>) -> Result<Box<dyn Masker<B>>, ConfigError> {
-        match NamedConfig::deserialize(config) {
-            Ok(named) => self.maskers.build(&named, context),
-            Err(_) => Err(ConfigError::NoType { place: 0, known: self.maskers.known() }),
-        }
+        self.maskers.build(&NamedConfig::masker(config, 0, &self.maskers.known())?, context)
     }
 
     /// A method from the text of a [method file](MaskerChainConfig): a list of configurations in the order of the

@@ -21,7 +21,7 @@ pub struct Context<B: Backend> {
 impl<B: Backend> Context<B> {
     /// A context with the library's scorers. File names are relative to the current folder.
     pub fn new(device: &B::Device) -> Self {
-        Self::with_scorers(device, Arc::new(super::built_in()))
+        Self::with_scorers(device, Arc::new(super::registry()))
     }
 
     pub(crate) fn with_scorers(device: &B::Device, scorers: Arc<Registry<Context<B>, dyn Scorer<B>>>) -> Self {

@@ -17,6 +17,7 @@ mod pq;
 mod quantize;
 mod share_group;
 mod socket;
+pub(crate) mod table;
 
 use std::fmt::Debug;
 
@@ -24,7 +25,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::de::DeserializeOwned;
 
 pub use built_in::BuiltInScorer;
-pub(crate) use built_in::{BuiltInScorerRecord, kind_of_record};
+pub(crate) use built_in::{HeldScorer, kind_of_record, registry};
 pub use channel_calibration::ChannelCalibration;
 pub use channels::{ChannelSelection, Channels, ChannelsConfig};
 pub use context::Context;
@@ -132,18 +133,7 @@ pub trait ScorerConfig<B: Backend>: DeserializeOwned {
     fn init(&self, context: &Context<B>) -> Result<Self::Scorer, ConfigError>;
 }
 
-/// The library's scorers by name.
-pub(crate) fn built_in<B: Backend>() -> Registry<Context<B>, dyn Scorer<B>> {
-    let mut scorers = Registry::new("scorer");
-    insert::<B, OracleConfig>(&mut scorers, "oracle");
-    insert::<B, HashConfig>(&mut scorers, "hash");
-    insert::<B, ChannelsConfig>(&mut scorers, "channels");
-    insert::<B, PagesConfig>(&mut scorers, "pages");
-    insert::<B, PqConfig>(&mut scorers, "pq");
-    insert::<B, SocketConfig>(&mut scorers, "socket");
-    scorers
-}
-
+/// Adds a scorer under a name, or replaces the scorer with this name.
 pub(crate) fn insert<B: Backend, C: ScorerConfig<B>>(
     scorers: &mut Registry<Context<B>, dyn Scorer<B>>,
     name: impl Into<String>,

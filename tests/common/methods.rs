@@ -36,7 +36,8 @@ const fn sampler(config: Config, full: Full) -> Method {
     Method { config, full, selects: true, samples: true }
 }
 
-pub const METHODS: [Method; 28] = [
+/// At least one row for each masker and each scorer.
+pub const METHODS: &[Method] = &[
     position(|_| json!({"type": "sink", "sink_size": 2}), |_| Some(json!({"type": "sink", "sink_size": 1.0}))),
     position(|_| json!({"type": "local", "window_size": 3}), |_| Some(json!({"type": "local", "window_size": 1000}))),
     position(|_| json!({"type": "causal"}), |_| Some(json!({"type": "causal"}))),
@@ -109,6 +110,20 @@ pub const METHODS: [Method; 28] = [
     // MagicPIG draws its hash functions once for all steps. No number of tables guarantees that all keys are kept.
     selector(|_| json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2, "minimum_hits": 2, "fit": 6}), |_| None),
 ];
+
+/// The same configuration with sizes as counts instead of fractions.
+pub fn with_counts(mut config: Value) -> Value {
+    let sizes = ["heavy_size", "sink_size", "window_size", "base_rate_sampling", "pilot_size", "k", "sampling_size"];
+    if let Some(candidates) = config.get_mut("candidates") {
+        *candidates = with_counts(candidates.take());
+    }
+    for size in sizes {
+        if config.get(size).is_some_and(Value::is_f64) {
+            config[size] = json!(5);
+        }
+    }
+    config
+}
 
 /// The name of a masker in lists: its type, with the types of its scorer and of the scorer of its candidates.
 pub fn label(masker: &Value) -> String {

@@ -12,7 +12,7 @@ pub use backends::{OnHost, computes_in, has_kernels, product_rounding};
 pub(crate) use backends::{on_each_backend, on_host_backends};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 pub use files::{channels, hash};
-pub use methods::{METHODS, Method, adaptive, label};
+pub use methods::{METHODS, Method, adaptive, label, with_counts};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use sparse_attention_hub::prelude::*;

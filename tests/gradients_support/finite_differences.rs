@@ -61,7 +61,7 @@ fn of_every_method() {
     for (case, sizes) in SMALL.into_iter().enumerate() {
         for (name, visibility) in visibilities(sizes, case as u64).into_iter().take(4) {
             let inputs = inputs(sizes, case as u64).with_visibility(visibility).unwrap();
-            for method in &METHODS {
+            for method in METHODS {
                 for mask in masks_of(method, &inputs, &sizes) {
                     check_differences(&inputs, &mask, &format!("{} on {sizes:?}, {name}", (method.config)(&sizes)));
                 }

@@ -10,13 +10,12 @@ use sparse_attention_hub::{
     attention::reference_attention,
     nn::{MhaInput, SparseMultiHeadAttention},
     prelude::*,
-    scorer::BuiltInScorer,
 };
 
 use crate::{
-    common::{Sizes, channels, hash},
+    common::{METHODS, Sizes, hash},
     layers::support::{
-        AB, B, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, numbers, padding, parameters, sequence,
+        AB, D_MODEL, HEADS, SINK_LOCAL, assert_same, configs, made, method, numbers, padding, parameters, sequence,
     },
 };
 
@@ -26,55 +25,9 @@ fn sizes() -> Sizes {
     Sizes::new(1, HEADS, HEADS, 1, 1, D_MODEL / HEADS)
 }
 
-/// A preset: the fields of a scorer beside those of the masker.
-fn preset(name: &str, scorer: Value) -> Value {
-    let mut config = scorer;
-    config["type"] = json!(name);
-    config["heavy_size"] = json!(5);
-    config
-}
-
-/// A list with each masker and each scorer at least once.
+/// The methods of the tests, for the sizes of the layers here.
 fn methods() -> Vec<Value> {
-    let top_k = |scorer: Value| json!({"type": "top_k", "heavy_size": 5, "scorer": scorer});
-    vec![
-        json!({"type": "sink", "sink_size": 3}),
-        json!({"type": "local", "window_size": 9}),
-        json!({"type": "causal"}),
-        json!({"type": "oracle_top_k", "heavy_size": 5}),
-        top_k(json!({"type": "oracle", "label_bits": 4})),
-        top_k(hash(&sizes())),
-        top_k(channels(&sizes())),
-        top_k(json!({"type": "pages", "page_size": 4})),
-        top_k(json!({"type": "pq", "pq_sub_dim": 3, "pq_bits": 3})),
-        top_k(json!({"type": "socket", "tables": 9, "bits": 5, "temperature": 0.4})),
-        preset("hash_attention_top_k", hash(&sizes())),
-        preset("double_sparsity_top_k", channels(&sizes())),
-        json!({"type": "quest_top_k", "heavy_size": 8, "page_size": 4, "label_bits": 16, "minimum_pages": 1}),
-        json!({"type": "pq_cache", "heavy_size": 5, "pq_sub_dim": 3, "pq_bits": 3}),
-        json!({"type": "oracle_top_p", "top_p": 0.6}),
-        json!({"type": "top_p", "top_p": 0.5, "scorer": {"type": "oracle"},
-               "candidates": {"heavy_size": 20, "scorer": {"type": "pages", "page_size": 4}}}),
-        json!({"type": "threshold", "threshold": 0.02, "scorer": {"type": "oracle"}}),
-        json!({"type": "random_sampling", "sampling_rate": 0.3}),
-        json!({"type": "adaptive_sampling", "base_rate_sampling": 0.2, "epsilon": 0.5, "delta": 0.4,
-               "init_offset": 1, "local_offset": 1}),
-        json!({"type": "verified_sampling", "target": "output", "epsilon": 0.5, "delta": 0.2, "pilot_size": 0.1}),
-        json!({"type": "magic_pig", "lsh_l": 12, "lsh_k": 2}),
-        json!({"type": "priority_sampling", "k": 9}),
-        json!({"type": "pps_sampling", "sampling_size": 9}),
-    ]
-}
-
-#[test]
-fn the_list_has_every_method() {
-    let named = |config: &Value| config["type"].as_str().unwrap().to_owned();
-    let maskers = methods().iter().map(named).collect::<std::collections::BTreeSet<_>>();
-    assert!(maskers.iter().map(String::as_str).eq(MaskerRegistry::<B>::new().names()));
-    assert!(maskers.iter().eq(sparse_attention_hub::method::BuiltInMasker::<B>::names()));
-    assert!(BuiltInScorer::<B>::names().iter().copied().eq(MaskerRegistry::<B>::new().scorer_names()));
-    let scorers = methods().iter().filter_map(|config| config.get("scorer").map(named)).collect::<Vec<_>>();
-    assert!(BuiltInScorer::<B>::names().iter().all(|name| scorers.iter().any(|scorer| scorer == name)));
+    METHODS.iter().map(|method| (method.config)(&sizes())).collect()
 }
 
 /// The heads of a projected sequence.

@@ -60,6 +60,8 @@ mod rotary;
 mod softcap_and_sinks;
 #[path = "../sparse_attention_function.rs"]
 mod sparse_attention_function;
+#[path = "../tables.rs"]
+mod tables;
 #[path = "../training.rs"]
 mod training;
 #[path = "../visible_only.rs"]
