@@ -84,7 +84,7 @@ pub enum ConfigError {
         advice: &'static str,
     },
     /// A field is missing, unknown, or of the wrong type.
-    #[error("\"{part}\", field `{field}`: {reason}")]
+    #[error("\"{part}\"{}: {reason}", of_field(field))]
     Field {
         /// The type of the masker or scorer.
         part: String,
@@ -117,6 +117,11 @@ pub enum ConfigError {
         /// The place of the second in the chain.
         second: usize,
     },
+}
+
+/// The field in a message; nothing for the whole configuration, and where the reason names the field itself.
+fn of_field(field: &str) -> String {
+    if field == "." { String::new() } else { format!(", field `{field}`") }
 }
 
 impl ConfigError {

@@ -59,6 +59,7 @@ use crate::{
 #[derive(Clone)]
 pub struct KvCache<B: Backend> {
     seed: u64,
+    layer: usize,
     capacity: usize,
     spare: usize,
     /// How many tokens before the next one its query needs. `None`: all of them.
@@ -97,8 +98,19 @@ impl<B: Backend> KvCache<B> {
     /// The buffers are allocated when the first tokens are appended. If the memory cannot hold the capacity, the first
     /// [append](Self::append) returns an error.
     pub fn with_capacity(seed: u64, capacity: usize) -> Self {
-        let parts = vec![Part::new(seed, capacity)];
-        Self { seed, capacity, spare: 0, reach: None, parts, real: None }
+        let parts = vec![Part::new(LayerState::new(seed), capacity)];
+        Self { seed, layer: 0, capacity, spare: 0, reach: None, parts, real: None }
+    }
+
+    /// The same cache for another layer of the model than layer 0.
+    ///
+    /// [sparse_attention](super::sparse_attention) reads the layer from the [state](Self::state): methods with
+    /// [layers](crate::method::MaskerChainConfig) or with weights for each layer need it. The layers of this module know
+    /// their index themselves.
+    pub fn with_layer(mut self, layer: usize) -> Self {
+        self.layer = layer;
+        self.parts.iter_mut().for_each(|part| part.state = std::mem::take(&mut part.state).with_layer(layer));
+        self
     }
 
     /// The same cache, which keeps `tokens` more tokens than a sliding window needs. [truncate](Self::truncate) can
@@ -168,8 +180,8 @@ impl<B: Backend> KvCache<B> {
         }
         self.cut(undo.length);
         if undo.was_unused {
-            let Self { seed, capacity, .. } = *self;
-            self.parts.iter_mut().for_each(|part| *part = Part::new(seed, capacity));
+            let (state, capacity) = (self.unused_state(), self.capacity);
+            self.parts.iter_mut().for_each(|part| *part = Part::new(state.clone(), capacity));
         }
     }
 
@@ -351,7 +363,7 @@ impl<B: Backend> KvCache<B> {
     /// again.
     pub fn reset(&mut self) {
         if self.real.take().is_some() {
-            self.parts = vec![Part::new(self.seed, self.capacity)];
+            self.parts = vec![Part::new(self.unused_state(), self.capacity)];
         }
         self.parts.iter_mut().for_each(Part::clear);
         self.reach = None;
@@ -366,6 +378,11 @@ impl<B: Backend> KvCache<B> {
     /// The [state](Self::state), for a call of the maskers.
     pub fn state_mut(&mut self) -> &mut LayerState {
         &mut self.parts[0].state
+    }
+
+    /// The state before the first call.
+    fn unused_state(&self) -> LayerState {
+        LayerState::new(self.seed).with_layer(self.layer)
     }
 
     /// Which tokens are real. `None` if there was no padding so far.

@@ -14,10 +14,10 @@ pub(super) struct Part<B: Backend> {
 }
 
 impl<B: Backend> Part<B> {
-    /// An empty part.
-    pub fn new(seed: u64, capacity: usize) -> Self {
+    /// An empty part with a state without memories.
+    pub fn new(state: LayerState, capacity: usize) -> Self {
         let buffer = || GrowableTensor::along(2).with_capacity(capacity);
-        Self { keys: buffer(), values: buffer(), state: LayerState::new(seed), given_up: 0 }
+        Self { keys: buffer(), values: buffer(), state, given_up: 0 }
     }
 
     /// Appends tokens that [fit](Self::check_append).

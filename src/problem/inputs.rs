@@ -123,7 +123,8 @@ impl<B: Backend> AttentionInputs<B> {
                 tensor: "queries",
                 found: self.queries.dims().to_vec(),
                 expected: format!(
-                    "at most {keys} queries, the last of the keys; set the offset with Visibility::Causal otherwise"
+                    "at most {keys} queries, which are the last of the keys (a tensor is [batch, heads, length, \
+                     head_dim]); if the queries have other positions, set the offset with Visibility::Causal"
                 ),
             }),
         }

@@ -195,6 +195,17 @@ fn a_users_masker_is_the_method_of_grouped_query_attention() {
 }
 
 #[test]
+fn a_cache_keeps_its_layer() {
+    let device = Default::default();
+    let mut cache = KvCache::<B>::new(3).with_layer(5);
+    let tokens = || Tensor::<B, 4>::zeros([1, 2, 1, 4], &device);
+    cache.append(tokens(), tokens()).unwrap();
+    let fork = cache.clone();
+    cache.reset();
+    assert_eq!([cache.state().layer(), fork.state().layer()], [5, 5]);
+}
+
+#[test]
 fn names_of_a_registry_are_pointed_to_the_layers_builder() {
     let device = Default::default();
     for json in [r#"[{"type": "mine"}]"#, r#"[{"type": "top_k", "heavy_size": 3, "scorer": {"type": "mine"}}]"#] {
