@@ -55,6 +55,20 @@ fn check<B: Backend>(name: &str) {
     times.sort();
     println!("{name}: a token into a cache of {LENGTH}: median {:?}, slowest {:?}", times[100], times[199]);
 
+    // A fork shares the buffers. The cache that writes first copies its own once. Then both write in place.
+    let buffers = 2 * kv_heads * cache.capacity() * width * size_of::<f32>();
+    let (mut fork, bytes) = extra(|| cache.clone());
+    assert!(bytes < 16 << 10, "{name}: a clone takes {bytes} bytes");
+    let (key, value) = (tokens(1), tokens(1));
+    let ((), bytes) = extra(|| fork.append(key, value).unwrap());
+    assert!(bytes.abs_diff(buffers) < 16 << 10, "{name}: a fork takes {bytes} bytes of {buffers}");
+    for cache in [&mut cache, &mut fork] {
+        let (key, value) = (tokens(1), tokens(1));
+        let ((), bytes) = extra(|| cache.append(key, value).unwrap());
+        assert!(bytes < 16 << 10, "{name}: a token after a fork takes {bytes} bytes");
+    }
+    drop(fork);
+
     let config = GroupedQueryAttentionConfig::new(64, 8, kv_heads)
         .with_head_dim(Some(width))
         .with_rotary(Some(RotaryEncodingConfig::new()));

@@ -29,8 +29,8 @@ use bad_folders::{
 use common::on_host_backends;
 use generation::{
     a_recording_is_the_same_in_chunks, an_empty_method_is_dense, callers_of_a_model_say_the_phase,
-    generation_stops_where_it_should, phases_of_a_method_are_those_of_generation, prompts_in_chunks_give_the_same,
-    seeds_draw_the_same,
+    forks_of_a_context_give_what_separate_caches_give, generation_stops_where_it_should,
+    phases_of_a_method_are_those_of_generation, prompts_in_chunks_give_the_same, seeds_draw_the_same,
 };
 use reference_answers::{answers_of_the_reference, short_answers_of_the_reference};
 use shipped::{greedy_text, needles, perplexities_of_the_reference};
@@ -44,6 +44,7 @@ on_host_backends!(
     methods_for_another_model_are_refused,
     numbers_that_the_backend_has_not_are_refused,
     generation_stops_where_it_should,
+    forks_of_a_context_give_what_separate_caches_give,
     prompts_in_chunks_give_the_same,
     an_empty_method_is_dense,
     phases_of_a_method_are_those_of_generation,

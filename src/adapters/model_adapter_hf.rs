@@ -129,8 +129,9 @@ impl<B: Backend> ModelHubAdapterInterface for ModelAdapterHF<B> {
         }
         let mut response = Response { responses: Vec::new(), context, answers: Vec::new() };
         for question in questions {
-            // The context was prefilled without the methods. Clearing their memory therefore restores the state before
-            // the question.
+            // A question overwrites the previous one in place. A fork of the cache would copy the keys and values of the
+            // context for each question. The context was prefilled without the methods. Clearing their memory therefore
+            // restores the state before the question.
             self.cache.truncate(response.context.len()).map_err(|source| ModelError::Layer { layer: 0, source })?;
             self.cache.forget_states();
             let (text, answer) = self.answer(question, &config)?;

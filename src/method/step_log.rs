@@ -19,12 +19,14 @@ pub(super) struct StepLog<'a> {
 }
 
 /// How many calls a layer has had.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct StepCounter(u64);
 
 impl KeyMemory for StepCounter {
-    /// A call stays counted if its keys are taken back.
+    /// A call stays counted if its keys are taken back or its sequences reordered.
     fn truncate(&mut self, _keys: usize) {}
+
+    fn reorder(&mut self, _indices: &[usize], _batch: usize) {}
 }
 
 impl<'a> StepLog<'a> {

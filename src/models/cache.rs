@@ -3,8 +3,8 @@ use burn::tensor::backend::Backend;
 use crate::{nn::KvCache, problem::AttentionError};
 
 /// The keys and values of a sequence in all layers of a [LanguageModel](super::LanguageModel), with the state of the
-/// methods.
-#[derive(Debug)]
+/// methods. A clone is a fork, as that of a [KvCache](KvCache#forks).
+#[derive(Debug, Clone)]
 pub struct LanguageModelCache<B: Backend> {
     layers: Vec<KvCache<B>>,
 }
@@ -49,6 +49,18 @@ impl<B: Backend> LanguageModelCache<B> {
     /// If a layer no longer holds the tokens that it needs.
     pub fn truncate(&mut self, length: usize) -> Result<(), AttentionError> {
         self.layers.iter_mut().try_for_each(|layer| layer.truncate(length))
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder] does in each layer.
+    ///
+    /// [LanguageModel::forward](super::LanguageModel::forward) takes one sequence. For several continuations of one
+    /// context, clone the cache.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder]. The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.layers.iter().try_for_each(|layer| layer.check_reorder(indices))?;
+        self.layers.iter_mut().try_for_each(|layer| layer.reorder(indices))
     }
 
     /// Clears the state of the methods and keeps the tokens. The methods draw again from the seed, and read all keys

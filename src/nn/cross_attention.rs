@@ -20,7 +20,7 @@ use crate::{
     masker::Masker,
     method::{MaskerChain, MaskerChainConfig, RecordError},
     problem::{AttentionError, Phase, Visibility},
-    state::LayerState,
+    state::{LayerState, check_indices},
 };
 
 /// Configuration to create a [SparseCrossAttention] layer using the [init function](Self::init).
@@ -153,7 +153,9 @@ pub struct SparseCrossAttention<B: Backend, M = MaskerChain<B>> {
 
 /// The keys and values of a context, which are computed once, and what selectors remember of them. A call that fails
 /// does not change the cache.
-#[derive(Debug)]
+///
+/// A clone shares keys and values for good, because they never change. What selectors remember is copied.
+#[derive(Debug, Clone)]
 pub struct SparseCrossAttentionCache<B: Backend> {
     memory: Option<KvCache<B>>,
     /// The phase of the next calls, if it was set.
@@ -170,6 +172,17 @@ impl<B: Backend> SparseCrossAttentionCache<B> {
     /// prefill. A later call is decoding if it has one query, and a prefill if it has more.
     pub fn set_phase(&mut self, phase: Option<Phase>) {
         self.phase = phase;
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder] does.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder]. The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        match &mut self.memory {
+            Some(memory) => memory.reorder(indices),
+            None => check_indices(indices, usize::MAX),
+        }
     }
 
     /// How many keys and values it holds of each context, padding included.

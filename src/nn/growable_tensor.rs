@@ -1,12 +1,18 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
 
-use crate::{device::check_size, kernels, problem::AttentionError};
+use crate::{
+    device::{as_indices, check_size},
+    kernels,
+    problem::AttentionError,
+};
 
 /// A tensor that grows along one dimension. A full buffer is replaced by a buffer of twice the length, so each position
 /// is copied a constant number of times on average.
 ///
 /// Positions at the front can be [given up](Self::give_up_before). The remaining positions keep their numbers, and the
 /// memory is then of the order of the remaining length.
+///
+/// A clone shares the memory. The first of the two that writes copies it once, and both then write in place.
 #[derive(Debug, Clone)]
 pub(super) struct GrowableTensor<B: Backend, const D: usize> {
     dim: usize,
@@ -73,20 +79,27 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
             return Ok(());
         }
         dims[self.dim] = self.next_capacity(added);
-        let too_large = || AttentionError::Shape {
-            tensor: name,
-            found: dims.to_vec(),
-            expected: "of a size that the memory can hold, with the reserved capacity in it".to_owned(),
-        };
-        let bytes = dims.iter().try_fold(new.dtype().size(), |bytes, &length| bytes.checked_mul(length));
-        let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
-        check_size::<B>(name, &dims, new.dtype(), &new.device())?;
-        // If this allocation fails, the allocation of the backend fails too, and that aborts the program.
-        match bytes < ASKED_FIRST || !kernels::in_host_memory(new) || Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
-        {
-            true => Ok(()),
-            false => Err(too_large()),
-        }
+        check_buffer(name, dims, new)
+    }
+
+    /// Checks that a buffer for a number of sequences can be made.
+    ///
+    /// # Errors
+    /// As [check_append](Self::check_append).
+    pub fn check_reorder(&self, name: &'static str, sequences: usize) -> Result<(), AttentionError> {
+        let Some(buffer) = &self.buffer else { return Ok(()) };
+        let mut dims = buffer.dims();
+        dims[0] = sequences;
+        check_buffer(name, dims, buffer)
+    }
+
+    /// Makes each sequence, of which dimension 0 counts the number, what the sequence of an index was.
+    pub fn reorder(&mut self, indices: &[usize]) {
+        self.buffer = self.buffer.take().map(|buffer| {
+            let numbers = indices.iter().map(|&index| index as i64).collect::<Vec<_>>();
+            let indices = Tensor::from_data(TensorData::new(numbers, [indices.len()]), &buffer.device());
+            buffer.select(0, as_indices(indices))
+        });
     }
 
     /// Appends a tensor that has the same size in all other dimensions.
@@ -175,6 +188,27 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
             None => moved,
         });
         self.start = self.needed;
+    }
+}
+
+/// Checks that a buffer of some dimensions can be made, of the kind of another tensor.
+fn check_buffer<B: Backend, const D: usize>(
+    name: &'static str,
+    dims: [usize; D],
+    like: &Tensor<B, D>,
+) -> Result<(), AttentionError> {
+    let too_large = || AttentionError::Shape {
+        tensor: name,
+        found: dims.to_vec(),
+        expected: "of a size that the memory can hold, with the reserved capacity in it".to_owned(),
+    };
+    let bytes = dims.iter().try_fold(like.dtype().size(), |bytes, &length| bytes.checked_mul(length));
+    let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_large)?;
+    check_size::<B>(name, &dims, like.dtype(), &like.device())?;
+    // If this allocation fails, the allocation of the backend fails too, and that aborts the program.
+    match bytes < ASKED_FIRST || !kernels::in_host_memory(like) || Vec::<u8>::new().try_reserve_exact(bytes).is_ok() {
+        true => Ok(()),
+        false => Err(too_large()),
     }
 }
 

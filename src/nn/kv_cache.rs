@@ -6,7 +6,10 @@ use super::{
     kv_part::{Part, check_tokens},
     unpadded_tokens::{UnpaddedTokens, pick},
 };
-use crate::{problem::AttentionError, state::LayerState};
+use crate::{
+    problem::AttentionError,
+    state::{LayerState, check_indices},
+};
 
 /// The keys and values that a layer has seen, and what its [maskers](crate::masker) remember of them.
 ///
@@ -20,6 +23,12 @@ use crate::{problem::AttentionError, state::LayerState};
 /// each sequence has its own buffer and its own state, which hold its real tokens only. Each sequence is then computed
 /// as if it were alone. [len](Self::len) and [truncate](Self::truncate) count padding, so they are the same for all
 /// sequences.
+///
+/// # Forks
+/// A clone is a fork: both caches hold the same tokens and go on independently, as two caches do that were given the same
+/// tokens. This answers many questions about one context, or keeps the beams of a search. The buffers are shared until
+/// one of the caches takes in a token. That cache then copies its buffers once, with their reserved room, and both write
+/// in place afterwards. What the maskers remember is copied by the clone itself.
 ///
 /// # Sliding windows
 /// In a layer with a [sliding window](super::GroupedQueryAttentionConfig::sliding_window), the cache gives up the
@@ -47,6 +56,7 @@ use crate::{problem::AttentionError, state::LayerState};
 /// # }
 /// # Ok::<(), sparse_attention_hub::attention::AttentionError>(())
 /// ```
+#[derive(Clone)]
 pub struct KvCache<B: Backend> {
     seed: u64,
     capacity: usize,
@@ -242,6 +252,53 @@ impl<B: Backend> KvCache<B> {
         }
         self.cut(length);
         Ok(())
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, in the buffers and in the [state](Self::state), for
+    /// the beams of a search. An index may be there more than once or not at all, and the batch may become larger or
+    /// smaller. The keys and values are copied, unless the sequences are [apart](Self::is_apart): buffers are then shared
+    /// as by a [fork](#forks). The cache gives what it would give had the sequences been in this order from the start.
+    ///
+    /// A cache that never held a token has no number of sequences yet, and stays as it is.
+    ///
+    /// # Errors
+    /// If there is no index, one is not below the number of sequences, or the memory cannot hold so many sequences. The
+    /// cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.check_reorder(indices)?;
+        if self.sequences().is_none_or(|batch| indices.iter().copied().eq(0..batch)) {
+            return Ok(());
+        }
+        match &mut self.real {
+            Some(real) => {
+                real.reorder(indices);
+                self.parts = indices.iter().map(|&index| self.parts[index].clone()).collect();
+                Ok(())
+            }
+            None => self.parts[0].reorder(indices),
+        }
+    }
+
+    /// Checks that the cache can be [reordered](Self::reorder).
+    ///
+    /// # Errors
+    /// As [reorder](Self::reorder).
+    pub(crate) fn check_reorder(&self, indices: &[usize]) -> Result<(), AttentionError> {
+        check_indices(indices, self.sequences().unwrap_or(usize::MAX))?;
+        if self.is_apart() {
+            return Ok(());
+        }
+        let Part { keys, values, .. } = &self.parts[0];
+        keys.check_reorder("keys", indices.len())?;
+        values.check_reorder("values", indices.len())
+    }
+
+    /// The number of sequences for which there are buffers, once it is known.
+    fn sequences(&self) -> Option<usize> {
+        match &self.real {
+            Some(real) => Some(real.batch()),
+            None => self.parts[0].keys.buffer().map(|buffer| buffer.dims()[0]),
+        }
     }
 
     /// The smallest length to which the cache can be [truncated](Self::truncate).

@@ -4,6 +4,7 @@ use super::growable_tensor::GrowableTensor;
 use crate::{problem::AttentionError, state::LayerState};
 
 /// The keys and values of one sequence, or of all sequences of a batch without padding.
+#[derive(Clone)]
 pub(super) struct Part<B: Backend> {
     pub keys: GrowableTensor<B, 4>,
     pub values: GrowableTensor<B, 4>,
@@ -38,6 +39,14 @@ impl<B: Backend> Part<B> {
         self.keys.truncate(length);
         self.values.truncate(length);
         self.state.truncate(length.saturating_sub(self.given_up));
+    }
+
+    /// Makes each sequence what the sequence of an index was. The indices must have been checked.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.state.reorder(indices)?;
+        self.keys.reorder(indices);
+        self.values.reorder(indices);
+        Ok(())
     }
 
     /// The state, which counts keys from the first [stored](GrowableTensor::start) key on.

@@ -4,14 +4,15 @@ use super::{
     growable_tensor::GrowableTensor,
     kv_cache::{KvCache, Undo},
 };
+use crate::{problem::AttentionError, state::check_indices};
 
 /// Keys and values of the positions that a [SparseMultiHeadAttention](super::SparseMultiHeadAttention) has seen, and
 /// what its selectors remember of them.
 ///
 /// It has the constructors of burn's `MhaCache`. Keys and values are stored in buffers with reserved space. A step
 /// computes the new positions only: earlier positions are neither copied nor computed again. A step that fails does not
-/// change the cache.
-#[derive(Debug)]
+/// change the cache. A clone is a fork, as that of a [KvCache](KvCache#forks).
+#[derive(Debug, Clone)]
 pub struct MhaCache<B: Backend> {
     /// Keys and values. The layer creates them, because it knows the seed.
     pub(super) past: Option<KvCache<B>>,
@@ -58,6 +59,31 @@ impl<B: Backend> MhaCache<B> {
     /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder] does.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder]. The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.check_reorder(indices)?;
+        if let Some(past) = &mut self.past {
+            past.reorder(indices)?;
+        }
+        self.context.reorder(indices);
+        Ok(())
+    }
+
+    /// Checks that the cache can be [reordered](Self::reorder).
+    ///
+    /// # Errors
+    /// As [reorder](Self::reorder).
+    pub(super) fn check_reorder(&self, indices: &[usize]) -> Result<(), AttentionError> {
+        match &self.past {
+            Some(past) => past.check_reorder(indices)?,
+            None => check_indices(indices, usize::MAX)?,
+        }
+        self.context.check_reorder("context", indices.len())
     }
 
     /// Empties the cache for another sequence.

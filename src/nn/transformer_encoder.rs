@@ -372,8 +372,9 @@ impl<B: Backend, M: Masker<B>> SparseTransformerEncoder<B, M> {
     }
 }
 
-/// What a [SparseTransformerEncoder] remembers of the positions it has seen.
-#[derive(Debug)]
+/// What a [SparseTransformerEncoder] remembers of the positions it has seen. A clone is a fork, as that of a
+/// [KvCache](super::KvCache#forks).
+#[derive(Debug, Clone)]
 pub struct SparseTransformerEncoderAutoregressiveCache<B: Backend> {
     layers: Vec<MhaCache<B>>,
     /// The output of all positions so far, `[batch, length, d_model]`. Only `forward_autoregressive_inference` fills
@@ -385,6 +386,19 @@ impl<B: Backend> SparseTransformerEncoderAutoregressiveCache<B> {
     /// The caches of the layers.
     pub fn layers(&self) -> &[MhaCache<B>] {
         &self.layers
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, as [KvCache::reorder](super::KvCache::reorder)
+    /// does in each layer.
+    ///
+    /// # Errors
+    /// As [KvCache::reorder](super::KvCache::reorder). The cache is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        self.layers.iter().try_for_each(|layer| layer.check_reorder(indices))?;
+        self.output.check_reorder("output", indices.len())?;
+        self.layers.iter_mut().try_for_each(|layer| layer.reorder(indices))?;
+        self.output.reorder(indices);
+        Ok(())
     }
 
     /// Empties the cache for another sequence.

@@ -87,6 +87,11 @@ impl UnpaddedTokens {
         Self { columns: self.columns.saturating_sub(first), rows: self.rows.iter().map(row).collect() }
     }
 
+    /// Makes each sequence what the sequence of an index was.
+    pub fn reorder(&mut self, indices: &[usize]) {
+        self.rows = indices.iter().map(|&index| self.rows[index].clone()).collect();
+    }
+
     /// Removes the columns from number `columns` on.
     pub fn truncate(&mut self, columns: usize) {
         self.columns = self.columns.min(columns);

@@ -99,6 +99,16 @@ pub enum AttentionError {
         /// The smallest length to which it can go back.
         earliest: usize,
     },
+    /// A cache is reordered, but it does not hold one of the sequences.
+    #[error("`indices[{place}]` is {found}, but must be below {batch}, the number of sequences that are there")]
+    NoSequence {
+        /// The place in the indices.
+        place: usize,
+        /// The index.
+        found: usize,
+        /// The number of sequences.
+        batch: usize,
+    },
     /// A scorer has no weights for a layer.
     #[error("the scorer `{scorer}` has no weights for layer {layer}; {origin} has them for the layers {known}")]
     NoWeights {

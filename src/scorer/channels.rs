@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Context, RowScorer, Scorer, ScorerConfig, ShareGroup,
-    keys::{Host, KeyCursor, all_scores},
+    keys::{Host, KeyCursor, all_scores, reorder},
     labels::Labels,
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
@@ -163,7 +163,7 @@ fn read(path: &Path, selection: ChannelSelection) -> Result<BTreeMap<usize, Vec<
 }
 
 /// The labels of the keys, by query head.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Memory {
     cursor: KeyCursor,
     by_head: Vec<Labels>,
@@ -173,6 +173,11 @@ impl KeyMemory for Memory {
     fn truncate(&mut self, keys: usize) {
         self.by_head.iter_mut().for_each(|labels| labels.truncate(keys));
         self.cursor.truncate(keys);
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        reorder(&mut self.by_head, indices, batch);
+        self.cursor.reorder(indices, batch);
     }
 }
 

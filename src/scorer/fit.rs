@@ -78,7 +78,7 @@ impl Fit {
 }
 
 /// The fits of a sequence, with the fitted content for each number of keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fits<T> {
     fits: Vec<Fitted<T>>,
     /// The number of keys of the first call that are still there.
@@ -86,7 +86,7 @@ pub(crate) struct Fits<T> {
 }
 
 /// A content that is fitted to the first `to` keys and has processed the first `keys` keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Fitted<T> {
     to: usize,
     keys: usize,
@@ -148,6 +148,11 @@ impl<T: Default> Fits<T> {
     pub fn of_row(&self, fit: Fit, row: &RowKeys) -> Option<&T> {
         let to = fit.of_row(row.prefix(), self.first_call)?;
         self.fits.iter().find(|fitted| fitted.to == to).map(|fitted| &fitted.content)
+    }
+
+    /// Gives the content of each fit.
+    pub fn contents_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.fits.iter_mut().map(|fitted| &mut fitted.content)
     }
 
     /// Removes all but the first `keys` keys, and the fits that were made from removed keys. `cut` gets the content,

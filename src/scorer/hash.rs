@@ -11,7 +11,7 @@ use statrs::function::erf::erf;
 use super::{
     Context, HashWeights, RowScorer, Scorer, ScorerConfig,
     hash_weights::{FEW, of_few},
-    keys::{Host, KeyCursor, all_scores, truncate},
+    keys::{Host, KeyCursor, all_scores, reorder, truncate},
 };
 use crate::{
     config::{ConfigError, limits},
@@ -141,7 +141,7 @@ impl<B: Backend> ScorerConfig<B> for HashConfig {
 }
 
 /// The packed signatures of the keys, by query head.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Signatures {
     cursor: KeyCursor,
     by_head: Vec<Vec<u32>>,
@@ -151,6 +151,11 @@ impl KeyMemory for Signatures {
     fn truncate(&mut self, keys: usize) {
         self.by_head.iter_mut().for_each(|signatures| truncate(signatures, self.cursor.keys(), keys));
         self.cursor.truncate(keys);
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        reorder(&mut self.by_head, indices, batch);
+        self.cursor.reorder(indices, batch);
     }
 }
 

@@ -105,6 +105,11 @@ impl KeyCursor {
         self.keys
     }
 
+    /// Follows a [reorder] of the sequences of a batch.
+    pub fn reorder(&mut self, indices: &[usize], batch: usize) {
+        self.heads = self.heads / batch * indices.len();
+    }
+
     /// Goes back to a number of keys.
     pub fn truncate(&mut self, keys: usize) {
         self.keys = self.keys.min(keys);
@@ -116,6 +121,12 @@ pub(crate) fn truncate<T>(list: &mut Vec<T>, count: usize, keys: usize) {
     if keys < count {
         list.truncate(list.len() / count * keys);
     }
+}
+
+/// Makes sequence `i` of a batch what sequence `indices[i]` was, in a list by head of all sequences.
+pub(crate) fn reorder<T: Clone>(by_head: &mut Vec<T>, indices: &[usize], batch: usize) {
+    let heads = by_head.len() / batch;
+    *by_head = indices.iter().flat_map(|&index| &by_head[index * heads..][..heads]).cloned().collect();
 }
 
 /// Makes the scores of all pairs from the scores of each query, and adds the bias of the visibility.

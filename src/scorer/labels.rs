@@ -6,7 +6,7 @@ use crate::kernels::cpu::{LABELS_AT_A_TIME, Label, Steps, add_label_products};
 /// Labels are stored in blocks of [LABELS_AT_A_TIME] keys, `[block, channel, key]`. The dot products of all keys in a
 /// block are then computed side by side, one channel after the other. A number takes a byte if it is quantised to 8
 /// bits or less.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Labels {
     channels: usize,
     bits: u32,
@@ -17,7 +17,7 @@ pub(crate) struct Labels {
     step: Vec<f32>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Codes {
     Bytes(Vec<u8>),
     Reals(Vec<f32>),

@@ -35,7 +35,7 @@ pub(crate) use fit::Fits;
 pub(crate) use hash::repeat_heads;
 pub use hash::{Activation, Hash, HashConfig};
 pub use hash_weights::{HashWeights, HeadLinear, HeadPerceptrons, LayerPerceptrons};
-pub(crate) use keys::{Host, dot, pack, truncate};
+pub(crate) use keys::{Host, dot, pack, reorder, truncate};
 pub use oracle::{Oracle, OracleConfig};
 pub use pages::{PageFit, Pages, PagesConfig};
 pub use pq::{Pq, PqConfig};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Context, RowScorer, Scorer, ScorerConfig,
-    keys::{Host, KeyCursor, all_scores, truncate},
+    keys::{Host, KeyCursor, all_scores, reorder, truncate},
     quantize::{Rounding, pseudo_quantize},
     validate_label_bits,
 };
@@ -84,7 +84,7 @@ struct Bounds {
 }
 
 /// The bounds of all key-value heads.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Memory {
     cursor: KeyCursor,
     page_size: usize,
@@ -105,6 +105,12 @@ impl KeyMemory for Memory {
             }
             self.cursor.truncate(pages * self.page_size);
         }
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        reorder(&mut self.exact, indices, batch);
+        reorder(&mut self.quantized, indices, batch);
+        self.cursor.reorder(indices, batch);
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Context, Fit, RowScorer, Scorer, ScorerConfig,
     fit::Fits,
-    keys::{Host, all_scores, dot},
+    keys::{Host, all_scores, dot, reorder},
 };
 use crate::{
     config::{ConfigError, limits},
@@ -104,12 +104,12 @@ impl Part {
 }
 
 /// The parts of each key-value head of each sequence in the batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Codebook {
     by_head: Vec<Vec<Part>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Codebooks(Fits<Codebook>);
 
 impl KeyMemory for Codebooks {
@@ -118,6 +118,10 @@ impl KeyMemory for Codebooks {
             codebook.by_head.iter_mut().flatten().for_each(|part| part.codes.truncate(keys));
             true
         });
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        self.0.contents_mut().for_each(|codebook| reorder(&mut codebook.by_head, indices, batch));
     }
 }
 

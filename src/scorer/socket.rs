@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Context, RowScorer, Scorer, ScorerConfig,
-    keys::{Host, KeyCursor, all_scores, dot, truncate},
+    keys::{Host, KeyCursor, all_scores, dot, reorder, truncate},
 };
 use crate::{
     config::{ConfigError, limits},
@@ -61,7 +61,7 @@ impl<B: Backend> ScorerConfig<B> for SocketConfig {
 }
 
 /// The random directions, and the buckets of the keys for each key-value head.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Buckets {
     cursor: KeyCursor,
     /// `tables * bits` directions, one after the other.
@@ -77,6 +77,12 @@ impl KeyMemory for Buckets {
         self.by_head.iter_mut().for_each(|buckets| truncate(buckets, self.cursor.keys(), keys));
         self.norms.iter_mut().for_each(|norms| norms.truncate(keys));
         self.cursor.truncate(keys);
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        reorder(&mut self.by_head, indices, batch);
+        reorder(&mut self.norms, indices, batch);
+        self.cursor.reorder(indices, batch);
     }
 }
 

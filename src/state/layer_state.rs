@@ -1,14 +1,10 @@
-use std::{
-    any::{Any, TypeId},
-    collections::HashMap,
-    fmt,
-};
+use std::{any::TypeId, collections::HashMap, fmt};
 
 use burn::tensor::backend::Backend;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::SamplingReport;
+use super::{KeyMemory, SamplingReport, memory::Memory};
 use crate::problem::{AttentionError, AttentionInputs, Phase};
 
 /// What a method keeps between the calls of one layer: the seed of its random numbers, and what its parts remember of
@@ -18,7 +14,9 @@ use crate::problem::{AttentionError, AttentionInputs, Phase};
 /// [cut back](Self::truncate) with the KV cache. What is drawn for a query depends on the seed, the layer, the head and
 /// the position of the query alone: not on how a prompt is cut into calls, and not on the row of the batch. Another draw
 /// for the same query takes another seed.
-#[derive(Default)]
+///
+/// A clone has a copy of all memories. Both states then go on independently, and both draw from the same seed.
+#[derive(Default, Clone)]
 pub struct LayerState {
     seed: u64,
     layer: usize,
@@ -48,17 +46,22 @@ struct Sequence {
     keys: usize,
 }
 
-/// A memory of keys that can be cut back, see [LayerState::key_memory].
-pub trait KeyMemory: Default + Send + 'static {
-    /// Forgets all but the first `keys`, and whatever else came of the others. The memory may forget more, as long as it
-    /// knows what to make anew when keys come next.
-    fn truncate(&mut self, keys: usize);
-}
+/// The place of the number of sequences among the fixed lengths.
+const BATCH: usize = 0;
 
-struct Memory {
-    content: Box<dyn Any + Send>,
-    /// [KeyMemory::truncate] of its type, if it has one.
-    truncate: Option<fn(&mut dyn Any, usize)>,
+/// Checks the indices of sequences, of which there are `batch`.
+///
+/// # Errors
+/// If there is no index, or one is too large.
+pub(crate) fn check_indices(indices: &[usize], batch: usize) -> Result<(), AttentionError> {
+    if indices.is_empty() {
+        let allowed = "at least one index of a sequence";
+        return Err(AttentionError::Value { field: "indices", value: "[]".to_owned(), allowed });
+    }
+    match indices.iter().enumerate().find(|(_, index)| **index >= batch) {
+        Some((place, &found)) => Err(AttentionError::NoSequence { place, found, batch }),
+        None => Ok(()),
+    }
 }
 
 impl LayerState {
@@ -164,23 +167,18 @@ impl LayerState {
 
     /// What the masker at work has remembered under a type of its own: its default at first, and then what earlier calls
     /// left in it. [Self::truncate] forgets it.
-    pub fn memory<T: Default + Send + 'static>(&mut self) -> &mut T {
-        self.remembered(None)
+    pub fn memory<T: Clone + Default + Send + 'static>(&mut self) -> &mut T {
+        self.remembered(Memory::of::<T>)
     }
 
     /// The same for what is remembered of keys one by one, which [Self::truncate] cuts back instead.
     pub fn key_memory<T: KeyMemory>(&mut self) -> &mut T {
-        self.remembered(Some(|memory, keys| {
-            if let Some(memory) = memory.downcast_mut::<T>() {
-                memory.truncate(keys);
-            }
-        }))
+        self.remembered(Memory::of_keys::<T>)
     }
 
-    fn remembered<T: Default + Send + 'static>(&mut self, truncate: Option<fn(&mut dyn Any, usize)>) -> &mut T {
+    fn remembered<T: Clone + Default + Send + 'static>(&mut self, new: fn() -> Memory) -> &mut T {
         let place = (self.phase, self.place, TypeId::of::<T>());
-        let memory = self.memories.entry(place).or_insert_with(|| Memory { content: Box::<T>::default(), truncate });
-        match memory.content.downcast_mut() {
+        match self.memories.entry(place).or_insert_with(new).content() {
             Some(memory) => memory,
             None => unreachable!("a memory is only ever stored under the identity of its own type"),
         }
@@ -192,8 +190,23 @@ impl LayerState {
         if let Some(sequence) = &mut self.sequence {
             sequence.keys = sequence.keys.min(keys);
         }
-        self.memories
-            .retain(|_, memory| memory.truncate.map(|truncate| truncate(memory.content.as_mut(), keys)).is_some());
+        self.memories.retain(|_, memory| memory.truncate(keys));
+    }
+
+    /// Makes sequence `i` of the batch what sequence `indices[i]` was, for the beams of a search. An index may be there
+    /// more than once or not at all, and the batch may become larger or smaller. What maskers do next is what they would
+    /// do had the sequences been in this order from the start. Memories that are not [of keys](Self::key_memory) are
+    /// forgotten. A state that has seen no inputs stays as it is.
+    ///
+    /// # Errors
+    /// If there is no index, or one is not below the number of sequences. The state is then as before.
+    pub fn reorder(&mut self, indices: &[usize]) -> Result<(), AttentionError> {
+        let Some(sequence) = &mut self.sequence else { return check_indices(indices, usize::MAX) };
+        let (_, batch) = &mut sequence.fixed[BATCH];
+        check_indices(indices, *batch)?;
+        let before = std::mem::replace(batch, indices.len());
+        self.memories.retain(|_, memory| memory.reorder(indices, before));
+        Ok(())
     }
 
     /// Takes the first keys as gone: those of the next call are counted from the one after them. For methods that
@@ -297,6 +310,15 @@ mod tests {
 
     type B = crate::backend::Selected;
 
+    #[derive(Clone, Default)]
+    struct Keys(Vec<u32>);
+
+    impl KeyMemory for Keys {
+        fn truncate(&mut self, keys: usize) {
+            self.0.truncate(keys);
+        }
+    }
+
     fn inputs([batch, heads, queries, keys]: [usize; 4], layer: usize) -> AttentionInputs<B> {
         let device = Default::default();
         let tensor = |length| burn::tensor::Tensor::ones([batch, heads, length, 2], &device);
@@ -365,13 +387,6 @@ mod tests {
 
     #[test]
     fn memories_of_keys_are_cut_back_and_others_forgotten() {
-        #[derive(Default)]
-        struct Keys(Vec<u32>);
-        impl KeyMemory for Keys {
-            fn truncate(&mut self, keys: usize) {
-                self.0.truncate(keys);
-            }
-        }
         let mut state = LayerState::new(1);
         state.memory::<Vec<u32>>().push(1);
         state.key_memory::<Keys>().0.extend([1, 2, 3]);
@@ -380,5 +395,53 @@ mod tests {
         assert_eq!(state.key_memory::<Keys>().0, [1, 2]);
         state.clear();
         assert!(state.key_memory::<Keys>().0.is_empty());
+    }
+
+    #[test]
+    fn memories_of_keys_are_reordered_and_others_forgotten() {
+        #[derive(Clone, Default)]
+        struct Sequences(Vec<char>);
+        impl KeyMemory for Sequences {
+            fn truncate(&mut self, _keys: usize) {}
+            fn reorder(&mut self, indices: &[usize], batch: usize) {
+                assert_eq!(self.0.len(), batch);
+                self.0 = indices.iter().map(|&index| self.0[index]).collect();
+            }
+        }
+        let mut state = LayerState::new(1);
+        assert_eq!(state.reorder(&[7]), Ok(()));
+        assert_eq!(state.continue_with(&inputs([3, 2, 3, 5], 0)), Ok(()));
+        state.memory::<Vec<u32>>().push(1);
+        state.key_memory::<Keys>().0.extend([1, 2, 3]);
+        state.key_memory::<Sequences>().0.extend(['a', 'b', 'c']);
+        assert!(matches!(state.reorder(&[]), Err(AttentionError::Value { field: "indices", .. })));
+        let error = AttentionError::NoSequence { place: 1, found: 3, batch: 3 };
+        assert_eq!(error.to_string(), "`indices[1]` is 3, but must be below 3, the number of sequences that are there");
+        assert_eq!(state.reorder(&[0, 3]), Err(error));
+        assert_eq!(state.key_memory::<Keys>().0, [1, 2, 3]);
+        assert_eq!(state.reorder(&[2, 0, 2, 2]), Ok(()));
+        assert!(state.memory::<Vec<u32>>().is_empty() && state.key_memory::<Keys>().0.is_empty());
+        assert_eq!(state.key_memory::<Sequences>().0, ['c', 'a', 'c', 'c']);
+        assert!(state.continue_with(&inputs([3, 2, 1, 6], 0)).is_err());
+        assert_eq!(state.continue_with(&inputs([4, 2, 1, 6], 0)), Ok(()));
+        assert_eq!(state.reorder(&[1]), Ok(()));
+        assert_eq!(state.key_memory::<Sequences>().0, ['a']);
+    }
+
+    #[test]
+    fn a_clone_remembers_the_same_and_goes_on_independently() {
+        let mut state = LayerState::new(1).with_layer(2);
+        state.memory::<Vec<u32>>().push(1);
+        state.key_memory::<Keys>().0.extend([1, 2, 3]);
+        assert_eq!(state.continue_with(&inputs([1, 2, 3, 5], 2)), Ok(()));
+        let mut fork = state.clone();
+        assert_eq!((fork.layer(), &*fork.memory::<Vec<u32>>()), (2, &vec![1]));
+        assert!(fork.continue_with(&inputs([1, 2, 1, 4], 2)).is_err());
+        fork.key_memory::<Keys>().0.push(4);
+        state.truncate(2);
+        assert_eq!(fork.key_memory::<Keys>().0, [1, 2, 3, 4]);
+        assert_eq!(state.key_memory::<Keys>().0, [1, 2]);
+        fork.truncate(1);
+        assert_eq!((fork.key_memory::<Keys>().0.len(), state.key_memory::<Keys>().0.len()), (1, 2));
     }
 }

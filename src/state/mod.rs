@@ -2,8 +2,10 @@
 //! public paths of these types are in [masker](crate::masker).
 
 mod layer_state;
+mod memory;
 mod sampling_report;
 
-pub(crate) use layer_state::mix;
-pub use layer_state::{KeyMemory, LayerState, Randomness};
+pub use layer_state::{LayerState, Randomness};
+pub(crate) use layer_state::{check_indices, mix};
+pub use memory::KeyMemory;
 pub use sampling_report::{RowSample, SamplingReport};

@@ -25,6 +25,8 @@ mod devices;
 mod efficient;
 #[path = "../examples.rs"]
 mod examples;
+#[path = "../forked_caches.rs"]
+mod forked_caches;
 #[path = "../gradients.rs"]
 mod gradients;
 #[path = "../hidden/mod.rs"]

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use burn::tensor::{Tensor, backend::Backend};
 use sparse_attention_hub::{
     adapters::Recorder,
-    attention::Phase,
+    attention::{AttentionError, Phase},
     eval::{Perplexity, PerplexityConfig, Recording},
-    models::{Generated, GenerationConfig, LanguageModel, Pretrained, SamplingConfig, StopReason},
+    models::{Generated, GenerationConfig, LanguageModel, LanguageModelCache, Pretrained, SamplingConfig, StopReason},
     nn::AttentionMode,
 };
 
@@ -28,6 +28,35 @@ fn generate<B: Backend>(pretrained: &Pretrained<B>, config: &GenerationConfig) -
     // The last token was not an input of the model.
     assert_eq!(cache.len(), prompt.len() + written.generated.tokens.len() - 1);
     (written.generated, written.text)
+}
+
+/// A context is read once and continued in two ways.
+pub fn forks_of_a_context_give_what_separate_caches_give<B: Backend>() {
+    let pretrained =
+        text_model::<B>(r#"[{"type": "pq_cache", "heavy_size": 6, "pq_sub_dim": 4, "pq_bits": 2, "fit": 5}]"#);
+    let (model, mode) = (&pretrained.model, &mut AttentionMode::Sparse);
+    let [context, one, other] =
+        [TEXT, " Why?", " An answer."].map(|text| pretrained.tokenizer.encode(text, false).unwrap());
+    let mut first = model.cache(5);
+    model.forward(&context, &mut first, mode).unwrap();
+    let mut second = first.clone();
+    let mut run =
+        |tokens: &[u32], cache: &mut LanguageModelCache<B>| model.forward(tokens, cache, mode).unwrap().to_data();
+    let mut separate = |tokens: &[u32]| {
+        let mut cache = model.cache(5);
+        run(&context, &mut cache);
+        [run(tokens, &mut cache), run(&tokens[..1], &mut cache)]
+    };
+    let wanted = [separate(&one), separate(&other)];
+    let begun = [run(&one, &mut first), run(&other, &mut second)];
+    // Each layer has one sequence.
+    assert_eq!(first.reorder(&[0]), Ok(()));
+    assert!(matches!(first.reorder(&[1]), Err(AttentionError::NoSequence { place: 0, found: 1, batch: 1 })));
+    let ended = [run(&one[..1], &mut first), run(&other[..1], &mut second)];
+    assert_eq!((first.len(), second.len()), (context.len() + one.len() + 1, context.len() + other.len() + 1));
+    for ((begun, ended), wanted) in begun.into_iter().zip(ended).zip(wanted) {
+        assert_eq!([begun, ended], wanted);
+    }
 }
 
 pub fn generation_stops_where_it_should<B: Backend>() {

@@ -1,7 +1,7 @@
 //! MagicPIG's memory of the keys: their signatures in the hash tables.
 
 use crate::{
-    scorer::{Fits, dot, pack, truncate},
+    scorer::{Fits, dot, pack, reorder, truncate},
     state::KeyMemory,
 };
 
@@ -9,7 +9,7 @@ use crate::{
 const HEADROOM: f32 = 1.5;
 
 /// The directions and the hashed keys of a layer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tables {
     /// `lsh_l * lsh_k` directions of `head_dim + 1` numbers, table after table.
     pub directions: Vec<f32>,
@@ -17,7 +17,7 @@ pub(super) struct Tables {
 }
 
 /// The hashed keys of each key-value head. Heads are counted over the batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct FittedTables {
     pub by_head: Vec<HeadTables>,
 }
@@ -48,6 +48,10 @@ impl KeyMemory for Tables {
             // If `M` comes from keys that are gone, the tables are fitted again.
             tables.by_head.iter().all(|tables| tables.scaled_at <= keys)
         });
+    }
+
+    fn reorder(&mut self, indices: &[usize], batch: usize) {
+        self.fits.contents_mut().for_each(|tables| reorder(&mut tables.by_head, indices, batch));
     }
 }
 
