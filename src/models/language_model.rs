@@ -29,7 +29,7 @@ use crate::{
 /// let method = MaskerChainConfig::from_file("configs/streaming_llm.json")?;
 /// let model = LanguageModel::<Flex>::from_directory("folder", &method, DType::F32, &Default::default())?;
 /// let mut cache = model.cache(42);
-/// The context uses dense attention. The tokens after it attend through the method.
+/// // The context uses dense attention. The tokens after it attend through the method.
 /// model.forward(&[0, 517, 481], &mut cache, &mut AttentionMode::Dense)?;
 /// let hidden = model.forward(&[822], &mut cache, &mut AttentionMode::Sparse)?;
 /// assert_eq!(model.logits(hidden).dims()[..2], [1, 1]);
