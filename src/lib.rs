@@ -5,7 +5,39 @@
 //! attention [method]. The resulting [mask] is stored in the cheapest form that can express it. [Attention](attention)
 //! runs over the kept keys and reports its distance from dense attention.
 //!
-//! # Example
+//! # Where to start
+//! | you want to | start with |
+//! |---|---|
+//! | swap a layer of a burn model | [SparseMultiHeadAttention](nn::SparseMultiHeadAttention), [SparseTransformerEncoder](nn::SparseTransformerEncoder) and the other layers in [nn]; [sparse_attention](nn::sparse_attention) if the model computes attention in its own code |
+//! | study a method, or write one | [ResearchAttention](method::ResearchAttention) and its [report](attention::AttentionReport); the traits [Masker](masker::Masker) and [Scorer](scorer::Scorer); [eval], [metrics] and [tune] |
+//! | train with sparse attention | the same layers on burn's `Autodiff` backend (feature `train`): gradients flow through the kept keys |
+//! | run a checkpoint of a language model | the modules `models` and [adapters] (feature `hf`) |
+//!
+//! A method is a list in a JSON file, or an object with lists for the prefill and for decoding, see
+//! [MaskerChainConfig](method::MaskerChainConfig).
+//!
+//! # Swap a layer
+//! ```
+//! # #[cfg(feature = "flex")] {
+//! use burn::{
+//!     nn::attention::MultiHeadAttentionConfig,
+//!     tensor::{Distribution, Tensor},
+//! };
+//! use burn_flex::Flex;
+//! use sparse_attention_hub::prelude::*;
+//!
+//! let device = Default::default();
+//! let dense = MultiHeadAttentionConfig::new(64, 8).init::<Flex>(&device);
+//! let method = r#"[{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 16}]"#;
+//! let method = MaskerChainConfig::from_json(method)?.init::<Flex>(&device)?;
+//! let sparse = SparseMultiHeadAttention::from(dense).with_maskers(method);
+//! let tokens = Tensor::<Flex, 3>::random([1, 100, 64], Distribution::Default, &device);
+//! assert_eq!(sparse.forward(MhaInput::self_attn(tokens).causal()).context.dims(), [1, 100, 64]);
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Study a method
 //! ```
 //! # #[cfg(feature = "flex")] {
 //! use burn::tensor::{Distribution, Tensor};
