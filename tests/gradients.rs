@@ -165,7 +165,14 @@ fn untracked_tensors_get_no_gradient<B: Backend>() {
             let leaf = |at, tensor: &Leaf<_>| if wants(at) { tensor.clone().require_grad() } else { tensor.clone() };
             let leaves = [leaf(0, inputs.queries()), leaf(1, inputs.keys()), leaf(2, inputs.values())];
             let output = masked(&over(&inputs, leaves.clone()), &mask);
-            assert_eq!(numbers(output.clone()), numbers(inside(&inputs, &mask)), "forward for {wanted:b}");
+            let [found, without] = [numbers(output.clone()), numbers(inside(&inputs, &mask))];
+            match native_path::<Autodiff<B>>() {
+                true => assert_eq!(found, without, "forward for {wanted:b}"),
+                // In tensor operations, autodiff multiplies by a reciprocal in place of dividing: two roundings more.
+                false => {
+                    assert_same(&[found], &[without], 2.0 * f64::from(f32::EPSILON), &format!("forward for {wanted:b}"))
+                }
+            }
             if wanted == 0 {
                 continue;
             }

@@ -137,12 +137,20 @@ fn attend_block<B: Backend>(
     let numerator = weigh(exponentials.clone(), values, dropped.as_ref());
     let nothing = denominator.clone().equal_elem(0.0);
     let divisor = denominator.clone().mask_fill(nothing, 1.0);
-    let factor = reciprocal(divisor);
+    // Without a gradient the quotient is plain: on wgpu, reciprocals in f64 are not numbers.
+    let factor = B::ad_enabled(&divisor.device()).then(|| reciprocal(divisor.clone()));
+    let normalised = |sum: Tensor<B, 4>| match &factor {
+        Some(factor) => sum * factor.clone(),
+        None => sum / divisor.clone(),
+    };
     AttentionOutput {
-        output: cast(numerator.clone() * factor.clone(), inputs.queries().dtype()),
-        weights: requested.weights.then(|| exponentials * factor.clone()),
+        output: cast(normalised(numerator.clone()), inputs.queries().dtype()),
+        weights: requested.weights.then(|| normalised(exponentials)),
         statistics: requested.statistics.then(|| SoftmaxStatistics {
-            log_sum_exp: logarithm(denominator.clone(), factor) + maximum.clone(),
+            log_sum_exp: match &factor {
+                Some(factor) => logarithm(denominator.clone(), factor.clone()),
+                None => denominator.clone().log(),
+            } + maximum.clone(),
             maximum,
             numerator,
             denominator,

@@ -95,10 +95,7 @@ pub(crate) fn visible_logits<B: Backend>(inputs: &AttentionInputs<B>) -> Result<
 /// divisor. On ndarray this reciprocal is an approximation of 12 bits. The gradient of `1 / tensor` uses a division
 /// instead.
 pub(crate) fn reciprocal<B: Backend>(tensor: Tensor<B, 4>) -> Tensor<B, 4> {
-    // The ones are made in f32 and cast, because a device may not be able to make constants of every type in which it
-    // computes.
-    let ones = Tensor::ones(tensor.dims(), (&tensor.device(), DType::F32));
-    cast(ones, tensor.dtype()) / tensor
+    tensor.ones_like() / tensor
 }
 
 /// The logarithm of numbers whose [reciprocals](reciprocal) are already computed. The reciprocals are the gradient of
