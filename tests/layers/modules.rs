@@ -5,14 +5,15 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use serde_json::json;
+#[cfg(feature = "flex")]
+use sparse_attention_hub::nn::{MhaCache, SparseCrossAttentionCache, TransformerEncoderInput};
 use sparse_attention_hub::{
     attention::{AttentionError, Phase},
     masker::{ConfigError, SinkConfig},
     method::ResearchAttention,
     nn::{
-        GroupedQueryAttentionConfig, KvCache, MhaCache, MhaInput, SparseCrossAttentionCache,
-        SparseCrossAttentionConfig, SparseMultiHeadAttention, SparseMultiHeadAttentionConfig, SparseTransformerEncoder,
-        SparseTransformerEncoderConfig, TransformerEncoderInput,
+        GroupedQueryAttentionConfig, KvCache, MhaInput, SparseCrossAttentionConfig, SparseMultiHeadAttention,
+        SparseMultiHeadAttentionConfig, SparseTransformerEncoder, SparseTransformerEncoderConfig,
     },
     prelude::*,
 };

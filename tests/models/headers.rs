@@ -2,9 +2,8 @@
 
 use std::time::Instant;
 
-use burn_flex::Flex;
 use serde_json::json;
-use sparse_attention_hub::{FileError, models::ModelError};
+use sparse_attention_hub::{FileError, backend::DefaultBackend, models::ModelError};
 
 use super::folder::Folder;
 
@@ -49,7 +48,7 @@ fn malformed_files_are_refused_at_once() {
     for (what, bytes) in cases {
         folder.write("model.safetensors", bytes);
         let start = Instant::now();
-        let found = folder.model::<Flex>().err();
+        let found = folder.model::<DefaultBackend>().err();
         assert!(matches!(&found, Some(ModelError::File(FileError::Format { .. }))), "{what}: {found:?}");
         assert!(start.elapsed().as_secs() < 10, "{what}");
     }
@@ -59,7 +58,7 @@ fn malformed_files_are_refused_at_once() {
 fn a_file_without_the_model_is_refused() {
     let folder = Folder::of("llama_tied");
     folder.write("model.safetensors", with("{}", 0));
-    let found = folder.model::<Flex>().err();
+    let found = folder.model::<DefaultBackend>().err();
     assert!(matches!(&found, Some(ModelError::Weights { mismatch, .. }) if mismatch.missing.len() > 10), "{found:?}");
 }
 
@@ -76,11 +75,11 @@ fn impossible_sizes_are_refused_before_allocation() {
     ] {
         let config = folder.read("config.json");
         folder.edit("config.json", |config| config[field] = value.clone());
-        let found = folder.model::<Flex>().err();
+        let found = folder.model::<DefaultBackend>().err();
         assert!(matches!(&found, Some(ModelError::Field { field: found, .. }) if found == field), "{field}: {found:?}");
         folder.write("config.json", config);
     }
     // Each of these sizes is possible, but together they do not fit the weights.
     folder.edit("config.json", |config| config["vocab_size"] = json!(1 << 28));
-    assert!(matches!(folder.model::<Flex>().err(), Some(ModelError::Weights { .. })));
+    assert!(matches!(folder.model::<DefaultBackend>().err(), Some(ModelError::Weights { .. })));
 }
