@@ -300,7 +300,7 @@ fn unsupported_tables_are_refused() {
         (r#"{"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}"#, "at least 1"),
         (r#"{"rope_type": "yarn", "factor": "2"}"#, "factor"),
         (r#"{"rope_type": "linear", "factor": 2.0} x"#, "trailing"),
-        (r#"["linear"]"#, "field"),
+        (r#"["linear"]"#, "\"rope_parameters\": "),
     ];
     for (table, part) in cases {
         assert!(error(table).contains(part), "{table}: {}", error(table));
