@@ -44,6 +44,17 @@ fn largest_page<R: cubecl::Runtime>(device: &R::Device) -> u64 {
     R::client(device).properties().memory.max_page_size
 }
 
+/// From which absolute value on a backend's products round a finite f32 to an infinity; `None` if none does. burn-cuda
+/// rounds the operands of f32 products to TF32, to the nearest; 2^128 - 2^116 is half way beyond its largest number.
+pub(crate) fn infinite_in_products<B: Backend>(device: &B::Device) -> Option<f32> {
+    #[cfg(feature = "cuda")]
+    if (device as &dyn Any).is::<<cubecl::cuda::CudaRuntime as cubecl::Runtime>::Device>() {
+        return Some(f32::from_bits(0x7f7f_f000));
+    }
+    let _ = device;
+    None
+}
+
 /// Returns an error if a device cannot hold a tensor of this shape.
 pub(crate) fn check_size<B: Backend>(
     what: &'static str,

@@ -4,6 +4,7 @@ use burn::{backend::Autodiff, tensor::backend::AutodiffBackend};
 use sparse_attention_hub::attention::reference_attention;
 
 use super::*;
+use crate::common::backends::product_rounding;
 
 on_each_backend!(
     hidden_and_unkept_keys_leave_no_trace_in_gradients,
@@ -140,7 +141,10 @@ fn a_hidden_value_of_two_keys_has_no_gradient<B: Backend>() {
         ];
         for (what, inputs, mask) in cases {
             let [queries, keys, values] = gradients(&inputs, &mask, output);
-            assert_eq!((&queries[..], &keys[..], values[1]), (&[0.0][..], &[0.0, 0.0][..], 0.0), "{bad}, {what}");
+            // The gradient of the query is a difference of two products, each of which may be rounded.
+            let rounding = product_rounding::<B>() as f32;
+            assert!(queries[0].abs() <= rounding, "{bad}, {what}: {queries:?}");
+            assert_eq!((&keys[..], values[1]), (&[0.0, 0.0][..], 0.0), "{bad}, {what}");
             assert_ne!(values[0], 0.0, "{bad}, {what}");
         }
     }

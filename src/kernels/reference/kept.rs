@@ -4,13 +4,14 @@
 //! the products here use the finite numbers only. Tensor operations then add the NaNs and infinities of the kept keys,
 //! so that no device waits for the host to check the numbers.
 
-use burn::tensor::{BasicOps, Bool, Tensor, backend::Backend};
+use burn::tensor::{BasicOps, Bool, DType, Tensor, backend::Backend};
 
 use super::{
     super::{all_finite, native_path},
     dropped::Dropped,
     scores::grouped_matmul,
 };
+use crate::device::infinite_in_products;
 
 /// Repeats the rows of each key-value head for each of its query heads.
 fn of_each_head<B: Backend, K: BasicOps<B>>(tensor: Tensor<B, 4, K>, heads: usize) -> Tensor<B, 4, K> {
@@ -52,7 +53,7 @@ pub(crate) fn weigh<B: Backend>(
     }
     let heads = weights.dims()[1];
     let known = values.clone().detach();
-    let others = known.clone().is_finite().bool_not();
+    let others = not_finite(&known);
     // A NaN counts as an infinity of both signs, whose sum is NaN.
     let above = others.clone().bool_and(known.clone().lower_elem(0.0).bool_not());
     let below = others.clone().bool_and(known.greater_elem(0.0).bool_not());
@@ -61,6 +62,14 @@ pub(crate) fn weigh<B: Backend>(
     let above = nothing.clone().mask_fill(keeps_any(dropped, above, heads), f32::INFINITY);
     let below = nothing.mask_fill(keeps_any(dropped, below, heads), f32::NEG_INFINITY);
     product + above + below
+}
+
+/// Which numbers are NaN or an infinity, or become an infinity in the backend's products.
+fn not_finite<B: Backend>(numbers: &Tensor<B, 4>) -> Tensor<B, 4, Bool> {
+    match infinite_in_products::<B>(&numbers.device()).filter(|_| numbers.dtype() == DType::F32) {
+        Some(limit) => numbers.clone().abs().lower_elem(limit).bool_not(),
+        None => numbers.clone().is_finite().bool_not(),
+    }
 }
 
 /// The keys and the marks for tracked products in which some rows drop some keys. `None` if the keys can be used
@@ -73,7 +82,7 @@ pub(crate) fn finite_keys<B: Backend>(keys: &Tensor<B, 4>, heads: usize) -> Opti
         return None;
     }
     let known = keys.clone().detach();
-    let others = known.clone().is_finite().bool_not();
+    let others = not_finite(&known);
     let marked = others.clone().float().sum_dim(3).greater_elem(0.0).swap_dims(2, 3);
     let marks = known.slice_dim(3, 0..1).zeros_like().swap_dims(2, 3).mask_fill(marked, f32::NAN);
     Some((keys.clone().mask_fill(others, 0.0), of_each_head(marks, heads)))
