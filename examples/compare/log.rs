@@ -38,6 +38,7 @@ pub struct Outputs {
 
 /// The outputs that are written at the end, and the data collected for them.
 pub struct Outcome<'a> {
+    #[cfg_attr(not(feature = "plot"), expect(dead_code, reason = "only plots and reports are written at the end"))]
     outputs: &'a Outputs,
     logger: MetricLogger,
     #[cfg(feature = "plot")]

@@ -147,8 +147,7 @@ impl<B: Backend, const D: usize> GrowableTensor<B, D> {
     }
 
     fn has_room_for(&self, added: usize) -> bool {
-        let places = self.buffer.as_ref().map_or(0, |buffer| buffer.dims()[self.dim]);
-        (self.length - self.start).checked_add(added).is_some_and(|end| end <= places)
+        (self.length - self.start).checked_add(added).is_some_and(|end| end <= self.capacity_in_use())
     }
 
     /// The length of a buffer that has room for `added` more positions.
